@@ -1,0 +1,175 @@
+"""What the steps hand to each other: frozen records that go to JSON and back unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from hibprune.statistics import bootstrap_interval, split_half_correlation
+
+
+class Record(BaseModel):
+    """Base of every record: unknown keys are errors, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Head(NamedTuple):
+    """One attention head by its original place, also after earlier pruning."""
+
+    layer: int
+    index: int
+
+
+class Interval(NamedTuple):
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+def heads_by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
+    """Group heads as `{layer: [indices]}`, the form `prune_heads` and the manifest use."""
+    grouped: dict[int, list[int]] = {}
+    for head in sorted(heads):
+        grouped.setdefault(head.layer, []).append(head.index)
+    return grouped
+
+
+class Scores(Record):
+    """How much each head matters to the task: higher matters more.
+
+    `per_sample` has one row per calibration sample, aligned with `samples`, and one column per
+    head, aligned with `heads`; methods that look at weights alone have a single row.
+    """
+
+    method: str
+    heads: tuple[Head, ...]
+    samples: tuple[str, ...]
+    per_sample: tuple[tuple[float, ...], ...]
+
+    @property
+    def values(self) -> dict[Head, float]:
+        """Mean over samples of each head's score."""
+        n = len(self.per_sample)
+        columns = zip(*self.per_sample, strict=True)
+        return {head: sum(column) / n for head, column in zip(self.heads, columns, strict=True)}
+
+    @property
+    def split_half(self) -> float | None:
+        """Spearman correlation of head scores between random halves of the samples.
+
+        Near 1: the samples were enough to fix the ranking. None with fewer than 4 samples.
+        """
+        return split_half_correlation(self.per_sample)
+
+
+class Plan(Record):
+    """Which heads go and which stay; both sorted by (layer, index)."""
+
+    removed: tuple[Head, ...]
+    kept: tuple[Head, ...]
+
+    @property
+    def total(self) -> int:
+        return len(self.removed) + len(self.kept)
+
+
+class Evaluation(Record):
+    """A task metric with its 95 % interval over `n` utterances."""
+
+    metric: str
+    value: float
+    interval: Interval
+    n: int
+    higher_is_better: bool
+
+
+class Footprint(Record):
+    """Size of a PyTorch model: parameters, and multiply-adds for one clip of `at_seconds`."""
+
+    parameters: int
+    macs: int
+    at_seconds: float
+
+
+class ParityCase(Record):
+    """Largest absolute difference of logits between PyTorch and ONNX Runtime for one shape."""
+
+    batch: int
+    seconds: float
+    max_abs_diff: float
+
+
+class Parity(Record):
+    """Agreement of the exported model with PyTorch over several lengths and batch sizes."""
+
+    tolerance: float
+    cases: tuple[ParityCase, ...]
+
+    @property
+    def max_abs_diff(self) -> float:
+        return max(case.max_abs_diff for case in self.cases)
+
+
+class Percentiles(Record):
+    """Latency percentiles in milliseconds and the median real-time factor."""
+
+    p50: float
+    p90: float
+    p99: float
+    real_time_factor: float
+
+
+class Latency(Record):
+    """Raw interleaved times (milliseconds) of the original and the pruned model at one length.
+
+    `before_ms[i]` and `after_ms[i]` were measured one right after the other.
+    """
+
+    runtime: str
+    provider: str
+    threads: int
+    batch: int
+    seconds: float
+    before_ms: tuple[float, ...]
+    after_ms: tuple[float, ...]
+
+    @property
+    def before(self) -> Percentiles:
+        return _percentiles(self.before_ms, self.seconds)
+
+    @property
+    def after(self) -> Percentiles:
+        return _percentiles(self.after_ms, self.seconds)
+
+    @property
+    def ratio(self) -> float:
+        """Speed-up: median time before over median time after; above 1 the pruned model is faster."""
+        return self.before.p50 / self.after.p50
+
+    @property
+    def ratio_interval(self) -> Interval:
+        """95 % bootstrap interval of `ratio` over the measured pairs."""
+
+        def ratio(before: np.ndarray, after: np.ndarray, axis: int) -> np.ndarray:
+            return np.asarray(np.median(before, axis=axis) / np.median(after, axis=axis))
+
+        return Interval(*bootstrap_interval([self.before_ms, self.after_ms], ratio))
+
+
+def _percentiles(times_ms: tuple[float, ...], seconds: float) -> Percentiles:
+    p50, p90, p99 = (float(value) for value in np.percentile(times_ms, [50, 90, 99]))
+    return Percentiles(p50=p50, p90=p90, p99=p99, real_time_factor=p50 / 1000 / seconds)
+
+
+class Gate(Record):
+    """A limit the run was held to and what was measured."""
+
+    name: str
+    limit: float
+    value: float
+    passed: bool
