@@ -1,0 +1,139 @@
+"""`manifest.json`: what happened, for programs; a CI job gates on it and the report is drawn from it."""
+
+from __future__ import annotations
+
+from hibprune.records import Evaluation, Gate, Interval, Percentiles, Record
+
+FILE_NAME = "manifest.json"
+
+
+class ModelSummary(Record):
+    """Which checkpoint was pruned; `identity` is a digest of its weights and configuration."""
+
+    source: str
+    revision: str | None
+    family: str
+    identity: str
+
+
+class AttributionSummary(Record):
+    """How the heads were scored; `settings` are the method's fields after defaults were filled in.
+
+    `split_half` is the Spearman correlation of scores between halves of the samples.
+    """
+
+    method: str
+    settings: dict[str, str | int | float | bool | None]
+    samples: int
+    seconds: float
+    split_half: float | None
+
+
+class HeadSummary(Record):
+    """`removed` maps a layer to the original indices of the heads that are gone."""
+
+    total: int
+    removed: dict[int, tuple[int, ...]]
+
+    @property
+    def removed_count(self) -> int:
+        return sum(len(indices) for indices in self.removed.values())
+
+
+class Change(Record):
+    """A count before and after removal."""
+
+    before: int
+    after: int
+
+
+class MacsChange(Change):
+    """Multiply-adds before and after for one clip of `at_seconds`."""
+
+    at_seconds: float
+
+
+class MetricSummary(Record):
+    """The task metric of the original, the pruned and the exported model, all by one code."""
+
+    name: str
+    higher_is_better: bool
+    n: int
+    baseline: Evaluation
+    pruned: Evaluation
+    exported: Evaluation
+
+
+class ParitySummary(Record):
+    """Largest difference of logits between PyTorch and the ONNX file, and where it was looked for."""
+
+    max_abs_diff: float
+    tolerance: float
+    lengths: tuple[float, ...]
+    batches: tuple[int, ...]
+
+
+class LatencySummary(Record):
+    """Latency at one length, in milliseconds; `ratio` above 1 means the pruned model is faster."""
+
+    runtime: str
+    provider: str
+    threads: int
+    batch: int
+    seconds: float
+    repetitions: int
+    before: Percentiles
+    after: Percentiles
+    ratio: float
+    ratio_interval: Interval
+
+
+class Machine(Record):
+    """Where the figures were measured."""
+
+    processor: str
+    cores: int
+    memory_gib: float
+    gpu: str | None
+    system: str
+
+
+class SkippedClip(Record):
+    """An audio file that could not be used, and why."""
+
+    id: str
+    reason: str
+
+
+class DataSummary(Record):
+    """How many clips were used from where; `identity` is a digest of their content and targets."""
+
+    kind: str
+    n: int
+    identity: str
+    skipped: tuple[SkippedClip, ...]
+
+
+class Manifest(Record):
+    """Everything a run found out. `files` maps a path in the directory to its sha256."""
+
+    recipe: str
+    model: ModelSummary
+    task: str
+    device: str
+    seed: int
+    calibration: DataSummary
+    validation: DataSummary
+    attribution: AttributionSummary
+    heads: HeadSummary
+    parameters: Change
+    macs: MacsChange
+    size_bytes: Change
+    metric: MetricSummary
+    parity: ParitySummary
+    latency: tuple[LatencySummary, ...]
+    gates: tuple[Gate, ...]
+    steps: dict[str, float]
+    machine: Machine
+    versions: dict[str, str]
+    files: dict[str, str]
