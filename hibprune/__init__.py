@@ -1,0 +1,14 @@
+"""hibprune makes speech transformers smaller by removing attention heads, and proves what it cost.
+
+Importing it teaches Hugging Face's speech models `prune_heads`, so that pruned checkpoints load
+through `from_pretrained`. Nothing heavy is imported: the classes are taught when they appear.
+"""
+
+from wrapt import register_post_import_hook
+
+from hibprune.families import FAMILIES
+
+for _family in FAMILIES:
+    register_post_import_hook("hibprune.surgery.hooks:teach_pruning", _family.modeling_module)
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Physical removal of heads through Hugging Face's `prune_heads`."""
