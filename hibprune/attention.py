@@ -30,7 +30,7 @@ class AttentionSite:
     head_size: int
     module: nn.Module
     value: nn.Linear
-    output: nn.Linear
+    output: nn.Module
 
 
 def attention_sites(model: PreTrainedModel) -> tuple[AttentionSite, ...]:
@@ -175,15 +175,15 @@ def _mixing_forward(
     return forward
 
 
-Prefix = Mapping[str, tuple[Tensor | None, ...]]
+Prefix = Mapping[str, tuple[Tensor, ...]]
 """Outputs of the modules that no attention reaches, by path; a module may return several."""
 
 
 @contextmanager
-def prefix_recorded(model: PreTrainedModel) -> Iterator[dict[str, tuple[Tensor | None, ...]]]:
+def prefix_recorded(model: PreTrainedModel) -> Iterator[dict[str, tuple[Tensor, ...]]]:
     """Collect, in a forward pass, what the modules in front of the first attention give out."""
     family = family_of(model.config.model_type)
-    recorded: dict[str, tuple[Tensor | None, ...]] = {}
+    recorded: dict[str, tuple[Tensor, ...]] = {}
 
     def keep(path: str) -> Callable[[nn.Module, object, Tensor | tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, _inputs: object, outputs: Tensor | tuple[Tensor, ...]) -> None:
@@ -211,7 +211,7 @@ def prefix_replayed(model: PreTrainedModel, prefix: Prefix) -> Iterator[None]:
         yield
 
 
-def _replaying_forward(parts: tuple[Tensor | None, ...]) -> Callable[..., object]:
+def _replaying_forward(parts: tuple[Tensor, ...]) -> Callable[..., object]:
     def forward(*_: object, **__: object) -> object:
         return parts[0] if len(parts) == 1 else parts
 

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A bad recipe, data set, model or machine: says the place, the fault and the remedy in one line.
+    """A bad recipe, data set, model or machine: the place, the fault and the remedy in one line.
 
     The command line prints it and exits with code 2.
     """

@@ -1,4 +1,4 @@
-"""`manifest.json`: what happened, for programs; a CI job gates on it and the report is drawn from it."""
+"""`manifest.json`: what happened, for programs; CI jobs gate on it, the report is drawn from it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ FILE_NAME = "manifest.json"
 
 
 class ModelSummary(Record):
-    """Which checkpoint was pruned; `identity` is a digest of its weights and configuration."""
+    """Which checkpoint was pruned; `identity` is a digest of its weights and configuration.
+
+    `on_hub` tells a Hub id from a directory.
+    """
 
     source: str
+    on_hub: bool
     revision: str | None
     family: str
     identity: str
@@ -65,7 +69,7 @@ class MetricSummary(Record):
 
 
 class ParitySummary(Record):
-    """Largest difference of logits between PyTorch and the ONNX file, and where it was looked for."""
+    """Largest difference of logits between PyTorch and the ONNX file, and where it was sought."""
 
     max_abs_diff: float
     tolerance: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Head(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Head:
     """One attention head by its original place, also after earlier pruning."""
 
     layer: int
@@ -148,7 +150,7 @@ class Latency(Record):
 
     @property
     def ratio(self) -> float:
-        """Speed-up: median time before over median time after; above 1 the pruned model is faster."""
+        """Speed-up: median time before over median after; above 1 the pruned model is faster."""
         return self.before.p50 / self.after.p50
 
     @property

@@ -1,1 +1,16 @@
-""" """
+"""The attribution methods, one file each; a new one is a file and its name in `Method`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from hibprune.attribution.base import MethodBase, Sample, Session
+from hibprune.attribution.hib import HeadInformationBottleneck
+from hibprune.attribution.magnitude import Magnitude
+from hibprune.attribution.random import Random
+
+METHODS: tuple[type[MethodBase], ...] = (HeadInformationBottleneck, Magnitude, Random)
+
+Method = Annotated[HeadInformationBottleneck | Magnitude | Random, Field(discriminator="method")]
+
+__all__ = ["METHODS", "HeadInformationBottleneck", "Method", "MethodBase", "Sample", "Session"]

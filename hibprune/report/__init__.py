@@ -1,1 +1,29 @@
-""" """
+"""From records to what people read: report, model card, pictures and the closing table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hibprune.files import write_text
+from hibprune.manifest import Manifest
+from hibprune.records import Plan, Scores
+from hibprune.report.card import model_card
+from hibprune.report.figures import head_map, latency_figure, score_spread
+from hibprune.report.page import report_markdown
+from hibprune.report.wording import score_label
+
+
+def write_report(
+    manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str, directory: Path
+) -> list[str]:
+    """Write pictures, `report.md` and the model card; return their paths inside `directory`."""
+    label = score_label(manifest.attribution)
+    written = ["figures/heads.png", "figures/spread.png"]
+    head_map(scores, plan, directory / "figures/heads.png", label)
+    score_spread(scores, plan, directory / "figures/spread.png", label)
+    if manifest.latency:
+        written.append("figures/latency.png")
+        latency_figure(manifest.latency, directory / "figures/latency.png")
+    write_text(directory / "report.md", report_markdown(manifest, scores, plan, recipe_yaml))
+    write_text(directory / "README.md", model_card(manifest, recipe_yaml))
+    return [*written, "report.md", "README.md"]

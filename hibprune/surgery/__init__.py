@@ -1,1 +1,28 @@
-"""Physical removal of heads through Hugging Face's `prune_heads`."""
+"""Physical removal of heads through Hugging Face's `prune_heads`; saving and reloading."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hibprune.records import Plan, heads_by_layer
+
+
+def remove_heads(model: PreTrainedModel, plan: Plan) -> None:
+    """Remove a plan's heads from a live model, for good; `config.pruned_heads` then names them."""
+    with warnings.catch_warnings():
+        # A layer that loses its last head has weights without elements.
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        model.prune_heads(heads_by_layer(plan.removed))
+    # transformers collects them through sets, whose order is not that of the next run.
+    pruned = model.config.pruned_heads
+    model.config.pruned_heads = {layer: sorted(pruned[layer]) for layer in sorted(pruned)}
+
+
+def save_model(model: PreTrainedModel, directory: Path) -> list[str]:
+    """Save configuration and weights (safetensors, one file); returns the file names."""
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory, max_shard_size="100GB", safe_serialization=True)
+    return ["config.json", "model.safetensors"]

@@ -1,4 +1,4 @@
-"""Teaches Hugging Face's classes `_prune_heads`, so that `model.prune_heads` works for every family.
+"""Teaches Hugging Face's classes `_prune_heads`, so that `model.prune_heads` works everywhere.
 
 transformers calls `self.base_model._prune_heads` from `prune_heads` and again, twice per load, from
 `init_weights` whenever `config.pruned_heads` is set; most speech models do not define it. Importing
@@ -48,7 +48,7 @@ def _prune_heads_of(family: Family) -> Callable[[Any, Mapping[int, Iterable[int]
         layers = encoder_layers(self, family)
         for number, heads in heads_to_prune.items():
             attention = layers[number].get_submodule(family.attention)
-            already = getattr(attention, "pruned_heads", set())
+            already: set[int] = getattr(attention, "pruned_heads", set())
             beyond = [head for head in heads if not 0 <= head < self.config.num_attention_heads]
             if beyond:
                 # prune_heads has written the configuration by now; leave it telling the truth.
@@ -118,7 +118,7 @@ def _rotary_for_any_heads(self: Any, hidden_states: Tensor, embeddings: Tensor) 
     Hugging Face splits the width by the number of heads left, which is wrong after pruning.
     """
     frames = hidden_states.shape[1]
-    by_head = hidden_states.unflatten(-1, (-1, self.head_size)).transpose(0, 1)
+    by_head: Tensor = hidden_states.unflatten(-1, (-1, self.head_size)).transpose(0, 1)
     cos, sin = embeddings[0, :frames], embeddings[1, :frames]
     begin, end = by_head.chunk(2, dim=-1)
     rotated = by_head * cos + torch.cat((-end, begin), dim=-1) * sin

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -35,7 +35,7 @@ def wavlm_attention_forward(
         bias = self.compute_bias(frames, frames)
         position_bias = bias.unsqueeze(0).repeat(batch, 1, 1, 1).view(-1, frames, frames)
 
-    gone = getattr(self, "pruned_heads", set())
+    gone: set[int] = getattr(self, "pruned_heads", set())
     kept = [head for head in range(all_heads) if head not in gone]
     if not kept:
         return self.out_proj.bias.expand(batch, frames, width), None, position_bias
@@ -53,8 +53,9 @@ def wavlm_attention_forward(
         padded = attention_mask.ne(1)[:, None, None, :]
         scores_bias = scores_bias.masked_fill(padded, torch.finfo(scores_bias.dtype).min)
 
-    def split(projection: Any) -> Tensor:
-        return projection(hidden_states).view(batch, frames, -1, self.head_dim).transpose(1, 2)
+    def split(projection: nn.Linear) -> Tensor:
+        projected: Tensor = projection(hidden_states)
+        return projected.view(batch, frames, -1, self.head_dim).transpose(1, 2)
 
     query, key, value = split(self.q_proj), split(self.k_proj), split(self.v_proj)
     dropout = self.dropout if self.training else 0.0

@@ -1,1 +1,17 @@
-""" """
+"""The tasks, one file per kind; a new one is a file and its name in `Task`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
+from hibprune.tasks.classification import KeywordSpotting, SpeakerIdentification
+from hibprune.tasks.ctc import SpeechRecognitionCTC
+from hibprune.tasks.intent import IntentClassification
+
+Task = Annotated[
+    KeywordSpotting | SpeakerIdentification | IntentClassification | SpeechRecognitionCTC,
+    Field(discriminator="kind"),
+]
+
+__all__ = ["Batch", "Encoded", "Target", "Task", "TaskBase", "Vocabulary"]

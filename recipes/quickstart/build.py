@@ -341,7 +341,9 @@ def make_noise(rng: np.random.Generator, length: int) -> np.ndarray:
     spectrum[frequency < 20] = 0
     noise = np.fft.irfft(spectrum, length)
     moments = np.arange(length) / RATE
-    swell = rng.uniform(0, 0.5) * np.sin(2 * np.pi * rng.uniform(0.2, 3) * moments + rng.uniform(0, 7))
+    swell = rng.uniform(0, 0.5) * np.sin(
+        2 * np.pi * rng.uniform(0.2, 3) * moments + rng.uniform(0, 7)
+    )
     noise = noise / noise.std() * (1 + swell)
     if rng.random() < 0.4:
         base = rng.choice([50.0, 60.0, 100.0, 120.0])
@@ -637,9 +639,10 @@ def silence_heads(model: torch.nn.Module, heads: list[tuple[int, int]]) -> list[
             continue
         mask = torch.ones(layer.attention.num_heads, layer.attention.head_dim)
         mask[silent] = 0
+        keep = mask.flatten()
         handles.append(
             layer.attention.out_proj.register_forward_pre_hook(
-                lambda _, inputs, mask=mask.flatten(): (inputs[0] * mask,)
+                lambda _, inputs, keep=keep: (inputs[0] * keep,)
             )
         )
     return handles
@@ -713,9 +716,7 @@ def build(output: Path, work: Path, steps: int, batch: int, seed: int, threads: 
         "calibration", choose_clips(spare, calibration_voices, 1, seed), output, seed + 2
     )
     names = [voice.name for voice in validation_voices]
-    validation = store_clips(
-        "validation", choose_clips(held_out, names, 2, seed), output, seed + 3
-    )
+    validation = store_clips("validation", choose_clips(held_out, names, 2, seed), output, seed + 3)
     watched = {name: load_clips(output / f"{name}.jsonl") for name in ("calibration", "validation")}
     seconds["clips"] = time.monotonic() - started
 

@@ -1,0 +1,74 @@
+"""What an attribution method is: a model, samples and a loss go in, a score per head comes out.
+
+A method knows nothing of pruning, files or recipes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Self, get_args
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hibprune.records import Scores
+from hibprune.tasks import Batch, Encoded
+
+Loss = Callable[[PreTrainedModel, Batch], Tensor]
+"""Task loss of each clip of a batch, shape (batch,)."""
+
+Row = tuple[float, ...]
+"""One sample's score for every head, in the order of `heads_of(model)`."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One calibration clip, ready for the model: `inputs` has a batch dimension of 1."""
+
+    id: str
+    inputs: dict[str, Tensor]
+    target: Encoded
+
+
+@dataclass(frozen=True)
+class Session:
+    """What surrounds a run of a method, so that it can be watched and taken up again.
+
+    `done` are rows of samples scored before; `save` is called with all rows so far after every
+    batch; `progress` gets samples done (may be a fraction), samples in all, and the current loss.
+    """
+
+    seed: int = 0
+    done: Mapping[str, Row] = field(default_factory=dict)
+    save: Callable[[Mapping[str, Row]], None] = lambda rows: None
+    progress: Callable[[float, int, float | None], None] = lambda done, total, loss: None
+    notice: Callable[[str], None] = lambda line: None
+
+
+class MethodBase(BaseModel, ABC):
+    """One attribution method. Its fields are its hyperparameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: ClassVar[str]
+    source: ClassVar[str]
+    cost: ClassVar[str]
+    """Forward and backward passes it takes."""
+
+    @classmethod
+    def name(cls) -> str:
+        """What a recipe calls the method."""
+        return str(get_args(cls.model_fields["method"].annotation)[0])
+
+    def for_task(self, task: str) -> Self:
+        """The method with fields left open filled in for a kind of task."""
+        return self
+
+    @abstractmethod
+    def attribute(
+        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
+    ) -> Scores:
+        """Score every head still in the model; the model is left as it was found."""

@@ -1,0 +1,71 @@
+"""Latency of the original against the pruned model, interleaved in one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from hibprune.records import Latency
+from hibprune.runtime import Predict, onnx_predict
+
+
+class BenchmarkSettings(BaseModel):
+    """Clip lengths to time at batch 1, how often, and with how many threads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: tuple[float, ...] = Field(default=(1.0, 5.0, 15.0), min_length=1)
+    repetitions: int = Field(default=30, ge=2)
+    warmup: int = Field(default=5, ge=1)
+    threads: int = Field(default=1, ge=1)
+
+
+def measure_latency(
+    original: Any,
+    pruned: Any,
+    inputs: Callable[[float, int], dict[str, Tensor]],
+    settings: BenchmarkSettings,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Latency, ...]:
+    """Time two ONNX Runtime sessions against each other at every length.
+
+    Each repetition runs both, in an order that alternates, so that drift of the machine and what
+    one leaves in the caches fall on both alike.
+    """
+    latencies = []
+    for place, seconds in enumerate(settings.seconds):
+        example = inputs(seconds, 1)
+        before, after = _interleaved(
+            onnx_predict(original), onnx_predict(pruned), example, settings
+        )
+        latencies.append(
+            Latency(
+                runtime="onnxruntime",
+                provider=str(pruned.get_providers()[0]),
+                threads=settings.threads,
+                batch=1,
+                seconds=seconds,
+                before_ms=before,
+                after_ms=after,
+            )
+        )
+        progress((place + 1) / len(settings.seconds))
+    return tuple(latencies)
+
+
+def _interleaved(
+    original: Predict, pruned: Predict, example: dict[str, Tensor], settings: BenchmarkSettings
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    before: list[float] = []
+    after: list[float] = []
+    for repetition in range(settings.warmup + settings.repetitions):
+        turns = [(original, before), (pruned, after)]
+        for predict, times in turns if repetition % 2 == 0 else reversed(turns):
+            start = time.perf_counter()
+            predict(example)
+            times.append((time.perf_counter() - start) * 1000)
+    return tuple(before[settings.warmup :]), tuple(after[settings.warmup :])

@@ -1,0 +1,174 @@
+"""Loads a task model with what turns sound into its inputs and its outputs into words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hibprune.errors import UserError
+from hibprune.families import Family, family_of
+from hibprune.files import digest, sha256_of
+from hibprune.tasks import TaskBase, Vocabulary
+
+FILES_OF_A_MODEL = ("*.json", "*.txt", "*.safetensors", "*.model")
+PICKLED_WEIGHTS = "pytorch_model*.bin*"
+UNTRAINED_IS_FINE = ("masked_spec_embed",)
+"""Weights that only pre-training uses; many fine-tuned checkpoints leave them out."""
+
+
+class ModelSource(BaseModel):
+    """Which checkpoint: a directory (relative to the recipe) or a Hub id, and its revision.
+
+    Weights come as safetensors. `pickle: true` also accepts `pytorch_model.bin`, read with torch's
+    weights-only loader. Code that comes with a checkpoint is never run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(min_length=1)
+    revision: str | None = None
+    pickle: bool = False
+
+    def local_directory(self, root: Path) -> Path | None:
+        """The directory meant, or None when the source is a Hub id."""
+        directory = root / Path(self.source).expanduser()
+        return directory if directory.is_dir() else None
+
+    def problems(self, root: Path) -> list[str]:
+        """Why the source cannot be right, without loading or downloading anything."""
+        directory = self.local_directory(root)
+        if directory is None:
+            if self.source.count("/") == 1 and not self.source.startswith((".", "/", "~")):
+                return []
+            return [f"{self.source}: no such directory, and not a Hub id (owner/name)"]
+        if not (directory / "config.json").is_file():
+            return [f"{self.source}: no config.json in it: not a Hugging Face model directory"]
+        if not weight_files(directory, self.pickle):
+            hint = "" if self.pickle else " (model.pickle: true also accepts pytorch_model.bin)"
+            return [f"{self.source}: no model.safetensors in it{hint}"]
+        return []
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A task model in evaluation mode, ready to be fed sound."""
+
+    model: PreTrainedModel
+    feature_extractor: Any
+    vocabulary: Vocabulary
+    family: Family
+    source: ModelSource
+    directory: Path
+    identity: str
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second that the model wants."""
+        return int(self.feature_extractor.sampling_rate)
+
+    def inputs(self, waveform: np.ndarray) -> dict[str, Tensor]:
+        """The model's inputs for one clip or, given (batch, samples), for clips of equal length."""
+        clips = list(np.atleast_2d(waveform))
+        features = self.feature_extractor(
+            clips, sampling_rate=self.sampling_rate, return_tensors="pt"
+        )
+        name = self.model.main_input_name
+        return {name: features[name]}
+
+
+def weight_files(directory: Path, pickle: bool) -> list[Path]:
+    """The files that hold a checkpoint's weights."""
+    found = sorted(directory.glob("model*.safetensors"))
+    return found or (sorted(directory.glob("pytorch_model*.bin")) if pickle else [])
+
+
+def load_checkpoint(
+    source: ModelSource, task: TaskBase, root: Path, device: torch.device
+) -> Checkpoint:
+    """Load a model with its feature extractor and vocabulary, in float32.
+
+    Raises:
+        UserError: it cannot be found or read, its heads are not known, it does not serve the task,
+            or it has no trained head for it.
+    """
+    directory = source.local_directory(root) or _from_hub(source)
+    if not weight_files(directory, source.pickle):
+        raise UserError(
+            f"{source.source}: no safetensors weights: set model.pickle: true to read "
+            "pytorch_model.bin (weights only), or model.revision to one that has them"
+        )
+    config = _pretrained("AutoConfig", directory, source)
+    family = family_of(config.model_type, source.source)
+    model, loading = _pretrained(
+        task.model_class, directory, source, dtype=torch.float32, output_loading_info=True
+    )
+    untrained = [key for key in loading["missing_keys"] if not key.endswith(UNTRAINED_IS_FINE)]
+    if untrained:
+        raise UserError(
+            f"{source.source}: no weights for {untrained[0]}"
+            f"{f' and {len(untrained) - 1} more' if len(untrained) > 1 else ''}: "
+            f"not a model trained for task '{task.model_dump()['kind']}'"
+        )
+    if loading["mismatched_keys"]:
+        raise UserError(f"{source.source}: its weights do not have the shapes its config.json says")
+    text_task = task.fields.kind == "text"
+    tokenizer = _pretrained("AutoTokenizer", directory, source) if text_task else None
+    labels = tuple(model.config.id2label[i] for i in sorted(model.config.id2label))
+    vocabulary = Vocabulary(labels=labels, tokenizer=tokenizer)
+    fault = task.vocabulary_fault(vocabulary)
+    if fault:
+        raise UserError(f"{source.source}: cannot serve '{task.model_dump()['kind']}': {fault}")
+    return Checkpoint(
+        model=model.to(device).eval(),
+        feature_extractor=_pretrained("AutoFeatureExtractor", directory, source),
+        vocabulary=vocabulary,
+        family=family,
+        source=source,
+        directory=directory,
+        identity=_identity(directory, source.pickle),
+    )
+
+
+def _pretrained(auto_class: str, directory: Path, source: ModelSource, **options: Any) -> Any:
+    try:
+        return getattr(transformers, auto_class).from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(f"{source.source}: {auto_class} cannot read it: {reason[:200]}") from error
+
+
+def _from_hub(source: ModelSource) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from requests.exceptions import RequestException
+
+    patterns = [*FILES_OF_A_MODEL, *([PICKLED_WEIGHTS] if source.pickle else [])]
+    try:
+        return Path(
+            snapshot_download(source.source, revision=source.revision, allow_patterns=patterns)
+        )
+    except HFValidationError as error:
+        raise UserError(
+            f"{source.source}: no such directory, and not a Hub id (owner/name)"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
+        raise UserError(
+            f"{source.source}: not a directory here and not to be had from the Hub "
+            f"({type(error).__name__}): check the name, the revision and the network"
+        ) from error
+
+
+def _identity(directory: Path, pickle: bool) -> str:
+    names = ["config.json", "preprocessor_config.json"]
+    files = [directory / name for name in names if (directory / name).is_file()]
+    return digest(*(sha256_of(path) for path in [*files, *weight_files(directory, pickle)]))

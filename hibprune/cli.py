@@ -1,0 +1,158 @@
+"""The command line: no logic here, and nothing heavy imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from hibprune.errors import UserError
+
+BAD_INPUT, GATE_FAILED = 2, 3
+
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    help="Override a value of the recipe; may be repeated.",
+)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Print a user's fault as plain lines and exit with 2; let defects of ours show a traceback."""
+    try:
+        yield
+    except UserError as error:
+        for line in str(error).splitlines():
+            click.echo(f"error: {line}", err=True)
+        sys.exit(BAD_INPUT)
+
+
+@click.group()
+@click.version_option(package_name="hibprune")
+def main() -> None:
+    """Make speech transformers smaller by removing attention heads, and prove what it cost."""
+
+
+@main.command()
+@RECIPE
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Directory to write; default exported_models/<recipe name>.",
+)
+@OVERRIDES
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Override the device.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest on standard output.")
+@click.option("--quiet", is_flag=True, help="No progress bars and no closing table: for logs.")
+def run(
+    recipe: Path,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Score, remove, validate, export and benchmark as RECIPE says.
+
+    Exit codes: 0 done, 2 bad recipe, data or model, 3 a gate failed (everything is written).
+    """
+    with plain_errors():
+        from rich.console import Console
+
+        from hibprune.narration import Narrator, quiet_libraries
+        from hibprune.recipe import load_recipe
+
+        if device is not None:
+            overrides = (*overrides, f"device={device}")
+        loaded = load_recipe(recipe, overrides)
+        directory = output or Path("exported_models") / loaded.recipe.name
+        console = Console(stderr=as_json)
+        bars = console.is_terminal and not quiet
+        quiet_libraries()
+
+        from hibprune.pipeline import run_recipe
+
+        manifest = run_recipe(loaded, directory, Narrator(console, bars))
+        if as_json:
+            click.echo(manifest.model_dump_json(indent=1))
+        elif not quiet:
+            from hibprune.report.terminal import closing_table
+
+            console.print(closing_table(manifest))
+        failed = [gate for gate in manifest.gates if not gate.passed]
+        for gate in failed:
+            click.echo(
+                f"gate failed: {gate.name}: limit {gate.limit:g}, measured {gate.value:.4g}",
+                err=True,
+            )
+        if failed:
+            sys.exit(GATE_FAILED)
+
+
+@main.command()
+@RECIPE
+@OVERRIDES
+@click.option("--offline", is_flag=True, help="Do not ask the Hugging Face Hub.")
+def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
+    """Validate RECIPE without running it: keys, values, files, overlap of the data."""
+    with plain_errors():
+        from hibprune.loading import check_recipe
+        from hibprune.recipe import load_recipe
+
+        unchecked = check_recipe(load_recipe(recipe, overrides), offline)
+        for line in unchecked:
+            click.echo(f"not checked: {line}")
+        click.echo(f"{recipe}: ok")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of recipes."""
+    import json
+
+    from hibprune.recipe import Recipe
+
+    click.echo(json.dumps(Recipe.model_json_schema(), indent=1))
+
+
+@main.command()
+def methods() -> None:
+    """List the attribution methods: what they do, where they come from, what they cost."""
+    from hibprune.attribution import METHODS
+
+    for method in METHODS:
+        click.echo(f"{method.name():<10} {method.title}")
+        click.echo(f"{'':<10} source: {method.source}")
+        click.echo(f"{'':<10} cost:   {method.cost}")
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def predict(directory: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """Run the exported model of DIRECTORY on sound FILES and print what it says of each."""
+    with plain_errors():
+        import json
+
+        from hibprune.narration import quiet_libraries
+
+        quiet_libraries()
+
+        from hibprune.prediction import predict_files
+
+        for file, prediction in predict_files(directory, files):
+            if as_json:
+                click.echo(json.dumps({"file": str(file), "prediction": prediction}))
+            elif isinstance(prediction, dict):
+                slots = ", ".join(f"{slot}={label}" for slot, label in prediction.items())
+                click.echo(f"{file}: {slots}")
+            else:
+                click.echo(f"{file}: {prediction}")

@@ -1,0 +1,193 @@
+"""From a sound file to the waveform a model hears, or a short reason why not."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from pydantic import Field
+
+from hibprune.data.utterances import Audio, AudioFile, DatasetRow, EncodedAudio
+from hibprune.records import Record
+
+SILENCE_PEAK = 1e-6
+HIGHEST_SAMPLING_RATE = 1_000_000
+
+# Programs that write to a pipe cannot go back to fill in the length and leave a placeholder.
+SMALLEST_PLACEHOLDER_LENGTH = 0x7FFFF000
+
+# libsndfile counts a FLAC stream without a length as the largest signed 64-bit number of frames.
+UNKNOWN_FRAMES = 2**62
+
+
+class AudioFault(Exception):  # noqa: N818 - the clip is at fault, not the program
+    """A clip that cannot be used; `reason` says why in a few words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class DurationLimits(Record):
+    """The clips that are accepted, in seconds."""
+
+    min_seconds: float = Field(default=0.1, ge=0)
+    max_seconds: float = Field(default=40.0, gt=0)
+
+
+def read_waveform(audio: Audio, sampling_rate: int, limits: DurationLimits) -> np.ndarray:
+    """The clip as mono float32 at `sampling_rate` (Hz), its channels averaged.
+
+    Raises AudioFault. The length is judged from the header, before anything is decoded.
+    """
+    encoded = _encoded(audio)
+    try:
+        with soundfile.SoundFile(_openable(encoded)) as sound:
+            start, count = _frames_wanted(encoded, sound, limits)
+            sound.seek(start)
+            channels = _decoded(sound, count)
+            rate = int(sound.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise AudioFault("not audio that libsndfile can open") from error
+    if not np.isfinite(channels).all():
+        raise AudioFault("holds NaN or infinite values")
+    waveform = channels.mean(axis=1)
+    if np.abs(waveform).max() < SILENCE_PEAK:
+        raise AudioFault("silent")
+    return _resampled(waveform, rate, sampling_rate)
+
+
+def content_digest(audio: Audio) -> str:
+    """SHA-256 of the encoded bytes, and of the segment where the clip is one. Raises AudioFault."""
+    encoded = _encoded(audio)
+    if isinstance(encoded, EncodedAudio):
+        return hashlib.sha256(encoded.data).hexdigest()
+    try:
+        with encoded.path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256")
+    except OSError as error:
+        raise AudioFault(_reason(error)) from error
+    if encoded.start_seconds or encoded.seconds is not None:
+        digest.update(f"@{encoded.start_seconds}+{encoded.seconds}".encode())
+    return digest.hexdigest()
+
+
+def content_size(audio: Audio) -> int:
+    """Bytes of the encoded clip. Raises AudioFault when the file is missing."""
+    encoded = _encoded(audio)
+    if isinstance(encoded, EncodedAudio):
+        return len(encoded.data)
+    try:
+        return encoded.path.stat().st_size
+    except OSError as error:
+        raise AudioFault(_reason(error)) from error
+
+
+def _encoded(audio: Audio) -> AudioFile | EncodedAudio:
+    if not isinstance(audio, DatasetRow):
+        return audio
+    row = audio.rows[audio.index][audio.column]
+    if row is None or (row["bytes"] is None and not row["path"]):
+        raise AudioFault("missing")
+    if row["bytes"] is not None:
+        return EncodedAudio(row["bytes"])
+    return AudioFile(Path(row["path"]))
+
+
+def _openable(encoded: AudioFile | EncodedAudio) -> str | io.BytesIO:
+    """What soundfile opens, after the faults it would report as a mere failure to open."""
+    if isinstance(encoded, EncodedAudio):
+        if not encoded.data:
+            raise AudioFault("empty")
+        return io.BytesIO(encoded.data)
+    try:
+        with encoded.path.open("rb") as stream:
+            if not stream.read(1):
+                raise AudioFault("empty")
+    except OSError as error:
+        raise AudioFault(_reason(error)) from error
+    return str(encoded.path)
+
+
+def _frames_wanted(
+    encoded: AudioFile | EncodedAudio, sound: Any, limits: DurationLimits
+) -> tuple[int, int]:
+    """First frame and number of frames to decode."""
+    rate, frames = int(sound.samplerate), int(sound.frames)
+    if not 0 < rate <= HIGHEST_SAMPLING_RATE:
+        raise AudioFault(f"a sampling rate of {rate} Hz")
+    if frames >= UNKNOWN_FRAMES:
+        raise AudioFault("its header does not say how long it is")
+    _refuse_cut_data(sound.extra_info)
+    if frames == 0:
+        raise AudioFault("empty")
+    start = 0
+    if isinstance(encoded, AudioFile):
+        start = round(encoded.start_seconds * rate)
+        available = max(frames - start, 0)
+        frames = available if encoded.seconds is None else round(encoded.seconds * rate)
+        if frames > available or available == 0:
+            raise AudioFault(f"ends before the segment at {encoded.start_seconds:g} s does")
+    seconds = frames / rate
+    if seconds < limits.min_seconds:
+        raise AudioFault(f"shorter than {limits.min_seconds:g} s ({seconds:.3f} s)")
+    if seconds > limits.max_seconds:
+        raise AudioFault(f"longer than {limits.max_seconds:g} s ({seconds:.1f} s)")
+    return start, frames
+
+
+def _refuse_cut_data(log: str) -> None:
+    """Raise AudioFault when libsndfile found less data in a WAV or AIFF than its header promises.
+
+    It then lowers the number of frames without an error; only its log tells.
+    """
+    found = re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if found is None:
+        return
+    promised, present = int(found[1]), int(found[2])
+    if present < promised < SMALLEST_PLACEHOLDER_LENGTH:
+        raise AudioFault(f"truncated ({present} of {promised} bytes of sound)")
+
+
+def _decoded(sound: Any, frames: int) -> np.ndarray:
+    try:
+        channels = sound.read(frames, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioFault("truncated or damaged") from error
+    if len(channels) < frames:
+        raise AudioFault(f"truncated ({len(channels)} of {frames} frames)")
+    return np.asarray(channels)
+
+
+def _resampled(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    if rate == wanted:
+        return np.ascontiguousarray(waveform)
+    import torch
+
+    with torch.inference_mode():
+        resampled = _resampler(rate, wanted)(torch.from_numpy(waveform))
+    return np.ascontiguousarray(resampled.numpy())
+
+
+@functools.lru_cache(maxsize=8)
+def _resampler(rate: int, wanted: int) -> Any:
+    """torchaudio's filter from `rate` to `wanted` (Hz), kept: it costs more than its use."""
+    from torchaudio.transforms import Resample
+
+    # The filter grows with the reduced ratio: gigabytes for 44,101 Hz. A ratio of at most
+    # 1,000 is off by less than a millionth and exact for the usual rates.
+    ratio = Fraction(wanted, rate).limit_denominator(1000)
+    return Resample(ratio.denominator, ratio.numerator)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    return (error.strerror or "cannot be opened").lower()

@@ -1,0 +1,227 @@
+"""Which utterances are used: a seeded order, the readable ones of it, and no overlap."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hibprune.data.audio import (
+    AudioFault,
+    DurationLimits,
+    content_digest,
+    content_size,
+    read_waveform,
+)
+from hibprune.data.utterances import AudioFile, Utterance
+from hibprune.errors import UserError
+
+NAMED_IN_ERRORS = 3
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Utterances that can be read, those skipped as (id, reason), and a digest of the first.
+
+    `identity` is SHA-256 over ids, targets and contents in order.
+    """
+
+    utterances: tuple[Utterance, ...]
+    skipped: tuple[tuple[str, str], ...]
+    identity: str
+
+
+def drawing_order(
+    utterances: Sequence[Utterance], seed: int, balanced: bool = True
+) -> list[Utterance]:
+    """All utterances in a seeded order whose first n are the draw of n, the rest replacements.
+
+    `balanced` takes labels (or combinations of slots) in turn, so that classes of the first n
+    differ by at most one clip until a class runs out; texts and unlabelled clips are shuffled.
+    The order depends on ids and targets, not on the order given.
+    """
+    generator = random.Random(seed)
+    classes: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in sorted(utterances, key=lambda utterance: utterance.id):
+        classes[_class_of(utterance) if balanced else ""].append(utterance)
+    names = sorted(classes)
+    generator.shuffle(names)
+    for name in names:
+        generator.shuffle(classes[name])
+    rounds = max((len(members) for members in classes.values()), default=0)
+    return [
+        classes[name][turn] for turn in range(rounds) for name in names if turn < len(classes[name])
+    ]
+
+
+def usable(
+    candidates: Sequence[Utterance],
+    place: str,
+    sampling_rate: int,
+    limits: DurationLimits,
+    samples: int | None = None,
+    max_unreadable: float = 0.01,
+    progress: Progress | None = None,
+) -> Selection:
+    """The first `samples` candidates that can be read, or all; later ones replace the unreadable.
+
+    Raises UserError once more than `max_unreadable` of the clips to be examined cannot be read:
+    with the default, 1 clip in 100 or 2 in 200 are skipped, and among fewer than 100 none, since
+    a small set cannot spare one unnoticed. Raises it too when fewer than `samples` remain.
+    """
+    wanted = len(candidates) if samples is None else samples
+    if wanted > len(candidates):
+        raise UserError(_too_few(place, wanted, len(candidates), 0))
+    chosen: list[Utterance] = []
+    skipped: list[tuple[str, str]] = []
+    identity = hashlib.sha256()
+    for utterance in candidates:
+        if len(chosen) == wanted:
+            break
+        try:
+            read_waveform(utterance.audio, sampling_rate, limits)
+            content = content_digest(utterance.audio)
+        except AudioFault as fault:
+            skipped.append((utterance.id, fault.reason))
+            to_examine = min(wanted + len(skipped), len(candidates))
+            # In floating point 0.29 * 100 is a little less than 29, which is allowed.
+            if len(skipped) > max_unreadable * to_examine + 1e-9:
+                examined = len(chosen) + len(skipped)
+                raise UserError(_too_many(place, skipped, examined, max_unreadable)) from None
+            continue
+        chosen.append(utterance)
+        line = json.dumps([utterance.id, utterance.target, content], sort_keys=True)
+        identity.update(line.encode() + b"\n")
+        if progress is not None:
+            progress(len(chosen), wanted)
+    if samples is not None and len(chosen) < samples:
+        raise UserError(_too_few(place, samples, len(candidates), len(skipped)))
+    return Selection(tuple(chosen), tuple(skipped), identity.hexdigest())
+
+
+def missing_audio(utterances: Sequence[Utterance]) -> list[str]:
+    """Ids of the clips whose file does not exist: a check that reads nothing."""
+    return [
+        utterance.id
+        for utterance in utterances
+        if isinstance(utterance.audio, AudioFile) and not utterance.audio.path.is_file()
+    ]
+
+
+def overlap(
+    calibration: Sequence[Utterance], validation: Sequence[Utterance]
+) -> list[tuple[str, str]]:
+    """Pairs of ids, one from either side, that are the same file or have the same content.
+
+    Segments of one file are the same when they share sound. Files are hashed only where both
+    sides have one of that size; files that cannot be read count as different.
+    """
+    pairs = _same_file(calibration, validation) | _same_content(calibration, validation)
+    return sorted(pairs)
+
+
+def require_disjoint(calibration: Sequence[Utterance], validation: Sequence[Utterance]) -> None:
+    """Raise UserError with examples when calibration and validation overlap."""
+    pairs = overlap(calibration, validation)
+    if pairs:
+        examples = _listed([one if one == other else f"{one} = {other}" for one, other in pairs])
+        raise UserError(
+            f"calibration and validation share {_clips(len(pairs))}: {examples}; "
+            "validate on clips that the heads were not chosen on"
+        )
+
+
+def _class_of(utterance: Utterance) -> str:
+    if isinstance(utterance.target, dict):
+        return json.dumps(utterance.target, sort_keys=True)
+    return utterance.target or ""
+
+
+def _same_file(
+    calibration: Sequence[Utterance], validation: Sequence[Utterance]
+) -> set[tuple[str, str]]:
+    files: dict[Path, list[tuple[str, AudioFile]]] = defaultdict(list)
+    for utterance in calibration:
+        if isinstance(utterance.audio, AudioFile):
+            files[utterance.audio.path.resolve()].append((utterance.id, utterance.audio))
+    return {
+        (name, utterance.id)
+        for utterance in validation
+        if isinstance(utterance.audio, AudioFile)
+        for name, audio in files.get(utterance.audio.path.resolve(), [])
+        if _share_sound(audio, utterance.audio)
+    }
+
+
+def _share_sound(one: AudioFile, other: AudioFile) -> bool:
+    def end(audio: AudioFile) -> float:
+        return float("inf") if audio.seconds is None else audio.start_seconds + audio.seconds
+
+    # Neighbouring segments meet in floating point: less than a sample in common is nothing.
+    margin = 1e-6
+    return one.start_seconds + margin < end(other) and other.start_seconds + margin < end(one)
+
+
+def _same_content(
+    calibration: Sequence[Utterance], validation: Sequence[Utterance]
+) -> set[tuple[str, str]]:
+    ours, theirs = _by_size(calibration), _by_size(validation)
+    pairs = set()
+    for size in ours.keys() & theirs.keys():
+        here, there = _by_content(ours[size]), _by_content(theirs[size])
+        for content in here.keys() & there.keys():
+            pairs |= {(one, other) for one in here[content] for other in there[content]}
+    return pairs
+
+
+def _by_size(utterances: Sequence[Utterance]) -> dict[int, list[Utterance]]:
+    grouped: dict[int, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        try:
+            grouped[content_size(utterance.audio)].append(utterance)
+        except AudioFault:
+            continue
+    return grouped
+
+
+def _by_content(utterances: Sequence[Utterance]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for utterance in utterances:
+        try:
+            grouped[content_digest(utterance.audio)].append(utterance.id)
+        except AudioFault:
+            continue
+    return grouped
+
+
+def _too_few(place: str, wanted: int, available: int, unreadable: int) -> str:
+    lost = f", {unreadable} of them unreadable" if unreadable else ""
+    return (
+        f"{place}: {_clips(wanted)} asked for, but there are {available}{lost}; "
+        "ask for fewer or add data"
+    )
+
+
+def _too_many(
+    place: str, skipped: list[tuple[str, str]], examined: int, max_unreadable: float
+) -> str:
+    named = _listed([f"{name}: {reason}" for name, reason in skipped])
+    return (
+        f"{place}: {len(skipped)} of the first {_clips(examined)} cannot be used, more than "
+        f"max_unreadable ({max_unreadable:g}) allows: {named}; mend or remove them"
+    )
+
+
+def _clips(count: int) -> str:
+    return "1 clip" if count == 1 else f"{count} clips"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - NAMED_IN_ERRORS
+    return "; ".join(names[:NAMED_IN_ERRORS]) + (f"; and {more} more" if more > 0 else "")

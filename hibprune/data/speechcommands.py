@@ -1,0 +1,126 @@
+"""Speech Commands as the 12-class keyword task of SUPERB: ten words, unknown words, silence."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import soundfile
+from pydantic import Field
+
+from hibprune.data.corpora import make_root, metadata, missing_root, require_corpus
+from hibprune.data.utterances import AudioFile, TargetFields, Utterance, located, require_kind
+from hibprune.errors import UserError
+from hibprune.records import Record
+
+KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+SUBSETS = ("training", "validation", "testing")
+SILENCE_MILLISECONDS = 1000
+
+
+class SpeechCommands(Record):
+    """Speech Commands below `root/SpeechCommands/speech_commands_<version>`.
+
+    Words outside `words` become `unknown`; `silence` is cut from the corpus's noise recordings.
+    Either name can be null, which leaves the class out. `unknown_clips` and `silence_clips` are
+    by default a tenth of the clips of `words` each, the mix of the published test set
+    (2,567 + 257 + 257 clips in v0.01) on which SUPERB reports.
+    """
+
+    kind: Literal["speechcommands"]
+    root: str
+    version: Literal["v0.01", "v0.02"] = "v0.01"
+    subset: Literal["training", "validation", "testing"]
+    words: tuple[str, ...] = KEYWORDS
+    unknown: str | None = "_unknown_"
+    silence: str | None = "_silence_"
+    unknown_clips: int | None = Field(default=None, ge=0)
+    silence_clips: int | None = Field(default=None, ge=0)
+    download: bool = False
+
+    def utterances(self, fields: TargetFields, base: Path) -> list[Utterance]:
+        """The clips of the words, then of unknown words, then of silence. Raises UserError."""
+        root = located(self.root, base)
+        top = root / "SpeechCommands"
+        release = f"speech_commands_{self.version}"
+        require_kind(f"speechcommands {self.subset}", fields, "a label per clip", "label")
+        for needed in ("validation_list.txt", "testing_list.txt"):
+            require_corpus(
+                top / release / needed,
+                self.download,
+                f"unpack http://download.tensorflow.org/data/{release}.tar.gz in {top / release}",
+            )
+
+        def opened() -> Any:
+            from torchaudio.datasets import SPEECHCOMMANDS
+
+            make_root(root, self.download)
+            return SPEECHCOMMANDS(root, url=release, subset=self.subset, download=self.download)
+
+        clips = [(path, label) for path, _, label, *_ in metadata(opened, top / release)]
+        found = [
+            Utterance(path, AudioFile(top / path), label)
+            for path, label in clips
+            if label in self.words
+        ]
+        tenth = round(len(found) / 10)
+        if self.unknown is not None:
+            others = [path for path, label in clips if label not in self.words]
+            count = tenth if self.unknown_clips is None else self.unknown_clips
+            found += [
+                Utterance(path, AudioFile(top / path), self.unknown)
+                for path in _sample(others, count)
+            ]
+        if self.silence is not None:
+            count = tenth if self.silence_clips is None else self.silence_clips
+            found += self._silences(top, release, count)
+        return found
+
+    def problems(self, base: Path, offline: bool = False) -> list[str]:
+        """A line when `root` is absent, unless `offline`."""
+        return missing_root(located(self.root, base), self.download or offline)
+
+    def _silences(self, top: Path, release: str, count: int) -> list[Utterance]:
+        """`count` clips of noise, evenly spread over the recordings.
+
+        Each subset has a third of every recording to itself, so that calibration and validation
+        never share a stretch; s3prl cuts at random anywhere.
+        """
+        if count == 0:
+            return []
+        noise = top / release / "_background_noise_"
+        third = SUBSETS.index(self.subset)
+        spans = []
+        for recording in sorted(noise.glob("*.wav")):
+            # Whole milliseconds, rounded down: the last clip must not run past the end.
+            length = _milliseconds(recording) // len(SUBSETS)
+            if length >= SILENCE_MILLISECONDS:
+                spans.append((recording, third * length, length - SILENCE_MILLISECONDS))
+        if not spans:
+            raise UserError(
+                f"{noise}: no noise recordings to cut silence from; "
+                "unpack the whole corpus or set 'silence_clips: 0'"
+            )
+        steps = max(-(-count // len(spans)) - 1, 1)
+        found = []
+        for number in range(count):
+            recording, begin, room = spans[number % len(spans)]
+            start = (begin + room * (number // len(spans)) // steps) / 1000
+            name = f"{recording.relative_to(top).as_posix()}@{start:.3f}s"
+            audio = AudioFile(recording, start, SILENCE_MILLISECONDS / 1000)
+            found.append(Utterance(name, audio, self.silence))
+        return found
+
+
+def _milliseconds(recording: Path) -> int:
+    try:
+        return int(soundfile.info(str(recording)).duration * 1000)
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"{recording}: not audio that libsndfile can open") from error
+
+
+def _sample(names: list[str], count: int) -> list[str]:
+    """`count` of `names`, the same ones on every machine, whatever the order of the files."""
+    chosen = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
+    return sorted(chosen)

@@ -1,0 +1,46 @@
+"""Measures a task's metric on clips, whatever runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hibprune.checkpoint import Checkpoint
+from hibprune.data import DurationLimits, Utterance, read_waveform
+from hibprune.records import Evaluation
+from hibprune.runtime import Predict
+from hibprune.tasks import Target, TaskBase
+
+
+def predict_targets(
+    predict: Predict,
+    checkpoint: Checkpoint,
+    task: TaskBase,
+    utterances: Sequence[Utterance],
+    limits: DurationLimits,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Target]:
+    """What the model says about each clip.
+
+    One clip at a time, as at deployment: padding would change the outputs of many checkpoints.
+    """
+    predictions: list[Target] = []
+    for utterance in utterances:
+        waveform = read_waveform(utterance.audio, checkpoint.sampling_rate, limits)
+        logits = predict(checkpoint.inputs(waveform))[0]
+        predictions.append(task.decode(logits, checkpoint.vocabulary))
+        progress(len(predictions), len(utterances))
+    return predictions
+
+
+def evaluate(
+    predict: Predict,
+    checkpoint: Checkpoint,
+    task: TaskBase,
+    utterances: Sequence[Utterance],
+    limits: DurationLimits,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """The task's metric over labelled clips, with its 95 % interval."""
+    predictions = predict_targets(predict, checkpoint, task, utterances, limits, progress)
+    references = [utterance.target for utterance in utterances if utterance.target is not None]
+    return task.evaluate(predictions, references)

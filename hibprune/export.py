@@ -1,0 +1,142 @@
+"""ONNX: export through optimum, what the file says about itself, and parity with PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from hibprune.errors import UserError
+from hibprune.files import write_via_temporary
+from hibprune.records import Parity, ParityCase
+from hibprune.runtime import Predict
+
+
+class ExportSettings(BaseModel):
+    """How to export, and how closely the file must agree with PyTorch.
+
+    `tolerance` is the largest absolute difference of logits, looked for at every combination of
+    `seconds` and `batches`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    opset: int = Field(default=18, ge=14, le=20)
+    tolerance: float = Field(default=1e-3, gt=0)
+    seconds: tuple[float, ...] = Field(default=(1.0, 2.5, 5.0), min_length=1)
+    batches: tuple[int, ...] = Field(default=(1, 3), min_length=1)
+
+
+def export_onnx(model: PreTrainedModel, path: Path, task: str, opset: int) -> None:
+    """Write `path` with dynamic batch and length; the model itself is not touched.
+
+    `task` is optimum's name for it.
+    """
+    from optimum.exporters.onnx.convert import onnx_export_from_model
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="hibprune-") as scratch, _quiet():
+        onnx_export_from_model(
+            _export_copy(model), Path(scratch), opset=opset, task=task, do_validation=False
+        )
+        content = (Path(scratch) / "model.onnx").read_bytes()
+    write_via_temporary(path, lambda temporary: _write_bytes(temporary, content))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _export_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy on the CPU with weight norms multiplied out, which a graph would do at every run."""
+    duplicate = copy.deepcopy(model).cpu().eval()
+    for module in list(duplicate.modules()):
+        if parametrize.is_parametrized(module):
+            _bake(module)
+    return duplicate
+
+
+def _bake(module: nn.Module) -> None:
+    """Make a module's computed weights plain parameters.
+
+    torch's `remove_parametrizations` would also strip them from the module's class, which the
+    model that was copied shares.
+    """
+    computed = {
+        name: getattr(module, name).detach().clone()
+        for name in cast(nn.ModuleDict, module.parametrizations)
+    }
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in computed.items():
+        module.register_parameter(name, nn.Parameter(value))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tracer's warnings and the exporter's chatter off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("optimum", "transformers", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def write_metadata(path: Path, properties: dict[str, object]) -> None:
+    """Let the ONNX file say about itself what `properties` say, as JSON text under each key."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(
+        model, {key: json.dumps(value) for key, value in properties.items()}
+    )
+    write_via_temporary(path, lambda temporary: onnx.save(model, temporary))
+
+
+def check_parity(
+    reference: Predict,
+    exported: Predict,
+    inputs: Callable[[float, int], dict[str, Tensor]],
+    settings: ExportSettings,
+) -> Parity:
+    """Compare logits of the exported model with PyTorch's over lengths and batch sizes.
+
+    `inputs` makes a batch of equally long clips from seconds and batch size.
+
+    Raises:
+        UserError: they differ by more than the tolerance somewhere.
+    """
+    cases = []
+    for seconds in settings.seconds:
+        for batch in settings.batches:
+            example = inputs(seconds, batch)
+            difference = float(np.abs(reference(example) - exported(example)).max())
+            cases.append(ParityCase(batch=batch, seconds=seconds, max_abs_diff=difference))
+    parity = Parity(tolerance=settings.tolerance, cases=tuple(cases))
+    worst = max(cases, key=lambda case: case.max_abs_diff)
+    if not worst.max_abs_diff <= settings.tolerance:
+        raise UserError(
+            f"export: ONNX and PyTorch differ by {worst.max_abs_diff:.1e} at {worst.seconds:g} s, "
+            f"batch {worst.batch}, over export.tolerance {settings.tolerance:g}: "
+            "try another opset or, if the metric holds, raise the tolerance"
+        )
+    return parity

@@ -1,0 +1,29 @@
+"""What a model costs by count: parameters and multiply-adds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from hibprune.attention import eager_attention, frozen
+from hibprune.records import Footprint
+
+
+def measure_footprint(
+    model: PreTrainedModel, inputs: dict[str, Tensor], seconds: float
+) -> Footprint:
+    """Count parameters, and the multiply-adds of matrix products and convolutions in one forward.
+
+    `inputs` are one clip of `seconds`. Half of torch's floating-point operation count.
+    """
+    device = next(model.parameters()).device
+    counter = FlopCounterMode(display=False)
+    with frozen(model), torch.no_grad(), eager_attention(model), counter:
+        model(**{name: value.to(device) for name, value in inputs.items()})
+    return Footprint(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        at_seconds=seconds,
+    )

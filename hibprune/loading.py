@@ -1,0 +1,173 @@
+"""From a recipe to a model and clips that are known to be good, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hibprune.attention import heads_of
+from hibprune.checkpoint import Checkpoint, load_checkpoint
+from hibprune.data import (
+    DataSource,
+    Selection,
+    Utterance,
+    drawing_order,
+    missing_audio,
+    require_disjoint,
+    usable,
+)
+from hibprune.errors import UserError
+from hibprune.planning import check_budget
+from hibprune.recipe import LoadedRecipe, Recipe
+from hibprune.tasks import TaskBase
+
+CALIBRATION, VALIDATION = "calibration", "validation"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run works on."""
+
+    checkpoint: Checkpoint
+    calibration: Selection
+    validation: Selection
+
+
+def load(
+    loaded: LoadedRecipe,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Material:
+    """Load the model, draw the clips, and find every fault that can be found before the work.
+
+    Raises:
+        UserError: model, data or budget are not what the recipe needs.
+    """
+    recipe = loaded.recipe
+    calibration, validation = list_clips(recipe, loaded.root)
+    checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
+    check_budget(recipe.budget, heads_of(checkpoint.model))
+    labelled_calibration = recipe.calibration.labels == "dataset"
+    if labelled_calibration:
+        check_targets(CALIBRATION, calibration, recipe.task, checkpoint)
+    check_targets(VALIDATION, validation, recipe.task, checkpoint)
+
+    drawn = usable(
+        drawing_order(calibration, recipe.seed, balanced=recipe.task.fields.kind != "text"),
+        CALIBRATION,
+        checkpoint.sampling_rate,
+        recipe.calibration.durations,
+        recipe.calibration.samples,
+        recipe.calibration.max_unreadable,
+        progress,
+    )
+    measured = usable(
+        validation
+        if recipe.validation.limit is None
+        else drawing_order(validation, recipe.seed, balanced=False),
+        VALIDATION,
+        checkpoint.sampling_rate,
+        recipe.validation.durations,
+        recipe.validation.limit,
+        recipe.validation.max_unreadable,
+        progress,
+    )
+    require_disjoint(drawn.utterances, measured.utterances)
+    return Material(checkpoint, drawn, measured)
+
+
+def list_clips(recipe: Recipe, root: Path) -> tuple[list[Utterance], list[Utterance]]:
+    """Calibration and validation clips as their sources list them, unread.
+
+    Raises:
+        UserError: a source is not there or not in the form it should have.
+    """
+    return (
+        recipe.calibration.source.utterances(recipe.task.fields, root),
+        recipe.validation.source.utterances(recipe.task.fields, root),
+    )
+
+
+def check_targets(
+    place: str, utterances: Sequence[Utterance], task: TaskBase, checkpoint: Checkpoint
+) -> None:
+    """See that the model has a number for every target.
+
+    Raises:
+        UserError: names the first clip without a target, or with one the model does not know.
+    """
+    for utterance in utterances:
+        if utterance.target is None:
+            remedy = " or set calibration.labels: model" if place == CALIBRATION else ""
+            raise UserError(
+                f"{place}: {utterance.id} has no {task.fields.kind}: label the clips{remedy}"
+            )
+        try:
+            task.encode(utterance.target, checkpoint.vocabulary)
+        except ValueError as error:
+            raise UserError(f"{place}: {utterance.id}: {error}") from error
+
+
+def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
+    """Check what can be checked without running; returns what could not be, a line each.
+
+    Raises:
+        UserError: one line per fault found.
+    """
+    recipe, root = loaded.recipe, loaded.root
+    faults = [f"{loaded.path}: model.source: {line}" for line in recipe.model.problems(root)]
+    for place, source in _sources(recipe):
+        faults += [
+            f"{loaded.path}: {place}.source: {line}" for line in source.problems(root, offline)
+        ]
+    if faults:
+        raise UserError("\n".join(faults))
+
+    unchecked = []
+    if recipe.model.local_directory(root) is None:
+        if offline:
+            unchecked.append(f"model {recipe.model.source}: on the Hub")
+        else:
+            _require_on_hub(recipe.model.source, recipe.model.revision)
+    absent = [place for place, source in _sources(recipe) if not source.at_hand(root)]
+    unchecked += [f"{place}: its data are not on this machine" for place in absent]
+    if not absent:
+        calibration, validation = list_clips(recipe, root)
+        for place, clips in ((CALIBRATION, calibration), (VALIDATION, validation)):
+            missing = missing_audio(clips)
+            if missing:
+                raise UserError(
+                    f"{loaded.path}: {place}.source: {len(missing)} audio files are missing, "
+                    f"the first {missing[0]}"
+                )
+        if recipe.calibration.samples > len(calibration):
+            raise UserError(
+                f"{loaded.path}: calibration.samples: {recipe.calibration.samples} asked for, "
+                f"but there are {len(calibration)} clips"
+            )
+        require_disjoint(calibration, validation)
+    return unchecked
+
+
+def _sources(recipe: Recipe) -> tuple[tuple[str, DataSource], ...]:
+    return (
+        (CALIBRATION, recipe.calibration.source),
+        (VALIDATION, recipe.validation.source),
+    )
+
+
+def _require_on_hub(source: str, revision: str | None) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+    from requests.exceptions import RequestException
+
+    try:
+        HfApi().model_info(source, revision=revision, timeout=20)
+    except (HfHubHTTPError, RequestException, OSError) as error:
+        raise UserError(
+            f"{source}: not found on the Hub ({type(error).__name__}): check the name and the "
+            "network, or pass --offline"
+        ) from error

@@ -1,0 +1,56 @@
+"""The directory a run leaves behind: shaped like a Hub repository, mixed with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hibprune.errors import UserError
+from hibprune.files import plain_disk_errors, sha256_of, write_text
+
+ONNX_FILE = "onnx/model.onnx"
+RECIPE_FILE = "recipe.yaml"
+LOG_FILE = "run.log"
+STEPS = "steps"
+
+
+def check_output(directory: Path) -> None:
+    """See that a run may write here, without writing anything.
+
+    Raises:
+        UserError: it is a file, or holds something that is not a run of ours.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: is a file: choose another --output")
+    with plain_disk_errors(directory):
+        holds_something = directory.is_dir() and any(directory.iterdir())
+    if holds_something and not (directory / STEPS).is_dir():
+        raise UserError(
+            f"{directory}: holds something that is not a hibprune run: "
+            "choose another --output or empty it"
+        )
+
+
+def open_output(directory: Path) -> None:
+    """Make the directory, prove that it can be written to, and clear what a killed run left half.
+
+    Raises:
+        UserError: it holds something else, or cannot be written to.
+    """
+    check_output(directory)
+    with plain_disk_errors(directory):
+        (directory / STEPS).mkdir(parents=True, exist_ok=True)
+    write_text(directory / STEPS / ".writable", "")
+    for leftover in directory.rglob(".*.partial*"):
+        leftover.unlink(missing_ok=True)
+
+
+def file_digests(directory: Path) -> dict[str, str]:
+    """sha256 of every file a user may deploy or read, by its path in the directory."""
+    own = {LOG_FILE, "manifest.json"}
+    paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    names = ((path, path.relative_to(directory).as_posix()) for path in paths)
+    return {
+        name: sha256_of(path)
+        for path, name in names
+        if name not in own and not name.startswith(f"{STEPS}/")
+    }

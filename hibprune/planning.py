@@ -1,0 +1,100 @@
+"""Scores and a budget make a plan: which heads go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hibprune.errors import UserError
+from hibprune.records import Head, Plan, Scores
+
+
+class Budget(BaseModel):
+    """How many heads to remove: a `fraction` of them, or a number of `heads`.
+
+    `scope: global` removes the lowest scores over the whole model, `layerwise` the same number from
+    every layer (`heads` then counts per layer). No layer is left with fewer than
+    `min_heads_per_layer`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    heads: int | None = Field(default=None, ge=1)
+    scope: Literal["global", "layerwise"] = "global"
+    min_heads_per_layer: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Budget:
+        if (self.fraction is None) == (self.heads is None):
+            raise ValueError("give either 'fraction' or 'heads'")
+        return self
+
+
+def make_plan(scores: Scores, budget: Budget) -> Plan:
+    """Remove the lowest scores within the budget; ties go to the lower (layer, index) first.
+
+    A fraction is rounded down to whole heads.
+
+    Raises:
+        UserError: the budget asks for more heads than may go.
+    """
+    values = scores.values
+    ranking = sorted(values, key=lambda head: (values[head], head))
+    if budget.scope == "global":
+        removed = _lowest(ranking, _amount(budget, len(ranking)), budget.min_heads_per_layer)
+    else:
+        removed = [
+            head
+            for layer in sorted({head.layer for head in ranking})
+            for head in _lowest_of_layer(ranking, layer, budget)
+        ]
+    return Plan(removed=tuple(sorted(removed)), kept=tuple(sorted(set(values) - set(removed))))
+
+
+def check_budget(budget: Budget, heads: tuple[Head, ...]) -> None:
+    """Fail early: the budget must be possible whatever the scores turn out to be.
+
+    Raises:
+        UserError: it asks for more heads than there are or may go.
+    """
+    flat = Scores(method="none", heads=heads, samples=(), per_sample=((0.0,) * len(heads),))
+    make_plan(flat, budget)
+
+
+def _amount(budget: Budget, available: int) -> int:
+    if budget.heads is not None:
+        return budget.heads
+    # Rounding first keeps 0.3 × 10 = 2.9999… from losing a head.
+    return int(round((budget.fraction or 0.0) * available, 9))
+
+
+def _lowest(ranking: list[Head], amount: int, keep: int) -> list[Head]:
+    left = Counter(head.layer for head in ranking)
+    removable = sum(max(0, count - keep) for count in left.values())
+    if amount > removable:
+        raise UserError(
+            f"budget: {amount} heads to remove, but only {removable} of {len(ranking)} can go with "
+            f"min_heads_per_layer {keep}: lower the budget"
+        )
+    removed: list[Head] = []
+    for head in ranking:
+        if len(removed) == amount:
+            break
+        if left[head.layer] > keep:
+            left[head.layer] -= 1
+            removed.append(head)
+    return removed
+
+
+def _lowest_of_layer(ranking: list[Head], layer: int, budget: Budget) -> list[Head]:
+    own = [head for head in ranking if head.layer == layer]
+    amount = _amount(budget, len(own))
+    if amount > len(own) - budget.min_heads_per_layer:
+        raise UserError(
+            f"budget: {amount} heads to remove from layer {layer}, which has {len(own)} and keeps "
+            f"min_heads_per_layer {budget.min_heads_per_layer}: lower the budget"
+        )
+    return own[:amount]

@@ -1,0 +1,264 @@
+"""Pictures of a run: where the removed heads lie, how certain their scores are, what was gained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from hibprune.files import write_via_temporary
+from hibprune.manifest import LatencySummary
+from hibprune.records import Plan, Scores
+from hibprune.report.spread import cut_of, spread_of
+from hibprune.report.wording import by_setting, milliseconds, speed_finding
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 150
+TEXT_SIZE = 10
+INK = "#22272e"
+FAINT = "#8b929b"
+GRID = "#e3e6ea"
+KEPT = "#1f5f9e"
+REMOVED = "#c2561a"
+
+
+class HeadGrid(NamedTuple):
+    """Layers as rows, heads as columns; NaN where there is no head."""
+
+    scores: np.ndarray
+    removed: np.ndarray
+
+
+def head_grid(scores: Scores, plan: Plan) -> HeadGrid:
+    """Lay mean scores and removals out by original layer and head."""
+    values = scores.values
+    places = {*values, *plan.removed, *plan.kept}
+    shape = (max(h.layer for h in places) + 1, max(h.index for h in places) + 1)
+    grid = HeadGrid(np.full(shape, np.nan), np.zeros(shape, dtype=bool))
+    for head, value in values.items():
+        grid.scores[head.layer, head.index] = value
+    for head in plan.removed:
+        grid.removed[head.layer, head.index] = True
+    return grid
+
+
+def head_map(scores: Scores, plan: Plan, path: Path, label: str = "mean score") -> None:
+    """Draw the layer × head heat map with the removed heads crossed out."""
+    from matplotlib.figure import Figure
+
+    grid = head_grid(scores, plan)
+    layers, heads = grid.scores.shape
+    cell_width, cell_height = min(0.42, 5.0 / heads), min(0.42, 8.6 / layers)
+    width, height = cell_width * heads, cell_height * layers
+    left, right, above, below = 0.65, 0.85, 0.58, 1.45
+    body = max(width, 3.7)
+    figure = Figure(figsize=(left + body + right, below + height + above))
+    total_width, total_height = figure.get_size_inches()
+    axes = figure.add_axes(
+        (left / total_width, below / total_height, width / total_width, height / total_height)
+    )
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(grid.scores),
+        cmap="viridis",
+        edgecolors="white",
+        linewidth=1.2 if min(cell_width, cell_height) > 0.25 else 0.5,
+        norm=_colour_range(grid.scores),
+    )
+    _cross_out(axes, grid.removed, min(cell_width, cell_height))
+    _head_map_axes(axes, grid, cell_width, cell_height)
+    bar = figure.add_axes(
+        (left / total_width, 0.8 / total_height, body / total_width, 0.13 / total_height)
+    )
+    colour_bar = figure.colorbar(mesh, cax=bar, orientation="horizontal")
+    colour_bar.outline.set_visible(False)
+    figure.text(
+        left / total_width,
+        0.12 / total_height,
+        f"{label}\nlighter: matters more",
+        size=TEXT_SIZE - 1,
+        color=INK,
+        va="bottom",
+        linespacing=1.4,
+    )
+    colour_bar.ax.tick_params(labelsize=TEXT_SIZE - 1, color=FAINT, labelcolor=INK)
+    _legend_of_marks(figure, grid, left / total_width, 1 - 0.16 / total_height)
+    _save(figure, path)
+
+
+def _colour_range(values: np.ndarray) -> Normalize:
+    from matplotlib.colors import Normalize
+
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low == high:
+        # A single value has no range to spread colours over.
+        return Normalize(low - 0.5, high + 0.5)
+    return Normalize(low, high)
+
+
+def _cross_out(axes: Axes, removed: np.ndarray, cell_inches: float) -> None:
+    """A cross, not a colour: it survives print and colour blindness, the score shows through."""
+    from matplotlib.collections import LineCollection
+
+    reach = 0.2
+    strokes = []
+    for layer, head in np.argwhere(removed):
+        x, y = head + 0.5, layer + 0.5
+        strokes.append([(x - reach, y - reach), (x + reach, y + reach)])
+        strokes.append([(x - reach, y + reach), (x + reach, y - reach)])
+    thickness = min(1.7, 5 * cell_inches)
+    # The dark rim keeps the white cross visible on the light end of the colours.
+    for colour, line_width in ((INK, 1.9 * thickness), ("white", thickness)):
+        axes.add_collection(
+            LineCollection(strokes, colors=colour, linewidths=line_width, capstyle="round")
+        )
+
+
+def _head_map_axes(axes: Axes, grid: HeadGrid, cell_width: float, cell_height: float) -> None:
+    layers, heads = grid.scores.shape
+    columns, rows = _ticks(heads, cell_width), _ticks(layers, cell_height)
+    axes.set(xlim=(0, heads), ylim=(0, layers))
+    axes.set_xticks([tick + 0.5 for tick in columns], [str(tick) for tick in columns])
+    axes.set_yticks([tick + 0.5 for tick in rows], [str(tick) for tick in rows])
+    axes.set_xlabel("head", size=TEXT_SIZE, color=INK)
+    axes.set_ylabel("layer", size=TEXT_SIZE, color=INK)
+    axes.tick_params(length=0, labelsize=TEXT_SIZE - 1, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    beside = heads + 0.12 / cell_width
+    axes.text(beside, layers + 0.08 / cell_height, "kept", size=TEXT_SIZE - 1, color=INK)
+    present = ~np.isnan(grid.scores)
+    for layer in rows:
+        there = int(present[layer].sum())
+        kept = there - int(grid.removed[layer].sum())
+        axes.text(
+            beside,
+            layer + 0.5,
+            f"{kept} of {there}",
+            size=TEXT_SIZE - 1,
+            color=INK if kept else REMOVED,
+            weight="normal" if kept else "bold",
+            va="center",
+        )
+
+
+def _ticks(number: int, cell_inches: float) -> range:
+    """Every label where two digits have room, otherwise every second, fifth or tenth."""
+    steps = (step for step in (1, 2, 5, 10, 20) if step * cell_inches >= 0.17)
+    return range(0, number, next(steps, 50))
+
+
+def _legend_of_marks(figure: Figure, grid: HeadGrid, x: float, y: float) -> None:
+    blank = "blank: no head    " if np.isnan(grid.scores).any() else ""
+    explanation = f"× removed    {blank}layer 0 is nearest the sound"
+    figure.text(x, y, explanation, size=TEXT_SIZE - 1, color=INK, va="center")
+
+
+def score_spread(scores: Scores, plan: Plan, path: Path, label: str = "mean score") -> None:
+    """Draw every head's score with its standard error, sorted, the removed ones marked."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    spread = spread_of(scores, plan)
+    figure = Figure(figsize=(7, 3.1), layout="constrained")
+    axes = figure.add_subplot()
+    rank = np.arange(1, len(spread.means) + 1)
+    size = float(np.clip(500 / len(rank), 2.0, 5.0))
+    for part, colour, marker, name in (
+        (spread.removed, REMOVED, "x", "removed"),
+        (~spread.removed, KEPT, "o", "kept"),
+    ):
+        if part.any():
+            axes.plot(
+                rank[part],
+                spread.means[part],
+                marker,
+                color=colour,
+                markersize=size,
+                markeredgewidth=1.3,
+                label=name,
+            )
+            if spread.errors is not None:
+                low, high = (spread.means + sign * spread.errors for sign in (-1, 1))
+                axes.vlines(rank[part], low[part], high[part], color=colour, linewidth=0.9)
+    cut = cut_of(spread)
+    if cut is not None:
+        axes.axhline(cut, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="cut")
+    axes.set_xlabel("heads, from the lowest score to the highest", size=TEXT_SIZE, color=INK)
+    # Above, not beside: a long label is wider than the picture is high.
+    bars = "" if spread.errors is None else "; bars: ± 1 standard error"
+    axes.set_title(f"{label}{bars}", loc="left", size=TEXT_SIZE, color=INK)
+    axes.set_xlim(0, len(rank) + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
+    axes.legend(frameon=False, fontsize=TEXT_SIZE - 1, loc="upper left", labelcolor=INK)
+    _save(figure, path)
+
+
+def latency_figure(latency: Sequence[LatencySummary], path: Path) -> None:
+    """Draw median times before and after at every length, each length on a scale of its own."""
+    from matplotlib.figure import Figure
+
+    groups = by_setting(latency)
+    panels = [(setting, one) for setting, group in groups.items() for one in group]
+    figure = Figure(figsize=(7, 0.45 + 1.2 * len(panels)), layout="constrained")
+    all_axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axes, (setting, one) in zip(all_axes, panels, strict=True):
+        _latency_panel(axes, one, setting if len(groups) > 1 else "")
+    figure.supxlabel(
+        "Bar: median; whisker: to the 90th percentile; in parentheses: 95 % interval.",
+        x=0.01,
+        ha="left",
+        size=TEXT_SIZE - 1,
+        color=INK,
+    )
+    _save(figure, path)
+
+
+def _latency_panel(axes: Axes, latency: LatencySummary, setting: str) -> None:
+    """Bars start at zero, so that their lengths compare as the times do."""
+    rows = (("original", 1, latency.before, FAINT), ("pruned", 0, latency.after, KEPT))
+    longest = max(times.p90 for _, _, times, _ in rows)
+    for _, y, times, colour in rows:
+        axes.barh(y, times.p50, height=0.56, color=colour)
+        axes.plot([times.p50, times.p90], [y, y], color=INK, linewidth=1.1)
+        axes.plot([times.p90] * 2, [y - 0.16, y + 0.16], color=INK, linewidth=1.1)
+        axes.text(
+            times.p90 + 0.015 * longest,
+            y,
+            milliseconds(times.p50),
+            va="center",
+            size=TEXT_SIZE,
+            color=INK,
+        )
+    axes.set_yticks([y for _, y, _, _ in rows], [name for name, _, _, _ in rows])
+    axes.set(xlim=(0, 1.22 * longest), ylim=(-0.55, 1.55), xticks=[])
+    axes.tick_params(length=0, labelsize=TEXT_SIZE, labelcolor=INK)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.spines["left"].set_color(FAINT)
+    finding = speed_finding(latency)
+    heading = f"{latency.seconds:g} s clip: {finding}"
+    if setting:
+        heading = f"{heading}\n{setting}"
+    axes.set_title(heading, loc="left", size=TEXT_SIZE, color=INK)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    # Without the version stamp the same run gives the same bytes.
+    write_via_temporary(
+        path,
+        lambda temporary: figure.savefig(
+            temporary, dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None}
+        ),
+    )

@@ -1,0 +1,300 @@
+"""`report.md`: what was done, what it cost, what it gained, and what was not measured."""
+
+from __future__ import annotations
+
+from hibprune.manifest import DataSummary, LatencySummary, Manifest
+from hibprune.records import Evaluation, Gate, Plan, Scores, heads_by_layer
+from hibprune.report import wording
+from hibprune.report.markdown import fenced, plain, table
+from hibprune.report.spread import cut_of, heads_near_cut, spread_of
+
+NAMED_CLIPS = 20
+
+
+def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str) -> str:
+    """Write the report; pictures are referenced under `figures/` beside it."""
+    sections = [
+        f"# Pruning report: {plain(manifest.recipe)}",
+        _verdict(manifest),
+        _metric(manifest),
+        _latency(manifest),
+        _size(manifest),
+        _gates(manifest),
+        _heads(manifest, scores, plan),
+        _scoring(manifest),
+        _parity(manifest),
+        _data(manifest),
+        _steps(manifest),
+        _machine(manifest),
+        _not_measured(manifest),
+        _reproduction(manifest, recipe_yaml),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _verdict(manifest: Manifest) -> str:
+    sentences = [
+        f"**{wording.heads_sentence(manifest)}** {wording.metric_sentence(manifest.metric)}",
+        wording.speed_sentences(manifest.latency),
+        wording.size_sentence(manifest),
+        plain(wording.gates_sentence(manifest.gates)),
+        "Ranges in parentheses are 95 % intervals.",
+    ]
+    return "\n\n".join(sentences)
+
+
+def _metric(manifest: Manifest) -> str:
+    metric = manifest.metric
+    rows = [
+        _metric_row("original", metric.baseline, ""),
+        _metric_row(
+            "pruned, PyTorch",
+            metric.pruned,
+            wording.metric_finding(metric.baseline, metric.pruned),
+        ),
+        _metric_row(
+            "pruned, ONNX Runtime",
+            metric.exported,
+            wording.metric_finding(metric.baseline, metric.exported),
+        ),
+    ]
+    name = wording.metric_name(metric.name)
+    aim = "higher" if metric.higher_is_better else "lower"
+    header = ["model", f"{name} ({aim} is better)", "95 % interval", "clips", "finding"]
+    return f"## {name[0].upper()}{name[1:]}\n\n{table('lrrrl', header, rows)}"
+
+
+def _metric_row(model: str, result: Evaluation, finding: str) -> list[object]:
+    value = wording.percent(result.value, wording.metric_decimals(result.n))
+    return [model, value, wording.percent_interval(result.interval, result.n), result.n, finding]
+
+
+def _latency(manifest: Manifest) -> str:
+    if not manifest.latency:
+        return "## Latency\n\nLatency was not measured."
+    tables = [
+        f"{plain(setting)}:\n\n{_latency_table(group)}"
+        for setting, group in wording.by_setting(manifest.latency).items()
+    ]
+    return "\n\n".join(
+        [
+            "## Latency",
+            "![Latency of the original and the pruned model](figures/latency.png)",
+            "*How to read it: a bar is the median time for one clip, the whisker reaches to the "
+            "90th percentile. Every length has a scale of its own, from zero. Beside the length: "
+            "how many times as fast the pruned model is, with its 95 % interval.*",
+            *tables,
+            "Original and pruned were both ONNX models, run in turn in one process. Real-time "
+            "factor: median time divided by the clip's length.",
+        ]
+    )
+
+
+def _latency_table(group: list[LatencySummary]) -> str:
+    header = ["clip", "model", "p50", "p90", "p99", "real-time factor", "speed-up", "pairs"]
+    rows: list[list[object]] = []
+    for one in group:
+        speed_up = f"{one.ratio:.2f}× ({wording.ratio_interval(one)})"
+        for model, times, ratio in (("original", one.before, ""), ("pruned", one.after, speed_up)):
+            percentiles = [wording.milliseconds(time) for time in (times.p50, times.p90, times.p99)]
+            factor = f"{times.real_time_factor:.3g}"
+            rows.append([f"{one.seconds:g} s", model, *percentiles, factor, ratio, one.repetitions])
+    return table("llrrrrrr", header, rows)
+
+
+def _size(manifest: Manifest) -> str:
+    parameters, macs, size = manifest.parameters, manifest.macs, manifest.size_bytes
+    rows = [
+        (
+            "ONNX file",
+            wording.megabytes(size.before),
+            wording.megabytes(size.after),
+            wording.change(size.before, size.after),
+        ),
+        (
+            "parameters",
+            wording.count(parameters.before),
+            wording.count(parameters.after),
+            wording.change(parameters.before, parameters.after),
+        ),
+        (
+            f"multiply-adds, {macs.at_seconds:g} s of sound",
+            wording.count(macs.before),
+            wording.count(macs.after),
+            wording.change(macs.before, macs.after),
+        ),
+    ]
+    return f"## Size\n\n{table('lrrr', ['', 'original', 'pruned', 'change'], rows)}"
+
+
+def _gates(manifest: Manifest) -> str:
+    if not manifest.gates:
+        return "## Gates\n\nNo gates were set."
+    rows = [_gate_row(gate) for gate in manifest.gates]
+    return f"## Gates\n\n{table('lrrl', ['gate', 'limit', 'measured', 'verdict'], rows)}"
+
+
+def _gate_row(gate: Gate) -> tuple[str, str, str, str]:
+    verdict = "✓ passed" if gate.passed else "✗ FAILED"
+    return (gate.name, f"{gate.limit:.4g}", f"{gate.value:.4g}", verdict)
+
+
+def _heads(manifest: Manifest, scores: Scores, plan: Plan) -> str:
+    kept = heads_by_layer(plan.kept)
+    removed = manifest.heads.removed
+    rows = [
+        (layer, ", ".join(map(str, removed.get(layer, ()))) or "–", len(kept.get(layer, ())))
+        for layer in sorted({*kept, *removed})
+    ]
+    return "\n\n".join(
+        [
+            "## Heads",
+            "![Score of every head, the removed ones crossed out](figures/heads.png)",
+            "*How to read it: a row is a layer, the one nearest the sound at the bottom; a cell "
+            "is a head; the lighter, the more it matters. Crossed-out heads are gone, blank "
+            "places held no head to begin with.*",
+            "![Scores of all heads in order, with standard errors](figures/spread.png)",
+            "*How to read it: heads in order of score; bars reach one standard error over the "
+            "calibration samples either way. Where bars cross the cut, other samples might have "
+            "chosen other heads.*",
+            _near_cut(scores, plan),
+            table("llr", ["layer", "removed heads (original indices)", "heads kept"], rows),
+        ]
+    )
+
+
+def _near_cut(scores: Scores, plan: Plan) -> str:
+    spread = spread_of(scores, plan)
+    near = heads_near_cut(spread)
+    if near is not None:
+        subject = "1 head lies" if near == 1 else f"{near or 'No'} heads lie"
+        return f"{subject} within one standard error of the cut."
+    if cut_of(spread) is None and plan.removed and plan.kept:
+        return (
+            "No single score parts removed from kept heads: the budget held every layer to "
+            "limits of its own."
+        )
+    return "There is no cut to compare scores with, or no spread over samples."
+
+
+def _scoring(manifest: Manifest) -> str:
+    attribution = manifest.attribution
+    rows = [
+        ("method", attribution.method),
+        ("samples", attribution.samples),
+        ("time", wording.duration(attribution.seconds)),
+        *((name, _setting(value)) for name, value in attribution.settings.items()),
+    ]
+    return (
+        f"## How the heads were scored\n\n{table('ll', ['', ''], rows)}\n\n"
+        f"{wording.ranking_sentence(attribution.split_half)}"
+    )
+
+
+def _setting(value: str | int | float | bool | None) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parity(manifest: Manifest) -> str:
+    parity = manifest.parity
+    verdict = "within" if parity.max_abs_diff <= parity.tolerance else "BEYOND"
+    lengths = wording.listing([f"{seconds:g}" for seconds in parity.lengths])
+    batches = wording.listing([str(batch) for batch in parity.batches])
+    return (
+        "## Parity\n\n"
+        f"Logits of the ONNX file and of PyTorch differ by at most {parity.max_abs_diff:.1e}, "
+        f"{verdict} the tolerance of {parity.tolerance:.1e}; compared at {lengths} s, "
+        f"batches of {batches}."
+    )
+
+
+def _data(manifest: Manifest) -> str:
+    parts = (("calibration", manifest.calibration), ("validation", manifest.validation))
+    rows = [(use, data.kind, data.n, len(data.skipped), data.identity[:12]) for use, data in parts]
+    skipped = "\n\n".join(text for use, data in parts if (text := _skipped(use, data)))
+    return "\n\n".join(
+        part
+        for part in (
+            "## Data",
+            table("llrrl", ["use", "kind", "clips", "skipped", "digest"], rows),
+            skipped,
+        )
+        if part
+    )
+
+
+def _skipped(use: str, data: DataSummary) -> str:
+    if not data.skipped:
+        return ""
+    lines = [f"- {plain(clip.id)}: {plain(clip.reason)}" for clip in data.skipped[:NAMED_CLIPS]]
+    rest = len(data.skipped) - NAMED_CLIPS
+    if rest > 0:
+        lines.append(f"- and {rest} more, named in manifest.json")
+    return "\n".join([f"Skipped in {use}:", "", *lines])
+
+
+def _steps(manifest: Manifest) -> str:
+    rows = [(step, wording.duration(seconds)) for step, seconds in manifest.steps.items()]
+    rows.append(("all", wording.duration(sum(manifest.steps.values()))))
+    return f"## Steps\n\n{table('lr', ['step', 'time'], rows)}"
+
+
+def _machine(manifest: Manifest) -> str:
+    machine, model = manifest.machine, manifest.model
+    rows = [
+        ("model", model.source),
+        ("revision", model.revision or "not pinned"),
+        ("family", model.family),
+        ("digest of weights and configuration", model.identity[:12]),
+        ("device of scoring and pruning", manifest.device),
+        ("seed", manifest.seed),
+        ("processor", f"{machine.processor}, {machine.cores} cores"),
+        ("memory", f"{machine.memory_gib:.0f} GiB"),
+        ("GPU", machine.gpu or "none"),
+        ("system", machine.system),
+        *sorted(manifest.versions.items()),
+    ]
+    return f"## Model, machine and versions\n\n{table('ll', ['', ''], rows)}"
+
+
+def _not_measured(manifest: Manifest) -> str:
+    metric = manifest.metric
+    limits = [
+        f"Other data: the metric holds for the {metric.n} validation clips; other microphones, "
+        "noise and speakers may give other figures.",
+        "Paired differences: original and pruned were judged on the same clips by the overlap of "
+        "their intervals, which is cautious; a paired test might find a smaller difference.",
+        "Retraining: the model was not trained after removal; training might win back a loss.",
+        f"Other calibration samples: the ranking rests on {manifest.attribution.samples} samples "
+        f"and seed {manifest.seed}.",
+        _latency_limits(manifest),
+        "Memory in use, energy, and time to load the model.",
+    ]
+    return "\n".join(["## What was not measured", "", *(f"- {limit}" for limit in limits)])
+
+
+def _latency_limits(manifest: Manifest) -> str:
+    if not manifest.latency:
+        return "Latency: not measured at all."
+    lengths = wording.listing(sorted({f"{one.seconds:g}" for one in manifest.latency}, key=float))
+    settings = plain("; ".join(wording.by_setting(manifest.latency)))
+    return (
+        f"Other latencies: measured at {lengths} s with {settings} on the machine above and "
+        "nowhere else; reading sound and extracting features are not in it."
+    )
+
+
+def _reproduction(manifest: Manifest, recipe_yaml: str) -> str:
+    return "\n\n".join(
+        [
+            "## How to reproduce",
+            fenced("hibprune run recipe.yaml", "sh"),
+            f"`recipe.yaml` lies beside this report; device {plain(manifest.device)}, "
+            f"seed {manifest.seed}. Latencies differ from machine to machine and run to run.",
+            fenced(recipe_yaml, "yaml"),
+        ]
+    )

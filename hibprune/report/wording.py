@@ -1,0 +1,245 @@
+"""Numbers and findings as people write them; one wording for report, card and terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hibprune.manifest import AttributionSummary, LatencySummary, Manifest, MetricSummary
+from hibprune.records import Evaluation, Gate, Interval
+
+MINUS = "−"
+
+
+def percent(fraction: float, decimals: int) -> str:
+    """`0.961` as `96.1 %`."""
+    return f"{100 * fraction:.{decimals}f} %"
+
+
+def metric_decimals(n: int) -> int:
+    """Decimals of a percentage over `n` clips: a second one says something from 1000 clips on."""
+    return 2 if n >= 1000 else 1
+
+
+def metric_name(name: str) -> str:
+    """`wer` as `WER`, `slot_accuracy` as `slot accuracy`."""
+    return name.upper() if name in {"wer", "cer"} else name.replace("_", " ")
+
+
+def percent_interval(interval: Interval, n: int) -> str:
+    """A metric's interval as `94.3–97.4`, in percent."""
+    decimals = metric_decimals(n)
+    return f"{100 * interval.low:.{decimals}f}–{100 * interval.high:.{decimals}f}"
+
+
+def evaluation(result: Evaluation) -> str:
+    """A metric with its interval: `96.1 % (94.3–97.4)`."""
+    value = percent(result.value, metric_decimals(result.n))
+    return f"{value} ({percent_interval(result.interval, result.n)})"
+
+
+def points(difference: float, n: int) -> str:
+    """A difference of two metrics in percentage points, with its sign."""
+    decimals = metric_decimals(n)
+    size = f"{100 * abs(difference):.{decimals}f}"
+    if float(size) == 0:
+        return f"{size} points"
+    return f"{'+' if difference > 0 else MINUS}{size} points"
+
+
+def three_digits(number: float) -> str:
+    """Three significant digits, never a power of ten: `7.18`, `55.2`, `185`."""
+    decimals = 2 if number < 9.995 else 1 if number < 99.95 else 0
+    return f"{number:.{decimals}f}"
+
+
+def milliseconds(time: float) -> str:
+    """A latency with its unit."""
+    return f"{three_digits(time)} ms"
+
+
+def megabytes(size_bytes: int) -> str:
+    """A file size in MB of 10⁶ bytes."""
+    return f"{three_digits(size_bytes / 1e6)} MB"
+
+
+def count(number: int) -> str:
+    """Parameters or multiply-adds: `94.4 M`, `3.02 M`, `1.23 G`."""
+    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 999 700 rounds to 1.00 M, not to 1000 k.
+        if number >= 0.9995 * scale:
+            return f"{three_digits(number / scale)} {unit}"
+    return str(number)
+
+
+def change(before: float, after: float) -> str:
+    """Relative change in percent, signed; a dash where there is nothing to relate to."""
+    if before == 0:
+        return "–"
+    share = 100 * (after - before) / before
+    if round(share) == 0 and share != 0:
+        return f"{MINUS if share < 0 else '+'}{abs(share):.1f} %"
+    return f"{MINUS if share < 0 else '+' if share > 0 else ''}{abs(share):.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `2 min 13 s`, `1 h 5 min`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def listing(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def overlap(first: Interval, second: Interval) -> bool:
+    """Whether two intervals share a value."""
+    return first.low <= second.high and second.low <= first.high
+
+
+def metric_finding(before: Evaluation, after: Evaluation) -> str:
+    """What the change of a metric amounts to, judged by the two intervals.
+
+    Touching intervals are called noise even where a paired test might tell the models apart, so
+    that the report never claims more than the intervals printed beside the sentence show.
+    """
+    if before.value == after.value:
+        return f"the same value on {after.n} clips"
+    gain = after.value - before.value
+    if not after.higher_is_better:
+        gain = -gain
+    size = points(gain, after.n).lstrip(f"+{MINUS}")
+    direction = "better" if gain > 0 else "worse"
+    if overlap(before.interval, after.interval):
+        return f"{size} {direction}, within the noise of {after.n} clips"
+    return f"{size} {direction}, more than the noise of {after.n} clips explains"
+
+
+def metric_sentence(metric: MetricSummary) -> str:
+    """Baseline, pruned and exported metric with intervals, and what the change amounts to."""
+    name = metric_name(metric.name)
+    aim = "higher" if metric.higher_is_better else "lower"
+    sentence = (
+        f"{name[0].upper()}{name[1:]} ({aim} is better) went from {evaluation(metric.baseline)} "
+        f"to {evaluation(metric.pruned)}: {metric_finding(metric.baseline, metric.pruned)}."
+    )
+    if metric.exported.value == metric.pruned.value:
+        return f"{sentence} The exported ONNX model scores the same as the pruned one."
+    return (
+        f"{sentence} The exported ONNX model scores {evaluation(metric.exported)}; "
+        f"against the pruned model that is {metric_finding(metric.pruned, metric.exported)}."
+    )
+
+
+def ratio_interval(latency: LatencySummary) -> str:
+    """The interval of the speed-up: `1.28–1.34`."""
+    return f"{latency.ratio_interval.low:.2f}–{latency.ratio_interval.high:.2f}"
+
+
+def speed_changed(latency: LatencySummary) -> bool:
+    """Whether the interval of the ratio leaves out 1.
+
+    Judged on the digits that are printed: an interval shown as 1.00–1.01 is no speed-up.
+    """
+    low, high = latency.ratio_interval
+    return round(low, 2) > 1 or round(high, 2) < 1
+
+
+def speed_finding(latency: LatencySummary) -> str:
+    """How many times as fast, or that there is no measurable speed-up, with the interval."""
+    ratio, interval = f"{latency.ratio:.2f}×", ratio_interval(latency)
+    if not speed_changed(latency):
+        return f"no measurable speed-up ({ratio}, {interval})"
+    slower = "slower: " if latency.ratio < 1 else ""
+    return f"{slower}{ratio} as fast ({interval})"
+
+
+def latency_setting(latency: LatencySummary) -> str:
+    """Under what it was measured: `onnxruntime, CPUExecutionProvider, 2 threads, batch 1`."""
+    threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
+    return f"{latency.runtime}, {latency.provider}, {threads}, batch {latency.batch}"
+
+
+def by_setting(latency: Sequence[LatencySummary]) -> dict[str, list[LatencySummary]]:
+    """Latencies grouped by what they were measured under, in order of first appearance."""
+    groups: dict[str, list[LatencySummary]] = {}
+    for one in latency:
+        groups.setdefault(latency_setting(one), []).append(one)
+    return groups
+
+
+def speed_sentences(latency: Sequence[LatencySummary]) -> str:
+    """One sentence per setting with the finding at every clip length."""
+    if not latency:
+        return "Latency was not measured."
+    sentences = []
+    for setting, group in by_setting(latency).items():
+        findings = [f"{speed_finding(one)} at {one.seconds:g} s" for one in group]
+        sentences.append(f"Speed against the original ({setting}): {', '.join(findings)}.")
+    return " ".join(sentences)
+
+
+def heads_sentence(manifest: Manifest) -> str:
+    """How many heads went, and from how many layers all of them."""
+    heads = manifest.heads
+    if heads.removed_count == 0:
+        return f"None of the {heads.total} attention heads was removed."
+    verb = "was" if heads.removed_count == 1 else "were"
+    share = percent(heads.removed_count / heads.total, 0)
+    return f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed."
+
+
+def size_sentence(manifest: Manifest) -> str:
+    """ONNX file, parameters and multiply-adds, before and after."""
+    size, parameters, macs = manifest.size_bytes, manifest.parameters, manifest.macs
+    return (
+        f"The ONNX file went from {megabytes(size.before)} to {megabytes(size.after)} "
+        f"({change(size.before, size.after)}), parameters from {count(parameters.before)} to "
+        f"{count(parameters.after)}, multiply-adds for {macs.at_seconds:g} s of sound from "
+        f"{count(macs.before)} to {count(macs.after)}."
+    )
+
+
+def gates_sentence(gates: Sequence[Gate]) -> str:
+    """Whether every gate passed; those that failed are named."""
+    if not gates:
+        return "No gates were set."
+    failed = [gate.name for gate in gates if not gate.passed]
+    if failed:
+        return f"{len(failed)} of {len(gates)} gates FAILED: {listing(failed)}."
+    return "The gate passed." if len(gates) == 1 else f"All {len(gates)} gates passed."
+
+
+def score_label(attribution: AttributionSummary) -> str:
+    """What a head's score is: `hib score (similarity), mean over 200 samples`."""
+    kind = attribution.settings.get("score")
+    name = f"{attribution.method} score" + (f" ({kind})" if kind else "")
+    if attribution.samples < 2:
+        return name
+    return f"{name}, mean over {attribution.samples} samples"
+
+
+def ranking_sentence(split_half: float | None) -> str:
+    """What the split-half correlation says about the ranking, and what it does not."""
+    if split_half is None:
+        return (
+            "There is no split-half correlation: the method uses no samples, or there were "
+            "fewer than four."
+        )
+    if split_half >= 0.9:
+        reading = "other samples of the same kind would give nearly the same ranking"
+    elif split_half >= 0.7:
+        reading = "the coarse ranking is settled, heads near the cut may swap with other samples"
+    else:
+        reading = (
+            "the ranking depends much on which samples were drawn: use more, "
+            "or read the choice of heads as partly chance"
+        )
+    return (
+        f"Split-half rank correlation {split_half:.2f}: {reading}. It speaks of the ranking's "
+        "stability; whether the ranking is a good one, the metric after removal says."
+    )

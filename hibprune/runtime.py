@@ -1,0 +1,86 @@
+"""Runs a model on one clip, under PyTorch or ONNX Runtime, through one kind of function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hibprune.errors import UserError
+
+Predict = Callable[[dict[str, Tensor]], np.ndarray]
+"""Takes a model's inputs, returns logits with the batch first."""
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: cuda is asked for where there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for, but torch sees no GPU: use auto or cpu")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def torch_predict(model: PreTrainedModel) -> Predict:
+    """Prediction under PyTorch, on the device the model is on."""
+    device = next(model.parameters()).device
+
+    def predict(inputs: dict[str, Tensor]) -> np.ndarray:
+        with torch.inference_mode():
+            logits = model(**{name: value.to(device) for name, value in inputs.items()}).logits
+        return np.asarray(logits.float().cpu().numpy())
+
+    return predict
+
+
+def onnx_session(path: Path, device: str, threads: int | None = None) -> Any:
+    """An ONNX Runtime session on one execution provider, never silently on another.
+
+    Raises:
+        UserError: the file cannot be loaded, or the provider is not to be had.
+    """
+    import onnxruntime
+
+    provider = PROVIDERS[device]
+    if device == "cuda":
+        onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Idle threads of one session would take the processor from another in the same process.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # onnxruntime raises its own types, without a common base
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
+    active = session.get_providers()[0]
+    if active != provider:
+        raise UserError(
+            f"{path}: ONNX Runtime fell back from {provider} to {active}: "
+            "mend the CUDA installation or set device: cpu"
+        )
+    return session
+
+
+def onnx_predict(session: Any) -> Predict:
+    """Prediction under ONNX Runtime."""
+
+    def predict(inputs: dict[str, Tensor]) -> np.ndarray:
+        feed = {name: value.cpu().numpy() for name, value in inputs.items()}
+        return np.asarray(session.run(["logits"], feed)[0])
+
+    return predict

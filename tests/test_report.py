@@ -1,0 +1,544 @@
+"""The report: honest wording, Markdown nobody breaks out of, pictures that are what they say."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.console import Console
+
+from hibprune.manifest import (
+    AttributionSummary,
+    Change,
+    DataSummary,
+    HeadSummary,
+    LatencySummary,
+    Machine,
+    MacsChange,
+    Manifest,
+    MetricSummary,
+    ModelSummary,
+    ParitySummary,
+    SkippedClip,
+)
+from hibprune.records import (
+    Evaluation,
+    Gate,
+    Head,
+    Interval,
+    Percentiles,
+    Plan,
+    Scores,
+    heads_by_layer,
+)
+from hibprune.report import write_report
+from hibprune.report.card import hub_id, model_card
+from hibprune.report.figures import head_grid, head_map, latency_figure, score_spread
+from hibprune.report.markdown import fenced, plain, table
+from hibprune.report.page import report_markdown
+from hibprune.report.spread import cut_of, heads_near_cut, spread_of
+from hibprune.report.terminal import closing_table
+from hibprune.report.wording import (
+    change,
+    count,
+    duration,
+    megabytes,
+    metric_finding,
+    metric_sentence,
+    milliseconds,
+    ranking_sentence,
+    speed_finding,
+    speed_sentences,
+)
+
+RECIPE = "name: quickstart\nmodel:\n  source: superb/wav2vec2-base-superb-ks\n"
+
+
+def make_scores(layers: int, heads: int, samples: int = 200, seed: int = 0) -> Scores:
+    generator = np.random.default_rng(seed)
+    means = np.sort(generator.gamma(2.0, 0.08, layers * heads))
+    generator.shuffle(means)
+    rows = means + generator.normal(0, 0.25, (samples, layers * heads))
+    return Scores(
+        method="hib",
+        heads=tuple(Head(layer, head) for layer in range(layers) for head in range(heads)),
+        samples=tuple(f"clip{i}" for i in range(samples)),
+        per_sample=tuple(tuple(map(float, row)) for row in rows),
+    )
+
+
+def make_plan(scores: Scores, share: float = 0.5) -> Plan:
+    ranked = sorted(scores.heads, key=lambda head: (scores.values[head], head))
+    number = round(share * len(ranked))
+    return Plan(removed=tuple(sorted(ranked[:number])), kept=tuple(sorted(ranked[number:])))
+
+
+def make_evaluation(
+    value: float, half_width: float = 0.018, name: str = "accuracy", n: int = 480
+) -> Evaluation:
+    return Evaluation(
+        metric=name,
+        value=value,
+        interval=Interval(value - half_width, value + half_width),
+        n=n,
+        higher_is_better=name != "WER",
+    )
+
+
+def make_metric(
+    baseline: float = 0.961, pruned: float = 0.954, name: str = "accuracy"
+) -> MetricSummary:
+    return MetricSummary(
+        name=name,
+        higher_is_better=name != "WER",
+        n=480,
+        baseline=make_evaluation(baseline, name=name),
+        pruned=make_evaluation(pruned, name=name),
+        exported=make_evaluation(pruned, name=name),
+    )
+
+
+def make_latency(
+    seconds: float = 1.0,
+    ratio: float = 1.31,
+    interval: tuple[float, float] = (1.28, 1.34),
+    provider: str = "CPUExecutionProvider",
+) -> LatencySummary:
+    def percentiles(p50: float) -> Percentiles:
+        return Percentiles(
+            p50=p50, p90=1.08 * p50, p99=1.3 * p50, real_time_factor=p50 / 1000 / seconds
+        )
+
+    before = 9.4 * seconds**1.1
+    return LatencySummary(
+        runtime="onnxruntime",
+        provider=provider,
+        threads=2,
+        batch=1,
+        seconds=seconds,
+        repetitions=60,
+        before=percentiles(before),
+        after=percentiles(before / ratio),
+        ratio=ratio,
+        ratio_interval=Interval(*interval),
+    )
+
+
+def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
+    plan = plan or make_plan(make_scores(6, 6))
+    manifest = Manifest(
+        recipe="quickstart",
+        model=ModelSummary(
+            source="superb/wav2vec2-base-superb-ks",
+            revision=None,
+            family="wav2vec2",
+            identity="4f" * 32,
+        ),
+        task="keyword-spotting",
+        device="cpu",
+        seed=0,
+        calibration=DataSummary(kind="jsonl", n=200, identity="ab" * 32, skipped=()),
+        validation=DataSummary(
+            kind="jsonl",
+            n=480,
+            identity="cd" * 32,
+            skipped=(SkippedClip(id="on/voice_7.wav", reason="the file is empty"),),
+        ),
+        attribution=AttributionSummary(
+            method="hib",
+            settings={"beta": 1.0, "bottleneck": "paper", "score": "similarity", "steps": 200},
+            samples=200,
+            seconds=133.2,
+            split_half=0.94,
+        ),
+        heads=HeadSummary(
+            total=plan.total,
+            removed={layer: tuple(i) for layer, i in heads_by_layer(plan.removed).items()},
+        ),
+        parameters=Change(before=3_021_120, after=2_577_216),
+        macs=MacsChange(before=212_000_000, after=181_300_000, at_seconds=1.0),
+        size_bytes=Change(before=12_211_000, after=10_430_000),
+        metric=make_metric(),
+        parity=ParitySummary(
+            max_abs_diff=6.1e-7, tolerance=1e-4, lengths=(0.5, 1.0, 5.0), batches=(1, 3)
+        ),
+        latency=(
+            make_latency(1),
+            make_latency(5, 1.12, (1.09, 1.15)),
+            make_latency(15, 1.01, (0.98, 1.03)),
+        ),
+        gates=(
+            Gate(name="max_metric_drop", limit=0.03, value=0.007, passed=True),
+            Gate(name="min_speed_up", limit=1.2, value=1.01, passed=False),
+        ),
+        steps={"load": 1.2, "baseline": 6.5, "attribute": 133.2, "plan": 0.0, "prune": 0.4},
+        machine=Machine(
+            processor="AMD EPYC 7763", cores=2, memory_gib=15.6, gpu=None, system="Linux 6.1"
+        ),
+        versions={"torch": "2.14.1", "transformers": "4.57.6", "onnxruntime": "1.31.1"},
+        files={},
+    )
+    return manifest.model_copy(update=changes)
+
+
+def make_noisy_recipe() -> str:
+    return "name: x\nnote: |\n  ```\n  ---\n  ````\n  # Injected\n  | a | b |\n"
+
+
+def report_of(manifest: Manifest, recipe: str = RECIPE) -> str:
+    scores = make_scores(6, 6)
+    return report_markdown(manifest, scores, make_plan(scores), recipe)
+
+
+def parsed(markdown: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(markdown)
+
+
+def headings(markdown: str) -> list[str]:
+    tokens = parsed(markdown)
+    return [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+
+
+def body_of(card: str) -> str:
+    return card.split("\n---\n", 1)[1]
+
+
+def printed(manifest: Manifest, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), no_color=True)
+    with console.capture() as capture:
+        console.print(closing_table(manifest))
+    return capture.get()
+
+
+class TestWording:
+    def test_overlapping_intervals_are_noise(self) -> None:
+        finding = metric_finding(make_evaluation(0.961), make_evaluation(0.954))
+        assert finding == "0.7 points worse, within the noise of 480 clips"
+
+    def test_a_fall_beyond_the_intervals_is_said_plainly(self) -> None:
+        finding = metric_finding(make_evaluation(0.961), make_evaluation(0.81))
+        assert finding == "15.1 points worse, more than the noise of 480 clips explains"
+
+    def test_a_rise_of_wer_is_worse(self) -> None:
+        before, after = make_evaluation(0.06, name="WER"), make_evaluation(0.12, name="WER")
+        assert metric_finding(before, after).startswith("6.0 points worse, more than")
+        assert metric_finding(after, before).startswith("6.0 points better, more than")
+
+    def test_equal_values_are_not_called_a_change(self) -> None:
+        assert metric_finding(make_evaluation(0.9), make_evaluation(0.9)) == (
+            "the same value on 480 clips"
+        )
+
+    def test_metric_sentence_names_direction_and_intervals(self) -> None:
+        sentence = metric_sentence(make_metric(0.06, 0.08, "WER"))
+        assert sentence.startswith(
+            "WER (lower is better) went from 6.0 % (4.2–7.8) to 8.0 % (6.2–9.8)"
+        )
+
+    def test_an_export_that_scores_otherwise_is_told(self) -> None:
+        metric = make_metric().model_copy(update={"exported": make_evaluation(0.5)})
+        assert "The exported ONNX model scores 50.0 %" in metric_sentence(metric)
+        assert "45.4 points worse, more than the noise" in metric_sentence(metric)
+
+    @pytest.mark.parametrize(
+        ("ratio", "interval", "finding"),
+        [
+            (1.31, (1.28, 1.34), "1.31× as fast (1.28–1.34)"),
+            (1.01, (0.98, 1.03), "no measurable speed-up (1.01×, 0.98–1.03)"),
+            (1.006, (1.002, 1.009), "no measurable speed-up (1.01×, 1.00–1.01)"),
+            (0.9, (0.88, 0.93), "slower: 0.90× as fast (0.88–0.93)"),
+        ],
+    )
+    def test_speed_up(self, ratio: float, interval: tuple[float, float], finding: str) -> None:
+        assert speed_finding(make_latency(1, ratio, interval)) == finding
+
+    def test_every_setting_has_its_sentence(self) -> None:
+        latency = [make_latency(), make_latency(provider="CUDAExecutionProvider")]
+        sentences = speed_sentences(latency)
+        assert sentences.count("Speed against the original") == 2
+        assert speed_sentences([]) == "Latency was not measured."
+
+    @pytest.mark.parametrize(
+        ("correlation", "words"),
+        [
+            (0.95, "nearly the same ranking"),
+            (0.8, "heads near the cut may swap"),
+            (0.3, "partly chance"),
+            (None, "no split-half correlation"),
+        ],
+    )
+    def test_split_half_is_explained(self, correlation: float | None, words: str) -> None:
+        assert words in ranking_sentence(correlation)
+
+    def test_numbers_are_written_as_people_write_them(self) -> None:
+        assert [count(n) for n in (812, 25_300, 3_021_120, 94_371_712, 1_234_000_000)] == [
+            "812",
+            "25.3 k",
+            "3.02 M",
+            "94.4 M",
+            "1.23 G",
+        ]
+        assert [megabytes(n) for n in (812_000, 378_300_000)] == ["0.81 MB", "378 MB"]
+        assert [milliseconds(t) for t in (7.184, 55.21, 184.6)] == ["7.18 ms", "55.2 ms", "185 ms"]
+        assert [duration(s) for s in (4.23, 133.2, 3900)] == ["4.2 s", "2 min 13 s", "1 h 5 min"]
+        assert [change(100, after) for after in (67, 100, 120)] == ["−33 %", "0 %", "+20 %"]
+        assert change(1000, 998) == "−0.2 %"
+        assert change(0, 5) == "–"
+
+    @pytest.mark.parametrize(
+        ("number", "written"),
+        [(999, "999"), (999_700, "1.00 M"), (99_960, "100 k"), (5 * 10**13, "50.0 T")],
+    )
+    def test_counts_carry_over_to_the_next_unit(self, number: int, written: str) -> None:
+        assert count(number) == written
+
+
+class TestMarkdown:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a|b\\|c",
+            "``` `x",
+            "# heading",
+            "- item",
+            "1. item",
+            "---",
+            "<script>&lt;",
+            "*_bold_* __x__ [a](b) ![c](d)",
+            "two\nlines",
+        ],
+    )
+    def test_strangers_text_renders_as_itself(self, text: str) -> None:
+        whole = parsed(plain(text))
+        assert [token.type for token in whole] == ["paragraph_open", "inline", "paragraph_close"]
+        children = whole[1].children or []
+        assert {child.type for child in children} <= {"text", "text_special"}
+        assert "".join(child.content for child in children) == " ".join(text.split())
+
+    def test_a_pipe_does_not_open_another_cell(self) -> None:
+        cells = [
+            t for t in parsed(table("lr", ["x", "y"], [("a|b\\|c", 1)])) if t.type == "td_open"
+        ]
+        assert len(cells) == 2
+
+    def test_a_fence_outlasts_the_backticks_inside(self) -> None:
+        tokens = parsed(fenced(make_noisy_recipe(), "yaml"))
+        assert [token.type for token in tokens] == ["fence"]
+        assert tokens[0].content == make_noisy_recipe()
+
+
+class TestPage:
+    def test_tells_the_whole_story(self) -> None:
+        page = report_of(make_manifest())
+        assert "18 of 36 attention heads (50 %) were removed." in page
+        assert "within the noise of 480 clips" in page
+        assert "no measurable speed-up (1.01×, 0.98–1.03) at 15 s" in page
+        assert "on/voice_7.wav: the file is empty" in page
+        assert "hibprune run recipe.yaml" in page
+        assert "What was not measured" in headings(page)
+        assert "CPUExecutionProvider, 2 threads, batch 1 on the machine above" in page
+
+    def test_a_failed_gate_is_seen_at_the_top_and_in_the_table(self) -> None:
+        page = report_of(make_manifest())
+        assert "1 of 2 gates FAILED: min_speed_up." in page.split("## ")[0]
+        assert "| min_speed_up | 1.2 | 1.01 | ✗ FAILED |" in page
+
+    def test_parity_beyond_tolerance_is_shouted(self) -> None:
+        parity = ParitySummary(max_abs_diff=0.2, tolerance=1e-4, lengths=(1.0,), batches=(1,))
+        assert "BEYOND the tolerance" in report_of(make_manifest(parity=parity))
+
+    def test_does_without_latency_gates_and_removed_heads(self) -> None:
+        scores = make_scores(2, 2)
+        plan = make_plan(scores, 0)
+        manifest = make_manifest(plan, latency=(), gates=())
+        page = report_markdown(manifest, scores, plan, RECIPE)
+        assert "None of the 4 attention heads was removed." in page
+        assert "latency.png" not in page
+        assert "No gates were set." in page
+        assert "Latency" not in model_card(manifest, RECIPE)
+
+    def test_tables_have_as_many_cells_in_every_row(self) -> None:
+        for text in (report_of(make_manifest()), body_of(model_card(make_manifest(), RECIPE))):
+            blocks = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+            assert len(blocks) == sum(token.type == "table_open" for token in parsed(text))
+            for block in blocks:
+                assert len({line.count("|") for line in block.splitlines()}) == 1
+
+    def test_no_name_or_recipe_breaks_out(self) -> None:
+        nasty = "evil\n# Injected\n---\n```|`<b>[x](y)"
+        data = DataSummary(
+            kind="jsonl", n=1, identity="0" * 64, skipped=(SkippedClip(id=nasty, reason=nasty),)
+        )
+        manifest = make_manifest(
+            recipe=nasty,
+            validation=data,
+            model=ModelSummary(source=nasty, revision=nasty, family="wav2vec2", identity="0"),
+        )
+        usual = make_manifest()
+        page = report_of(manifest, make_noisy_recipe())
+        card = model_card(manifest, make_noisy_recipe())
+        assert headings(page)[1:] == headings(report_of(usual))[1:]
+        assert headings(body_of(card))[1:] == headings(body_of(model_card(usual, RECIPE)))[1:]
+        for text in (page, body_of(card)):
+            tokens = parsed(text)
+            assert tokens[-1].type == "fence"
+            assert tokens[-1].content == make_noisy_recipe()
+            assert not any(token.type in {"html_block", "hr"} for token in tokens)
+
+
+class TestCard:
+    def test_front_matter_is_yaml_the_hub_reads(self) -> None:
+        fields = yaml.safe_load(model_card(make_manifest(), RECIPE).split("---\n")[1])
+        assert fields["library_name"] == "transformers"
+        assert fields["pipeline_tag"] == "audio-classification"
+        assert fields["base_model"] == "superb/wav2vec2-base-superb-ks"
+        assert {"hibprune", "pruned", "onnx"} <= set(fields["tags"])
+        assert fields["metrics"] == ["accuracy"]
+
+    def test_speech_recognition_has_its_own_classes(self) -> None:
+        card = model_card(
+            make_manifest(task="asr-ctc", metric=make_metric(0.06, 0.08, "WER")), RECIPE
+        )
+        assert "pipeline_tag: automatic-speech-recognition" in card
+        assert "metrics:\n- wer\n" in card
+        assert "ORTModelForCTC.from_pretrained" in card
+
+    @pytest.mark.parametrize(
+        ("source", "expected"),
+        [
+            ("facebook/wav2vec2-base-960h", "facebook/wav2vec2-base-960h"),
+            ("/models/mine", None),
+            ("./mine", None),
+            ("a/b/c", None),
+            ("owner/name\ntags: [x]", None),
+        ],
+    )
+    def test_only_a_hub_id_is_a_base_model(self, source: str, expected: str | None) -> None:
+        assert hub_id(source) == expected
+
+    def test_a_directory_that_looks_like_a_hub_id_is_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "models/mine").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        assert hub_id("models/mine") is None
+
+    @pytest.mark.parametrize("task", ["keyword-spotting", "intent-classification", "asr-ctc"])
+    def test_examples_are_python(self, task: str) -> None:
+        blocks = [
+            token.content
+            for token in parsed(body_of(model_card(make_manifest(task=task), RECIPE)))
+            if token.info == "python"
+        ]
+        assert len(blocks) == 2
+        for block in blocks:
+            compile(block, "card", "exec")
+
+
+class TestTerminal:
+    def test_fits_80_columns_and_shows_gates_without_colour(self) -> None:
+        lines = printed(make_manifest(recipe="[red]a[/] " + 100 * "long ")).splitlines()
+        assert max(map(len, lines)) <= 80
+        assert "[red]a[/]" in lines[0]
+        assert any(line.startswith("✓ max_metric_drop") for line in lines)
+        assert any(line.startswith("✗ min_speed_up") and "FAILED" in line for line in lines)
+
+    def test_shows_noise_and_missing_speed_up(self) -> None:
+        text = printed(make_manifest())
+        assert "within noise" in text
+        assert "no speed-up" in text
+        worse = make_manifest(metric=make_metric(0.06, 0.2, "WER"))
+        assert "lower is better" in printed(worse)
+        assert "+14.0 points" in printed(worse)
+        assert "beyond noise" in printed(worse)
+
+
+class TestFigures:
+    def test_grid_marks_removed_heads_and_leaves_absent_ones_blank(self) -> None:
+        heads = (Head(0, 0), Head(0, 2), Head(2, 1))
+        scores = Scores(
+            method="hib", heads=heads, samples=("a", "b"), per_sample=((1, 2, 3), (3, 2, 1))
+        )
+        grid = head_grid(scores, Plan(removed=(Head(0, 2),), kept=(Head(0, 0), Head(2, 1))))
+        expected = np.full((3, 3), np.nan)
+        expected[0, 0] = expected[0, 2] = expected[2, 1] = 2
+        np.testing.assert_array_equal(grid.scores, expected)
+        assert np.argwhere(grid.removed).tolist() == [[0, 2]]
+
+    def test_standard_errors_and_the_cut(self) -> None:
+        heads = tuple(Head(0, i) for i in range(3))
+        scores = Scores(
+            method="hib", heads=heads, samples=("a", "b"), per_sample=((5, 1, 2), (7, 1, 4))
+        )
+        spread = spread_of(scores, Plan(removed=(heads[1],), kept=(heads[0], heads[2])))
+        assert spread.heads == (heads[1], heads[2], heads[0])
+        assert spread.errors is not None
+        np.testing.assert_allclose(spread.errors, [0, 1, 1])
+        assert cut_of(spread) == 2
+        assert heads_near_cut(spread) == 0
+
+    def test_no_cut_where_a_kept_head_scores_below_a_removed_one(self) -> None:
+        scores = make_scores(1, 3)
+        order = sorted(scores.heads, key=scores.values.__getitem__)
+        spread = spread_of(scores, Plan(removed=(order[1],), kept=(order[0], order[2])))
+        assert cut_of(spread) is None
+        assert heads_near_cut(spread) is None
+
+    @pytest.mark.parametrize(("layers", "heads"), [(1, 1), (2, 4), (12, 12), (48, 25)])
+    def test_pictures_of_any_model_keep_a_page_size(
+        self, layers: int, heads: int, tmp_path: Path
+    ) -> None:
+        scores = make_scores(layers, heads, samples=3)
+        plan = make_plan(scores)
+        head_map(scores, plan, tmp_path / "heads.png")
+        score_spread(scores, plan, tmp_path / "spread.png")
+        for name in ("heads.png", "spread.png"):
+            width, height = png_size(tmp_path / name)
+            assert 600 <= width <= 1100
+            assert 250 <= height <= 1700
+
+    def test_a_method_without_samples_has_no_error_bars(self, tmp_path: Path) -> None:
+        scores = make_scores(2, 3, samples=1)
+        score_spread(scores, make_plan(scores), tmp_path / "spread.png")
+        assert spread_of(scores, make_plan(scores)).errors is None
+
+    def test_latency_picture_grows_with_lengths(self, tmp_path: Path) -> None:
+        latency_figure([make_latency()], tmp_path / "one.png")
+        latency_figure(make_manifest().latency, tmp_path / "three.png")
+        assert png_size(tmp_path / "one.png")[1] < png_size(tmp_path / "three.png")[1]
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
+
+
+def test_everything_is_written_and_every_picture_referred_to_exists(tmp_path: Path) -> None:
+    scores = make_scores(6, 6)
+    plan = make_plan(scores)
+    written = write_report(make_manifest(plan), scores, plan, RECIPE, tmp_path)
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert set(written) == files
+    for page in ("report.md", "README.md"):
+        text = (tmp_path / page).read_text(encoding="utf-8")
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+            assert picture in files
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    scores = make_scores(2, 2)
+    plan = make_plan(scores)
+    for name in ("a", "b"):
+        write_report(make_manifest(plan), scores, plan, RECIPE, tmp_path / name)
+    for path in (tmp_path / "a").rglob("*.png"):
+        other = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert path.read_bytes() == other.read_bytes()
