@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from hibprune import __version__
 from hibprune.errors import UserError
 
 BAD_INPUT, GATE_FAILED = 2, 3
@@ -35,7 +36,7 @@ def plain_errors() -> Iterator[None]:
 
 
 @click.group()
-@click.version_option(package_name="hibprune")
+@click.version_option(__version__, prog_name="hibprune")
 def main() -> None:
     """Make speech transformers smaller by removing attention heads, and prove what it cost."""
 
@@ -67,6 +68,9 @@ def run(
         from rich.console import Console
 
         from hibprune.narration import Narrator, quiet_libraries
+
+        quiet_libraries()
+
         from hibprune.recipe import load_recipe
 
         if device is not None:
@@ -75,7 +79,6 @@ def run(
         directory = output or Path("exported_models") / loaded.recipe.name
         console = Console(stderr=as_json)
         bars = console.is_terminal and not quiet
-        quiet_libraries()
 
         from hibprune.pipeline import run_recipe
 
@@ -103,6 +106,10 @@ def run(
 def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
     """Validate RECIPE without running it: keys, values, files, overlap of the data."""
     with plain_errors():
+        from hibprune.narration import quiet_libraries
+
+        quiet_libraries()
+
         from hibprune.loading import check_recipe
         from hibprune.recipe import load_recipe
 

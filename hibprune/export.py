@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -132,7 +133,8 @@ def check_parity(
             difference = float(np.abs(reference(example) - exported(example)).max())
             cases.append(ParityCase(batch=batch, seconds=seconds, max_abs_diff=difference))
     parity = Parity(tolerance=settings.tolerance, cases=tuple(cases))
-    worst = max(cases, key=lambda case: case.max_abs_diff)
+    # `max` alone would pass over NaN, which is neither more nor less than any number.
+    worst = max(cases, key=lambda case: (math.isnan(case.max_abs_diff), case.max_abs_diff))
     if not worst.max_abs_diff <= settings.tolerance:
         raise UserError(
             f"export: ONNX and PyTorch differ by {worst.max_abs_diff:.1e} at {worst.seconds:g} s, "

@@ -36,6 +36,8 @@ class Family:
     head_count: str = "num_heads"
     head_size: str = "head_dim"
     """Attributes of the attention module."""
+    width: str | None = None
+    """Attribute of the attention module that holds heads times head size, where it has one."""
     returns: int = 3
     """Length of the tuple that the attention module returns: output, weights, then None."""
     rows_per_head: tuple[str, ...] = ()
@@ -133,6 +135,7 @@ FAMILIES: tuple[Family, ...] = (
         output="attention.output.dense",
         head_count="num_attention_heads",
         head_size="attention_head_size",
+        width="all_head_size",
         returns=2,
         prefix=(("embeddings", 1),),
         raw_audio=False,

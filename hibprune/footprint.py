@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
@@ -20,7 +21,14 @@ def measure_footprint(
     """
     device = next(model.parameters()).device
     counter = FlopCounterMode(display=False)
-    with frozen(model), torch.no_grad(), eager_attention(model), counter:
+    with (
+        frozen(model),
+        torch.no_grad(),
+        eager_attention(model),
+        # The counter does not know torch's fused attention on the CPU, which WavLM would take.
+        sdpa_kernel(SDPBackend.MATH),
+        counter,
+    ):
         model(**{name: value.to(device) for name, value in inputs.items()})
     return Footprint(
         parameters=sum(weight.numel() for weight in model.parameters()),

@@ -25,6 +25,7 @@ from hibprune.recipe import LoadedRecipe, Recipe
 from hibprune.tasks import TaskBase
 
 CALIBRATION, VALIDATION = "calibration", "validation"
+NAMED_WHEN_SKIPPED = 10
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def load(
         UserError: model, data or budget are not what the recipe needs.
     """
     recipe = loaded.recipe
+    require_sources(loaded)
     calibration, validation = list_clips(recipe, loaded.root)
     checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
     check_budget(recipe.budget, heads_of(checkpoint.model))
@@ -77,6 +79,22 @@ def load(
     )
     require_disjoint(drawn.utterances, measured.utterances)
     return Material(checkpoint, drawn, measured)
+
+
+def require_sources(loaded: LoadedRecipe, offline: bool = False) -> None:
+    """See that model and data are where the recipe says, without opening them.
+
+    Raises:
+        UserError: one line for each that is not.
+    """
+    recipe, root = loaded.recipe, loaded.root
+    faults = [f"{loaded.path}: model.source: {line}" for line in recipe.model.problems(root)]
+    for place, source in _sources(recipe):
+        faults += [
+            f"{loaded.path}: {place}.source: {line}" for line in source.problems(root, offline)
+        ]
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def list_clips(recipe: Recipe, root: Path) -> tuple[list[Utterance], list[Utterance]]:
@@ -118,14 +136,7 @@ def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
         UserError: one line per fault found.
     """
     recipe, root = loaded.recipe, loaded.root
-    faults = [f"{loaded.path}: model.source: {line}" for line in recipe.model.problems(root)]
-    for place, source in _sources(recipe):
-        faults += [
-            f"{loaded.path}: {place}.source: {line}" for line in source.problems(root, offline)
-        ]
-    if faults:
-        raise UserError("\n".join(faults))
-
+    require_sources(loaded, offline)
     unchecked = []
     if recipe.model.local_directory(root) is None:
         if offline:
@@ -150,6 +161,21 @@ def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
             )
         require_disjoint(calibration, validation)
     return unchecked
+
+
+def skipped_lines(material: Material) -> list[str]:
+    """The clips that cannot be used, a line each; past a handful, how many more there are."""
+    skipped = [
+        f"skipped {place} clip {clip}: {reason}"
+        for place, selection in (
+            (CALIBRATION, material.calibration),
+            (VALIDATION, material.validation),
+        )
+        for clip, reason in selection.skipped
+    ]
+    more = len(skipped) - NAMED_WHEN_SKIPPED
+    rest = [f"skipped {more} more, named in manifest.json"] if more > 0 else []
+    return skipped[:NAMED_WHEN_SKIPPED] + rest
 
 
 def _sources(recipe: Recipe) -> tuple[tuple[str, DataSource], ...]:

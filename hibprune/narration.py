@@ -39,7 +39,7 @@ class Narrator:
 
     def say(self, line: str) -> None:
         """Print a line and log it."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self._unlogged.append(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}")
         self._flush()
 

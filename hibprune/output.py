@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from hibprune.errors import UserError
-from hibprune.files import plain_disk_errors, sha256_of, write_text
+from hibprune.files import plain_disk_errors, remove_leftovers, sha256_of, write_text
 
 ONNX_FILE = "onnx/model.onnx"
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "run.log"
 STEPS = "steps"
+MARKER = f"{STEPS}/.hibprune"
+"""Written before anything else; tells a directory of ours from any other."""
 
 
 def check_output(directory: Path) -> None:
@@ -19,11 +21,12 @@ def check_output(directory: Path) -> None:
     Raises:
         UserError: it is a file, or holds something that is not a run of ours.
     """
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory}: is a file: choose another --output")
     with plain_disk_errors(directory):
-        holds_something = directory.is_dir() and any(directory.iterdir())
-    if holds_something and not (directory / STEPS).is_dir():
+        if directory.exists() and not directory.is_dir():
+            raise UserError(f"{directory}: is a file: choose another --output")
+        # Empty directories are what is left when the disk was full from the start.
+        holds_something = any(not path.is_dir() for path in directory.rglob("*"))
+    if holds_something and not (directory / MARKER).is_file():
         raise UserError(
             f"{directory}: holds something that is not a hibprune run: "
             "choose another --output or empty it"
@@ -37,11 +40,8 @@ def open_output(directory: Path) -> None:
         UserError: it holds something else, or cannot be written to.
     """
     check_output(directory)
-    with plain_disk_errors(directory):
-        (directory / STEPS).mkdir(parents=True, exist_ok=True)
-    write_text(directory / STEPS / ".writable", "")
-    for leftover in directory.rglob(".*.partial*"):
-        leftover.unlink(missing_ok=True)
+    write_text(directory / MARKER, "")
+    remove_leftovers(directory)
 
 
 def file_digests(directory: Path) -> dict[str, str]:

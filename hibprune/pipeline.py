@@ -6,7 +6,6 @@ Every step goes through `Step.once`, so that a run takes up where an earlier one
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from hibprune.data import Utterance, read_waveform
 from hibprune.errors import UserError
 from hibprune.evaluation import evaluate, predict_targets
 from hibprune.export import check_parity, export_onnx, write_metadata
+from hibprune.files import plain_disk_errors, scratch_directory, write_files_via_temporary
 from hibprune.footprint import measure_footprint
-from hibprune.loading import Material, load
+from hibprune.loading import Material, load, skipped_lines
 from hibprune.manifest import Manifest
 from hibprune.narration import Narrator, StepNarration
 from hibprune.outcome import Outcome, write_outcome
@@ -104,27 +104,36 @@ def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Man
     with narrator.step("load") as narration:
         material = load(loaded, device, narration.advance)
         narration.found(_loaded_line(material, device))
+    for line in skipped_lines(material):
+        narrator.say(line)
     open_output(directory)
-    narrator.log_to(directory / LOG_FILE)
-    run = Run(loaded, material, directory, device, narrator)
+    # Writers of other libraries raise errors of their own when the disk is full.
+    with plain_disk_errors(directory):
+        narrator.log_to(directory / LOG_FILE)
+        return _run_chain(Run(loaded, material, directory, device, narrator))
 
+
+def _run_chain(run: Run) -> Manifest:
     baseline = _baseline(run)
     scores = _attribute(run, _calibration_targets(run))
     plan = _plan(run, scores)
     removal = _prune(run, plan)
     pruned_checkpoint = load_checkpoint(
-        ModelSource(source=str(directory.resolve())), run.recipe.task, run.loaded.root, device
+        ModelSource(source=str(run.directory.resolve())),
+        run.recipe.task,
+        run.loaded.root,
+        run.device,
     )
     pruned = _validate(run, removal, pruned_checkpoint)
     parity = _export(run, plan, baseline, pruned, pruned_checkpoint)
     exported = _validate_exported(run, parity, pruned_checkpoint)
     benchmark = _benchmark(run, parity)
-    with narrator.step("report") as narration:
+    with run.narrator.step("report") as narration:
         manifest = write_outcome(
             Outcome(
-                loaded=loaded,
-                material=material,
-                device=device.type,
+                loaded=run.loaded,
+                material=run.material,
+                device=run.device.type,
                 baseline=baseline,
                 scores=scores,
                 plan=plan,
@@ -139,9 +148,9 @@ def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Man
                     baseline, scores, plan, removal, pruned, parity, exported, benchmark
                 ),
             ),
-            directory,
+            run.directory,
         )
-        narration.found(f"{directory / 'report.md'}")
+        narration.found(f"{run.directory / 'report.md'}")
     return manifest
 
 
@@ -288,11 +297,14 @@ def _prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
         before = measure_footprint(model, example, seconds)
         remove_heads(model, plan.result)
         after = measure_footprint(model, example, seconds)
-        files = save_model(model, run.directory)
-        for part in (run.checkpoint.feature_extractor, run.checkpoint.vocabulary.tokenizer):
-            if part is not None:
-                saved = part.save_pretrained(run.directory)
-                files += [Path(name).name for name in saved if Path(name).is_file()]
+
+        def write(place: Path) -> None:
+            save_model(model, place)
+            for part in (run.checkpoint.feature_extractor, run.checkpoint.vocabulary.tokenizer):
+                if part is not None:
+                    part.save_pretrained(place)
+
+        files = write_files_via_temporary(run.directory, write)
         return Removal(before=before, after=after, files=tuple(files))
 
     return _once(
@@ -391,8 +403,8 @@ def _benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
     settings = run.recipe.benchmark
 
     def benchmark(_: Step[Benchmark], narration: StepNarration) -> Benchmark:
-        with tempfile.TemporaryDirectory(prefix="hibprune-") as scratch:
-            original = Path(scratch) / "original.onnx"
+        with scratch_directory(run.directory) as scratch:
+            original = scratch / "original.onnx"
             export_onnx(
                 run.checkpoint.model, original, run.recipe.task.export_task, run.recipe.export.opset
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Literal
 
@@ -29,7 +30,8 @@ class Budget(BaseModel):
     @model_validator(mode="after")
     def _one_amount(self) -> Budget:
         if (self.fraction is None) == (self.heads is None):
-            raise ValueError("give either 'fraction' or 'heads'")
+            both = "not both" if self.heads is not None else "there is neither"
+            raise ValueError(f"give either 'fraction' or 'heads': {both}")
         return self
 
 
@@ -42,6 +44,12 @@ def make_plan(scores: Scores, budget: Budget) -> Plan:
         UserError: the budget asks for more heads than may go.
     """
     values = scores.values
+    for head, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"attribution: the score of head {head.index} of layer {head.layer} is {value}: "
+                "see whether the model's outputs are finite, or lower the learning rate"
+            )
     ranking = sorted(values, key=lambda head: (values[head], head))
     if budget.scope == "global":
         removed = _lowest(ranking, _amount(budget, len(ranking)), budget.min_heads_per_layer)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import types
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,6 +23,28 @@ from hibprune.export import ExportSettings
 from hibprune.planning import Budget
 from hibprune.tasks import Task
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""A recipe's name is that of a directory and of a model on the Hub."""
+
+
+GOOD_NAME = "use letters, digits, '.', '_' and '-'"
+
+PLAIN_TYPES = {
+    "model": "should be a mapping of keys to values",
+    "model_attributes": "should be a mapping of keys to values",
+    "dict": "should be a mapping of keys to values",
+    "tuple": "should be a list",
+    "string": "should be text",
+    "int": "should be a whole number",
+    "int_from": "should be a whole number",
+    "float": "should be a number",
+    "bool": "should be true or false",
+}
+"""Pydantic's kinds of fault without their last word (`int_parsing`, `int_type`), as people say."""
+
+SHORTEST_EXAMPLE = 0.1
+"""Seconds; the convolutions of the models want some hundreds of samples."""
+
 
 class Settings(BaseModel):
     """Base of what a recipe consists of: unknown keys are errors, values cannot change."""
@@ -34,6 +58,14 @@ class ClipLimits(Settings):
     min_seconds: float = Field(default=0.1, gt=0)
     max_seconds: float = Field(default=40.0, gt=0)
     max_unreadable: float = Field(default=0.01, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _some_clip_fits(self) -> ClipLimits:
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(
+                f"min_seconds {self.min_seconds:g} is more than max_seconds {self.max_seconds:g}"
+            )
+        return self
 
     @property
     def durations(self) -> DurationLimits:
@@ -74,7 +106,7 @@ class Gates(Settings):
 class Recipe(Settings):
     """Everything a run depends on."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: str = Field(pattern=NAME_PATTERN, max_length=100)
     model: ModelSource
     task: Task
     calibration: Calibration
@@ -89,9 +121,30 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _gates_fit_the_task(self) -> Recipe:
-        wrong = "largest_wer_rise" if self.task.higher_is_better else "largest_accuracy_drop"
+        right, wrong = "largest_wer_rise", "largest_accuracy_drop"
+        if self.task.higher_is_better:
+            right, wrong = wrong, right
         if getattr(self.gates, wrong) is not None:
-            raise ValueError(f"gates.{wrong}: the metric of {self.task.kind} is {self.task.metric}")
+            raise ValueError(
+                f"gates.{wrong}: the metric of {self.task.kind} is {self.task.metric}: use {right}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_are_lengths(self) -> Recipe:
+        for place, lengths in (
+            ("benchmark", self.benchmark.seconds),
+            ("export", self.export.seconds),
+        ):
+            if min(lengths) < SHORTEST_EXAMPLE:
+                raise ValueError(
+                    f"{place}.seconds: should be at least {SHORTEST_EXAMPLE:g}, "
+                    f"not {min(lengths):g}"
+                )
+        if min(self.export.batches) < 1:
+            raise ValueError(
+                f"export.batches: should be at least 1, not {min(self.export.batches)}"
+            )
         return self
 
 
@@ -119,16 +172,27 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{path}: cannot be read: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8") from error
     content = _parse(text, path)
     for override in overrides:
         _apply(content, override)
-    content.setdefault("name", path.stem)
+    if "name" not in content:
+        content["name"] = path.stem
+        if not re.match(NAME_PATTERN, path.stem):
+            raise UserError(
+                f"{path}: name: missing, and '{path.stem}' does not do for one: {GOOD_NAME}"
+            )
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(_fault_lines(error, content, path))) from error
+        raise UserError("\n".join(_fault_lines(error, path))) from error
+    faults = [f"{path}: {key}: should be a finite number" for key in _not_finite("", content)]
+    if faults:
+        raise UserError("\n".join(faults))
     if overrides:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return LoadedRecipe(recipe, path, text)
@@ -149,13 +213,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+NOT_YAML = (yaml.YAMLError, TypeError, ValueError, RecursionError)
+"""What the parser raises: TypeError for a list as a key, ValueError for the 99th of a month."""
+
+
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, TypeError) as error:
+    except NOT_YAML as error:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values, not {_named(content)}")
@@ -169,18 +237,30 @@ def _apply(content: dict[str, Any], override: str) -> None:
     *parents, last = keys.split(".")
     target = content
     for place, key in enumerate(parents):
-        target = target.setdefault(key, {})
+        # An empty section (`export:`) is None in YAML.
+        if target.get(key) is None:
+            target[key] = {}
+        target = target[key]
         if not isinstance(target, dict):
             raise UserError(f"--set {override}: {'.'.join(parents[: place + 1])} has no keys in it")
     try:
-        target[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        target[last] = yaml.load(value, Loader=_UniqueKeyLoader)
+    except NOT_YAML as error:
         raise UserError(f"--set {override}: '{value}' is not a YAML value") from error
 
 
-def _fault_lines(error: ValidationError, content: Mapping[str, Any], path: Path) -> Iterable[str]:
+def _not_finite(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key
+    elif isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, member in items:
+            yield from _not_finite(f"{key}.{name}" if key else str(name), member)
+
+
+def _fault_lines(error: ValidationError, path: Path) -> Iterator[str]:
     for fault in error.errors():
-        place, model = _walk(fault["loc"], content)
+        place, model = _walk(fault["loc"])
         key = ".".join(map(str, place))
         yield f"{path}: {f'{key}: ' if key else ''}{_explain(fault, place, model)}"
 
@@ -192,6 +272,10 @@ def _explain(fault: Any, place: Sequence[str | int], model: type[BaseModel] | No
         return f"unknown key{_did_you_mean(str(place[-1]), known)}"
     if kind == "missing":
         return "missing"
+    if kind == "invalid_key":
+        return "a key should be text"
+    if kind == "string_pattern_mismatch":
+        return f"'{fault['input']}' does not do: {GOOD_NAME}"
     if kind == "union_tag_not_found":
         return f"missing key {fault['ctx']['discriminator']}"
     if kind == "union_tag_invalid":
@@ -205,8 +289,12 @@ def _explain(fault: Any, place: Sequence[str | int], model: type[BaseModel] | No
         return f"'{fault['input']}' is not one of {fault['ctx']['expected']}"
     if kind == "value_error":
         return str(message.removeprefix("Value error, "))
-    shown = f", not {_named(fault['input'])}" if kind.endswith(("_type", "_parsing")) else ""
-    return f"{message[0].lower()}{message[1:]}{shown}"
+    if kind == "too_short":
+        return f"should have at least {fault['ctx']['min_length']} in it"
+    plain = PLAIN_TYPES.get(kind.rpartition("_")[0])
+    if plain is None:
+        plain = message.partition(",")[0].removeprefix("Input ").removeprefix("String ")
+    return f"{plain}, not {_named(fault['input'])}"
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -219,11 +307,11 @@ def _named(value: Any) -> str:
         return "nothing"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    return f"'{value}'"
+    return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _walk(
-    location: Sequence[str | int], content: Any
+    location: Sequence[str | int],
 ) -> tuple[list[str | int], type[BaseModel] | None]:
     """The keys a person wrote for pydantic's location, and the model the last key is looked up in.
 

@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from hibprune.files import digest, sha256_of, write_text
 
 Result = TypeVar("Result")
+Kept = TypeVar("Kept", bound=BaseModel)
+
+Row = tuple[float, ...]
+"""What a long step has found out about one sample."""
 
 
 @dataclass(frozen=True)
@@ -65,53 +69,74 @@ class Step(Generic[Result]):
 
         `files` names the files, relative to the directory, that the step left there.
         """
-        kept = self._kept()
+        kept = self._kept(files)
         if kept is not None:
             return kept
         start = time.perf_counter()
         result = compute()
         seconds = time.perf_counter() - start
-        record = {
-            "step": self.name,
-            "version": self.version,
-            "key": self.key,
-            "seconds": seconds,
-            "inputs": self.inputs,
-            "files": {name: sha256_of(self.directory / name) for name in files(result)},
-            "result": TypeAdapter(self.result_type).dump_python(result, mode="json"),
-        }
-        write_text(self._record_path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        record = _Record(
+            step=self.name,
+            version=self.version,
+            key=self.key,
+            seconds=seconds,
+            inputs=dict(self.inputs),
+            files={name: sha256_of(self.directory / name) for name in files(result)},
+            result=TypeAdapter(self.result_type).dump_python(result, mode="json"),
+        )
+        text = json.dumps(record.model_dump(), indent=1, ensure_ascii=False)
+        write_text(self._record_path, text + "\n")
         self._partial_path.unlink(missing_ok=True)
         return Done(self.key, result, seconds, resumed=False)
 
-    def _kept(self) -> Done[Result] | None:
-        record = _read_json(self._record_path)
-        if not isinstance(record, dict) or record.get("key") != self.key:
+    def _kept(self, files: Callable[[Result], list[str]]) -> Done[Result] | None:
+        record = _read(self._record_path, _Record)
+        if record is None or record.key != self.key:
             return None
-        for name, sha256 in record["files"].items():
+        try:
+            result: Result = TypeAdapter(self.result_type).validate_python(record.result)
+        except ValidationError:
+            return None
+        if record.files.keys() != set(files(result)):
+            return None
+        for name, sha256 in record.files.items():
             path = self.directory / name
             if not path.is_file() or sha256_of(path) != sha256:
                 return None
-        try:
-            result = TypeAdapter(self.result_type).validate_python(record["result"], strict=False)
-        except ValidationError:
-            return None
-        return Done(self.key, result, float(record["seconds"]), resumed=True)
+        return Done(self.key, result, record.seconds, resumed=True)
 
-    def save_partial(self, rows: Mapping[str, Any]) -> None:
+    def save_partial(self, rows: Mapping[str, Row]) -> None:
         """Keep what there is so far of a long step."""
-        write_text(self._partial_path, json.dumps({"key": self.key, "rows": rows}))
+        partial = _Partial(key=self.key, rows=dict(rows))
+        write_text(self._partial_path, json.dumps(partial.model_dump()))
 
-    def partial(self) -> dict[str, Any]:
+    def partial(self) -> dict[str, Row]:
         """What an interrupted run of this very step had so far; empty if there was none."""
-        kept = _read_json(self._partial_path)
-        if not isinstance(kept, dict) or kept.get("key") != self.key:
-            return {}
-        return dict(kept["rows"])
+        kept = _read(self._partial_path, _Partial)
+        return kept.rows if kept is not None and kept.key == self.key else {}
 
 
-def _read_json(path: Path) -> Any:
+class _Record(BaseModel):
+    """What is kept of a finished step, and checked before it is believed."""
+
+    step: str
+    version: int
+    key: str
+    seconds: float
+    inputs: dict[str, Any]
+    files: dict[str, str]
+    result: Any
+
+
+class _Partial(BaseModel):
+    """What is kept of a step under way."""
+
+    key: str
+    rows: dict[str, Row]
+
+
+def _read(path: Path, kind: type[Kept]) -> Kept | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         return None

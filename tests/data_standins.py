@@ -26,7 +26,7 @@ def write_clip(
 
 
 def speech_commands(root: Path, version: str = "v0.01") -> Path:
-    """Speech Commands: per split two speakers of four words, and noise recordings of 12 s and 12.10006 s.
+    """Speech Commands: per split speakers of four words, and noise of 12 s and 12.10006 s.
 
     Speaker `aaaa…` is in training, `bbbb…` in validation, `cccc…` in testing.
     """

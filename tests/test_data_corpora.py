@@ -40,6 +40,7 @@ def readable(utterances: list[Utterance]) -> bool:
 def test_speech_commands(tmp_path: Path) -> None:
     data_standins.speech_commands(tmp_path / "corpora")
     testing = source("speechcommands", subset="testing", unknown_clips=3, silence_clips=4)
+    assert testing.at_hand(tmp_path)
     found = testing.utterances(LABEL, tmp_path)
     assert Counter(one.target for one in found) == {
         "yes": 2,
@@ -84,7 +85,10 @@ def test_speech_commands_takes_a_tenth_of_unknown_words_and_of_silence(tmp_path:
 
 def test_librispeech(tmp_path: Path) -> None:
     data_standins.librispeech(tmp_path / "corpora")
-    found = source("librispeech", subset="test-clean").utterances(TEXT, tmp_path)
+    corpus = source("librispeech", subset="test-clean")
+    assert corpus.at_hand(tmp_path)
+    assert not source("librispeech", subset="dev-clean").at_hand(tmp_path)
+    found = corpus.utterances(TEXT, tmp_path)
     assert [(one.id, one.target) for one in found] == [
         (
             "test-clean/1089/134686/1089-134686-0000.flac",
@@ -102,6 +106,7 @@ def test_librispeech(tmp_path: Path) -> None:
 def test_fluent_speech_commands(tmp_path: Path) -> None:
     data_standins.fluent_speech_commands(tmp_path / "corpora")
     corpus = source("fluent", subset="test")
+    assert corpus.at_hand(tmp_path)
     found = corpus.utterances(SLOTS, tmp_path)
     assert [one.target for one in found] == [
         {"action": "activate", "object": "lights", "location": "none"},
@@ -143,6 +148,7 @@ def test_an_absent_corpus_is_a_plain_error_with_what_to_fetch(
     with pytest.raises(UserError, match=r"^/\S+: not found; (unpack|get) \S+"):
         corpus.utterances(fields, tmp_path)
     assert corpus.problems(tmp_path, offline=True) == []
+    assert not corpus.at_hand(tmp_path)
     assert corpus.problems(tmp_path, offline=False) == [
         f"{tmp_path / 'corpora'}: no such directory (root of the corpus)"
     ]
@@ -159,8 +165,10 @@ def test_a_task_that_wants_something_else(
 
 def test_voxceleb1_never_fetches_the_split_list_unasked(tmp_path: Path) -> None:
     root = data_standins.voxceleb1(tmp_path / "corpora")
+    assert source("voxceleb1", subset="train").at_hand(tmp_path)
     (root / "iden_split.txt").unlink()
-    with pytest.raises(UserError, match=r"iden_split\.txt: not found; put https://"):
+    assert not source("voxceleb1", subset="train").at_hand(tmp_path)
+    with pytest.raises(UserError, match=r"iden_split\.txt: not found; unpack vox1"):
         source("voxceleb1", subset="train").utterances(LABEL, tmp_path)
 
 

@@ -173,6 +173,7 @@ def test_a_row_without_audio(tmp_path: Path) -> None:
 
 def test_what_is_not_on_disk(tmp_path: Path) -> None:
     assert source("owner/name").problems(tmp_path, offline=True) == []
+    assert not source("owner/name").at_hand(tmp_path)
     assert source("./clips").problems(tmp_path, offline=True) == [
         f"{tmp_path / 'clips'}: no such directory"
     ]

@@ -42,7 +42,7 @@ class LibriSpeech(Record):
         directory = root / "LibriSpeech" / self.subset
         require_kind(f"librispeech {self.subset}", fields, "a text per clip", "text")
         require_corpus(
-            directory,
+            self._needed(root),
             self.download,
             f"unpack https://www.openslr.org/resources/12/{self.subset}.tar.gz in {root}",
         )
@@ -61,6 +61,13 @@ class LibriSpeech(Record):
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""
         return missing_root(located(self.root, base), self.download or offline)
+
+    def at_hand(self, base: Path) -> bool:
+        """Whether the clips are on this machine, so that listing them downloads nothing."""
+        return all(path.exists() for path in self._needed(located(self.root, base)))
+
+    def _needed(self, root: Path) -> list[Path]:
+        return [root / "LibriSpeech" / self.subset]
 
 
 class FluentSpeechCommands(Record):
@@ -81,7 +88,7 @@ class FluentSpeechCommands(Record):
                     f"fluent {self.subset}: no slot '{slot}'; it has {', '.join(FLUENT_SLOTS)}"
                 )
         require_corpus(
-            directory / "data" / f"{self.subset}_data.csv",
+            self._needed(root),
             False,
             f"get the corpus from fluent.ai (registration) and unpack it in {root}",
         )
@@ -102,6 +109,13 @@ class FluentSpeechCommands(Record):
         """A line when `root` is absent, unless `offline`."""
         return missing_root(located(self.root, base), offline)
 
+    def at_hand(self, base: Path) -> bool:
+        """Whether the clips are on this machine, so that listing them downloads nothing."""
+        return all(path.exists() for path in self._needed(located(self.root, base)))
+
+    def _needed(self, root: Path) -> list[Path]:
+        return [root / "fluent_speech_commands_dataset" / "data" / f"{self.subset}_data.csv"]
+
 
 class VoxCeleb1(Record):
     """VoxCeleb1 for speaker identification: `root/wav/id…` and `root/iden_split.txt`.
@@ -118,16 +132,12 @@ class VoxCeleb1(Record):
         """The clips sorted by path. Raises UserError."""
         root = located(self.root, base)
         require_kind(f"voxceleb1 {self.subset}", fields, "a speaker per clip", "label")
+        # torchaudio fetches the split list without being asked to; here nothing is fetched unasked.
         require_corpus(
-            root / "wav",
+            self._needed(root),
             self.download,
-            f"unpack vox1_dev_wav.zip and vox1_test_wav.zip of VoxCeleb1 in {root}",
-        )
-        # torchaudio fetches this list without being asked to; here nothing is fetched unasked.
-        require_corpus(
-            root / "iden_split.txt",
-            self.download,
-            "put https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/iden_split.txt there",
+            f"unpack vox1_dev_wav.zip and vox1_test_wav.zip of VoxCeleb1 in {root} and put "
+            "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/iden_split.txt beside 'wav'",
         )
 
         def opened() -> Any:
@@ -145,11 +155,19 @@ class VoxCeleb1(Record):
         """A line when `root` is absent, unless `offline`."""
         return missing_root(located(self.root, base), self.download or offline)
 
+    def at_hand(self, base: Path) -> bool:
+        """Whether the clips are on this machine, so that listing them downloads nothing."""
+        return all(path.exists() for path in self._needed(located(self.root, base)))
 
-def require_corpus(path: Path, download: bool, remedy: str) -> None:
-    """Raise UserError with `remedy` when `path` is absent and is not to be downloaded."""
-    if not download and not path.exists():
-        raise UserError(f"{path}: not found; {remedy}, or correct 'root'")
+    def _needed(self, root: Path) -> list[Path]:
+        return [root / "wav", root / "iden_split.txt"]
+
+
+def require_corpus(paths: list[Path], download: bool, remedy: str) -> None:
+    """Raise UserError with `remedy` when one of `paths` is absent and is not to be downloaded."""
+    absent = [path for path in paths if not path.exists()]
+    if absent and not download:
+        raise UserError(f"{absent[0]}: not found; {remedy}, or correct 'root'")
 
 
 def make_root(root: Path, download: bool) -> None:

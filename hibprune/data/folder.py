@@ -61,6 +61,10 @@ class Folder(Record):
         top = located(self.path, base)
         return [] if top.is_dir() else [f"{top}: no such directory"]
 
+    def at_hand(self, base: Path) -> bool:
+        """Whether the clips are on this machine, so that listing them downloads nothing."""
+        return located(self.path, base).is_dir()
+
     def _label(self, name: Path, top: Path) -> str | None:
         if not self.labelled:
             return None

@@ -66,6 +66,10 @@ class HuggingFaceDataset(Record):
             return []
         return [f"{located(self.path, base)}: no such directory"]
 
+    def at_hand(self, base: Path) -> bool:
+        """Whether the clips are on this machine, so that listing them downloads nothing."""
+        return located(self.path, base).is_dir()
+
     @property
     def _place(self) -> str:
         return f"{self.path} ({self.split})"

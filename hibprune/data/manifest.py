@@ -72,6 +72,10 @@ class Manifest(Record):
         root = self._audio_root(path, base)
         return [] if root.is_dir() else [f"{root}: no such directory (root of {path.name})"]
 
+    def at_hand(self, base: Path) -> bool:
+        """Whether the clips are on this machine, so that listing them downloads nothing."""
+        return located(self.path, base).is_file()
+
     def _audio_root(self, path: Path, base: Path) -> Path:
         return path.parent if self.root is None else located(self.root, base)
 

@@ -45,12 +45,11 @@ class SpeechCommands(Record):
         top = root / "SpeechCommands"
         release = f"speech_commands_{self.version}"
         require_kind(f"speechcommands {self.subset}", fields, "a label per clip", "label")
-        for needed in ("validation_list.txt", "testing_list.txt"):
-            require_corpus(
-                top / release / needed,
-                self.download,
-                f"unpack http://download.tensorflow.org/data/{release}.tar.gz in {top / release}",
-            )
+        require_corpus(
+            self._needed(root),
+            self.download,
+            f"unpack http://download.tensorflow.org/data/{release}.tar.gz in {top / release}",
+        )
 
         def opened() -> Any:
             from torchaudio.datasets import SPEECHCOMMANDS
@@ -80,6 +79,14 @@ class SpeechCommands(Record):
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""
         return missing_root(located(self.root, base), self.download or offline)
+
+    def at_hand(self, base: Path) -> bool:
+        """Whether the clips are on this machine, so that listing them downloads nothing."""
+        return all(path.exists() for path in self._needed(located(self.root, base)))
+
+    def _needed(self, root: Path) -> list[Path]:
+        release = root / "SpeechCommands" / f"speech_commands_{self.version}"
+        return [release / "validation_list.txt", release / "testing_list.txt"]
 
     def _silences(self, top: Path, release: str, count: int) -> list[Utterance]:
         """`count` clips of noise, evenly spread over the recordings.

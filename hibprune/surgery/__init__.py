@@ -16,9 +16,6 @@ def remove_heads(model: PreTrainedModel, plan: Plan) -> None:
         # A layer that loses its last head has weights without elements.
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         model.prune_heads(heads_by_layer(plan.removed))
-    # transformers collects them through sets, whose order is not that of the next run.
-    pruned = model.config.pruned_heads
-    model.config.pruned_heads = {layer: sorted(pruned[layer]) for layer in sorted(pruned)}
 
 
 def save_model(model: PreTrainedModel, directory: Path) -> list[str]:

@@ -32,8 +32,7 @@ def teach_pruning(module: ModuleType) -> None:
             continue
         base = getattr(module, family.base_class)
         attention = getattr(module, family.attention_class)
-        if "_prune_heads" not in vars(base):
-            base._prune_heads = _prune_heads_of(family)
+        base._prune_heads = _prune_heads_of(family)
         if family.model_type == "wavlm":
             attention.forward = wavlm_attention_forward
         elif not hasattr(attention.forward, "__wrapped__"):
@@ -44,29 +43,49 @@ def teach_pruning(module: ModuleType) -> None:
 
 def _prune_heads_of(family: Family) -> Callable[[Any, Mapping[int, Iterable[int]]], None]:
     def _prune_heads(self: Any, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
-        """Remove heads `{layer: [original indices]}`; those already gone are passed over."""
+        """Remove heads `{layer: [original indices]}`; those already gone are passed over.
+
+        A negative layer counts from the last, as in transformers' own models.
+        """
         layers = encoder_layers(self, family)
-        for number, heads in heads_to_prune.items():
-            attention = layers[number].get_submodule(family.attention)
-            already: set[int] = getattr(attention, "pruned_heads", set())
-            beyond = [head for head in heads if not 0 <= head < self.config.num_attention_heads]
-            if beyond:
-                # prune_heads has written the configuration by now; leave it telling the truth.
-                self.config.pruned_heads[number] = sorted(already)
-                raise IndexError(
-                    f"layer {number} has heads 0 to {self.config.num_attention_heads - 1}, "
-                    f"not {beyond}"
-                )
-            _remove(layers[number], attention, set(heads), already, family)
+        try:
+            for number, heads in _checked(heads_to_prune, len(layers), self.config).items():
+                _remove(layers[number], heads, family)
+        finally:
+            # prune_heads has written the configuration by now: make it tell the truth.
+            gone = [_gone(layer.get_submodule(family.attention)) for layer in layers]
+            self.config.pruned_heads = {
+                number: sorted(heads) for number, heads in enumerate(gone) if heads
+            }
 
     return _prune_heads
 
 
-def _remove(
-    layer: nn.Module, attention: Any, heads: set[int], already: set[int], family: Family
-) -> None:
+def _checked(
+    heads_to_prune: Mapping[int, Iterable[int]], layers: int, config: Any
+) -> dict[int, set[int]]:
+    checked: dict[int, set[int]] = {}
+    for number, heads in heads_to_prune.items():
+        if not -layers <= number < layers:
+            raise IndexError(f"the model has layers 0 to {layers - 1}, not {number}")
+        beyond = [head for head in heads if not 0 <= head < config.num_attention_heads]
+        if beyond:
+            raise IndexError(
+                f"layer {number} has heads 0 to {config.num_attention_heads - 1}, not {beyond}"
+            )
+        checked.setdefault(number % layers, set()).update(heads)
+    return checked
+
+
+def _gone(attention: nn.Module) -> set[int]:
+    gone: set[int] = getattr(attention, "pruned_heads", set())
+    return gone
+
+
+def _remove(layer: nn.Module, heads: set[int], family: Family) -> None:
+    attention: Any = layer.get_submodule(family.attention)
     count, size = getattr(attention, family.head_count), getattr(attention, family.head_size)
-    new, rows = find_pruneable_heads_and_indices(heads, count, size, already)
+    new, rows = find_pruneable_heads_and_indices(heads, count, size, _gone(attention))
     if not new:
         return
     with warnings.catch_warnings():
@@ -74,19 +93,29 @@ def _remove(
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         for name in (family.query, family.key, family.value, *family.rows_per_head):
             if hasattr(attention, name):
-                setattr(attention, name, prune_linear_layer(getattr(attention, name), rows))
+                setattr(attention, name, _pruned_linear(getattr(attention, name), rows))
         path, _, name = family.output.rpartition(".")
         parent = layer.get_submodule(path)
-        setattr(parent, name, prune_linear_layer(getattr(parent, name), rows, dim=1))
+        setattr(parent, name, _pruned_linear(getattr(parent, name), rows, dim=1))
 
     positions = rows[::size] // size
     for name, dim in family.parameters_per_head:
         if hasattr(attention, name):
             weight = getattr(attention, name)
             kept = weight.detach().index_select(dim, positions.to(weight.device)).clone()
-            setattr(attention, name, nn.Parameter(kept))
+            setattr(attention, name, nn.Parameter(kept, weight.requires_grad))
     setattr(attention, family.head_count, count - len(new))
-    attention.pruned_heads = already | new
+    if family.width is not None:
+        setattr(attention, family.width, (count - len(new)) * size)
+    attention.pruned_heads = _gone(attention) | new
+
+
+def _pruned_linear(linear: nn.Linear, kept: Tensor, dim: int = 0) -> nn.Linear:
+    """transformers' own makes it float32, trainable and in training mode, whatever it was."""
+    pruned: nn.Linear = prune_linear_layer(linear, kept, dim).to(linear.weight.dtype)
+    for name, weight in pruned.named_parameters():
+        weight.requires_grad_(linear.get_parameter(name).requires_grad)
+    return pruned.train(linear.training)
 
 
 def _without_heads_too(
@@ -95,19 +124,22 @@ def _without_heads_too(
     """A layer that has lost every head gives out what its output projection makes of nothing.
 
     The reshapes of some families fail on tensors without elements, and ONNX reads a 0 in a shape
-    as "keep this dimension".
+    as "keep this dimension". The weights it gives out have no heads either, which keeps its place
+    among the layers in `outputs.attentions`.
     """
 
     @functools.wraps(original)
     def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if getattr(self, family.head_count) > 0:
             return original(self, hidden_states, *args, **kwargs)
+        batch, frames, _ = hidden_states.shape
+        weights = hidden_states.new_zeros(batch, 0, frames, frames)
         if not family.projects_inside:
-            return (hidden_states[..., :0], None, None)[: family.returns]
+            return (hidden_states[..., :0], weights, None)[: family.returns]
         projection = getattr(self, family.output.rpartition(".")[2])
         if projection.bias is None:
-            return (torch.zeros_like(hidden_states), None, None)[: family.returns]
-        return (projection.bias.expand(hidden_states.shape), None, None)[: family.returns]
+            return (torch.zeros_like(hidden_states), weights, None)[: family.returns]
+        return (projection.bias.expand(hidden_states.shape), weights, None)[: family.returns]
 
     return forward
 

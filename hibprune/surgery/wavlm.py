@@ -22,7 +22,7 @@ def wavlm_attention_forward(
     position_bias: Tensor | None = None,
     output_attentions: bool = False,
     index: int = 0,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Forward of `WavLMAttention` for whichever heads are still there.
 
     Takes hidden states (batch, frames, width), a mask (batch, frames) that is 1 on valid frames,
@@ -31,14 +31,17 @@ def wavlm_attention_forward(
     """
     batch, frames, width = hidden_states.shape
     all_heads = width // self.head_dim
-    if position_bias is None:
+    # None in a later layer too where the first one's forward is replaced; an empty one needs none.
+    if position_bias is None and hasattr(self, "rel_attn_embed"):
         bias = self.compute_bias(frames, frames)
         position_bias = bias.unsqueeze(0).repeat(batch, 1, 1, 1).view(-1, frames, frames)
 
     gone: set[int] = getattr(self, "pruned_heads", set())
     kept = [head for head in range(all_heads) if head not in gone]
     if not kept:
-        return self.out_proj.bias.expand(batch, frames, width), None, position_bias
+        nothing = hidden_states.new_zeros(batch, 0, frames, frames) if output_attentions else None
+        return self.out_proj.bias.expand(batch, frames, width), nothing, position_bias
+    assert position_bias is not None
 
     states = hidden_states.view(batch, frames, all_heads, -1).permute(0, 2, 1, 3)
     own_bias = position_bias.view(batch, all_heads, frames, frames)

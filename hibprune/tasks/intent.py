@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,16 +17,39 @@ from hibprune.records import Evaluation
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 from hibprune.tasks.classification import accuracy, class_number
 
+FLUENT_SPEECH_COMMANDS: dict[str, tuple[str, ...]] = {
+    "action": ("change language", "activate", "deactivate", "increase", "decrease", "bring"),
+    "object": (
+        "none",
+        "music",
+        "lights",
+        "volume",
+        "heat",
+        "lamp",
+        "newspaper",
+        "juice",
+        "socks",
+        "Chinese",
+        "Korean",
+        "English",
+        "German",
+        "shoes",
+    ),
+    "location": ("none", "kitchen", "bedroom", "washroom"),
+}
+"""The order of s3prl and so of the SUPERB checkpoints: by first appearance in its training data."""
+
 
 class IntentClassification(TaskBase):
     """A clip counts as right when every slot is.
 
-    `slots` says how many classes each slot has, in the order of the model's logits; the default
-    is that of the SUPERB checkpoints: action 0–5, object 6–19, location 20–23.
+    `slots` lists each slot's labels in the order of the model's logits, slot after slot; the
+    default is that of the SUPERB checkpoints: action 0–5, object 6–19, location 20–23. The model's
+    own `id2label` is not consulted: one label may stand in two slots.
     """
 
     kind: Literal["intent-classification"]
-    slots: dict[str, int] = Field(default={"action": 6, "object": 14, "location": 4}, min_length=1)
+    slots: dict[str, tuple[str, ...]] = Field(default=FLUENT_SPEECH_COMMANDS, min_length=1)
 
     model_class: ClassVar[str] = "AutoModelForAudioClassification"
     export_task: ClassVar[str] = "audio-classification"
@@ -36,10 +58,10 @@ class IntentClassification(TaskBase):
     higher_is_better: ClassVar[bool] = True
 
     @model_validator(mode="after")
-    def _slots_have_classes(self) -> IntentClassification:
-        for name, classes in self.slots.items():
-            if classes < 1:
-                raise ValueError(f"slot '{name}' needs at least one class, not {classes}")
+    def _labels_are_distinct(self) -> IntentClassification:
+        for name, labels in self.slots.items():
+            if len(set(labels)) != len(labels) or not labels:
+                raise ValueError(f"slot '{name}' needs labels, each of them once")
         return self
 
     @property
@@ -47,12 +69,13 @@ class IntentClassification(TaskBase):
         return TargetFields("slots", tuple(self.slots))
 
     def _ranges(self) -> Iterator[tuple[str, int, int]]:
-        ends = np.cumsum([0, *self.slots.values()])
-        for name, (start, end) in zip(self.slots, pairwise(ends), strict=True):
-            yield name, int(start), int(end)
+        start = 0
+        for name, labels in self.slots.items():
+            yield name, start, start + len(labels)
+            start += len(labels)
 
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
-        wanted = sum(self.slots.values())
+        wanted = sum(len(labels) for labels in self.slots.values())
         if len(vocabulary.labels) == wanted:
             return None
         return f"its {len(vocabulary.labels)} logits are not the {wanted} of task.slots together"
@@ -61,9 +84,9 @@ class IntentClassification(TaskBase):
         if not isinstance(target, dict):
             raise ValueError(f"'{target}' is one label where slots {', '.join(self.slots)} are due")
         numbers = []
-        for name, start, end in self._ranges():
+        for name, labels in self.slots.items():
             try:
-                numbers.append(class_number(target[name], vocabulary.labels[start:end]))
+                numbers.append(class_number(target[name], labels))
             except ValueError as error:
                 raise ValueError(f"slot '{name}': {error}") from error
         return tuple(numbers)
@@ -80,7 +103,7 @@ class IntentClassification(TaskBase):
 
     def decode(self, logits: np.ndarray, vocabulary: Vocabulary) -> Target:
         return {
-            name: vocabulary.labels[start + int(logits[start:end].argmax())]
+            name: self.slots[name][int(logits[start:end].argmax())]
             for name, start, end in self._ranges()
         }
 

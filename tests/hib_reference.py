@@ -1,0 +1,102 @@
+"""HIB as the paper describes it and nothing more: one sample at a time, the whole model each step.
+
+Shares no code with the package. Values are caught as the value projection gives them out, and what
+the output projection is fed is replaced; queries, keys and the original softmax are computed and
+thrown away. Only the order in which random numbers are drawn is agreed upon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def agreed_generator(seed: int, sample: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{sample}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def reference_attention(
+    model: Any,
+    projections: list[tuple[Any, Any]],
+    head_size: int,
+    frames: int,
+    task_loss: Callable[[], Tensor],
+    generator: torch.Generator,
+    *,
+    steps: int,
+    beta: float,
+    noise: float = 0.9,
+    learning_rate: float = 0.1,
+    initial_scale: float = 0.1,
+    bottleneck: str = "paper",
+    activation: str = "softmax",
+) -> list[Tensor]:
+    """A_HIB (heads, frames, frames) of every layer for one sample.
+
+    `projections` are each layer's (value, output) projections.
+    """
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    head_counts = [value.out_features // head_size for value, _ in projections]
+    learned = [
+        (initial_scale * torch.randn(h, frames, frames, generator=generator)).requires_grad_(True)
+        for h in head_counts
+    ]
+    optimiser = torch.optim.Adam(learned, lr=learning_rate)
+
+    def attention(raw: Tensor) -> Tensor:
+        return torch.softmax(raw, dim=-1) if activation == "softmax" else torch.sigmoid(raw)
+
+    caught: dict[int, Tensor] = {}
+    handles = []
+    for layer, (value, output) in enumerate(projections):
+
+        def catch(_m: Any, _i: Any, result: Tensor, layer: int = layer) -> None:
+            caught[layer] = result
+
+        def replace(_m: Any, inputs: tuple[Tensor, ...], layer: int = layer) -> tuple[Tensor, ...]:
+            weights = attention(learned[layer])
+            parts = []
+            draws = torch.randn(head_counts[layer], frames, head_size, generator=generator)
+            for head in range(head_counts[layer]):
+                v = caught[layer][0, :, head * head_size : (head + 1) * head_size]
+                mean, deviation = v.mean(0), v.std(0, unbiased=False)
+                z = weights[head] @ ((v - mean) / deviation) + noise * draws[head]
+                parts.append(z * deviation + mean)
+            return (torch.cat(parts, dim=-1)[None], *inputs[1:])
+
+        handles.append(value.register_forward_hook(catch))
+        handles.append(output.register_forward_pre_hook(replace))
+
+    for _ in range(steps):
+        loss = task_loss()
+        terms = []
+        for raw in learned:
+            for head in attention(raw):
+                for row in head:
+                    terms.append(row_divergence(row, head_size, noise, bottleneck))
+        total = loss + beta * torch.stack(terms).mean()
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+    for handle in handles:
+        handle.remove()
+    return [attention(raw).detach() for raw in learned]
+
+
+def row_divergence(row: Tensor, d: int, noise: float, bottleneck: str) -> Tensor:
+    """One frame's term, written out as in the paper (eq. 15) or METHOD's corrections of it."""
+    power = (row * row).sum()
+    if bottleneck == "paper":
+        trace = power + noise**2 * d
+        log_determinant = torch.log(power + noise**2) + (d - 1) * math.log(noise**2)
+        return 0.5 * (trace - d - log_determinant)
+    if bottleneck == "exact":
+        return 0.5 * d * (power + noise**2 - 1 - torch.log(power + noise**2))
+    return 0.5 * d * torch.log(1 + power / noise**2)
