@@ -255,6 +255,7 @@ def _attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]
         "attribute",
         {
             "calibration": run.material.calibration.identity,
+            "crop_seconds": run.recipe.calibration.crop_seconds,
             "targets": targets[1],
             "method": method.model_dump(mode="json"),
             "seed": run.recipe.seed,
@@ -266,9 +267,10 @@ def _attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]
 
 
 def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
-    waveform = read_waveform(
-        clip.audio, run.checkpoint.sampling_rate, run.recipe.calibration.durations
-    )
+    settings = run.recipe.calibration
+    waveform = read_waveform(clip.audio, run.checkpoint.sampling_rate, settings.durations)
+    if settings.crop_seconds is not None:
+        waveform = waveform[: round(settings.crop_seconds * run.checkpoint.sampling_rate)]
     try:
         encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
     except ValueError as error:

@@ -76,11 +76,14 @@ class Calibration(ClipLimits):
     """The clips that heads are scored on, drawn by the recipe's seed and balanced over classes.
 
     `labels: model` takes the model's own predictions for the truth, for audio without labels.
+    `crop_seconds` scores on the beginning of each clip, for tasks with labels: the memory of
+    attribution grows with the square of the length.
     """
 
     source: DataSource
     samples: int = Field(default=200, ge=1)
     labels: Literal["dataset", "model"] = "dataset"
+    crop_seconds: float | None = Field(default=None, gt=0)
 
 
 class Validation(ClipLimits):
@@ -118,6 +121,12 @@ class Recipe(Settings):
     gates: Gates = Gates()
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _only_labels_survive_cropping(self) -> Recipe:
+        if self.calibration.crop_seconds is not None and self.task.fields.kind == "text":
+            raise ValueError("calibration.crop_seconds: a cropped clip no longer holds its text")
+        return self
 
     @model_validator(mode="after")
     def _gates_fit_the_task(self) -> Recipe:

@@ -29,6 +29,8 @@ TRANSFORMER: dict[str, Any] = {
 }
 STABLE: dict[str, Any] = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
 """What the large checkpoints have."""
+RELATIVE: dict[str, Any] = {"position_embeddings_type": "relative", "max_source_positions": 200}
+ROTARY: dict[str, Any] = {"position_embeddings_type": "rotary"}
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,8 @@ TINY_MODELS = (
     TinyModel("data2vec-audio", "Data2VecAudioConfig", {"conv_pos_kernel_size": 7}),
     TinyModel("unispeech", "UniSpeechConfig"),
     TinyModel("unispeech-sat", "UniSpeechSatConfig"),
-    TinyModel(
-        "conformer-relative", "Wav2Vec2ConformerConfig", {"position_embeddings_type": "relative"}
-    ),
-    TinyModel(
-        "conformer-rotary", "Wav2Vec2ConformerConfig", {"position_embeddings_type": "rotary"}
-    ),
+    TinyModel("conformer-relative", "Wav2Vec2ConformerConfig", RELATIVE),
+    TinyModel("conformer-rotary", "Wav2Vec2ConformerConfig", ROTARY),
     TinyModel("ast", "ASTConfig", {"max_length": 64, "num_mel_bins": 32}, spectrogram=True),
 )
 

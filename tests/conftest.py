@@ -1,0 +1,42 @@
+"""What the tests of the command line share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure() -> None:
+    """Before anything imports torch: threads of tiny operations only wait for each other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a stand-in by the name of its maker; made once, not to be changed."""
+    import standin
+
+    made: dict[str, Path] = {}
+
+    def directory(name: str) -> Path:
+        if name not in made:
+            root = tmp_path_factory.mktemp(name)
+            getattr(standin, name)(root)
+            made[name] = root
+        return made[name]
+
+    return directory
+
+
+@pytest.fixture
+def stand_in(stand_ins: Callable[[str], Path], tmp_path: Path):
+    """A keyword spotter in a directory of its own, to be spoiled."""
+    from standin import StandIn
+
+    root = tmp_path / "task"
+    shutil.copytree(stand_ins("keyword_spotting"), root)
+    return StandIn(root)

@@ -1,0 +1,141 @@
+"""Stand-ins of whole tasks: a tiny model, a few dozen short clips and a recipe in a directory.
+
+The models are untrained, so metrics are those of guessing; everything else is as in earnest.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import yaml
+from tiny_models import CLASSES, HEADS, LAYERS, TINY_MODELS
+
+SAMPLING_RATE = 16_000
+CALIBRATION_CLIPS, VALIDATION_CLIPS = 20, 30
+LABELS = tuple(f"w{number}" for number in range(CLASSES))
+SLOTS = {"action": ["on", "off"], "object": ["none", "lamp", "heat"]}
+TEXTS = ("ONE", "TWO WORDS", "IT'S THREE", "FOUR", "A FIVE")
+ALL_HEADS = LAYERS * HEADS
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A task in a directory; paths in its recipe are relative to it."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.yaml"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    def content(self) -> dict[str, Any]:
+        """The recipe as plain YAML values."""
+        return dict(yaml.safe_load(self.recipe.read_text()))
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace the recipe."""
+        self.recipe.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def rows(self, split: str) -> list[dict[str, str]]:
+        """The lines of a manifest, `calibration` or `validation`."""
+        return [json.loads(line) for line in self._manifest(split).read_text().splitlines()]
+
+    def write_rows(self, split: str, rows: list[dict[str, str]]) -> None:
+        """Replace a manifest."""
+        self._manifest(split).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def clip(self, split: str, number: int) -> Path:
+        """A sound file of a split."""
+        return self.root / split / f"{number}.wav"
+
+    def _manifest(self, split: str) -> Path:
+        return self.root / f"{split}.jsonl"
+
+
+def keyword_spotting(root: Path) -> StandIn:
+    """One label per clip."""
+    targets = [{"label": label} for label in LABELS]
+    model = _classifier(dict(enumerate(LABELS)))
+    return _stand_in(root, {"kind": "keyword-spotting"}, model, targets)
+
+
+def intents(root: Path) -> StandIn:
+    """Two slots per clip."""
+    targets = [
+        {"action": action, "object": thing} for action in SLOTS["action"] for thing in SLOTS["object"]
+    ]
+    names = [label for labels in SLOTS.values() for label in labels]
+    task = {"kind": "intent-classification", "slots": SLOTS}
+    return _stand_in(root, task, _classifier(dict(enumerate(names))), targets)
+
+
+def speech_recognition(root: Path) -> StandIn:
+    """A transcript per clip; the tokenizer knows capital letters and the apostrophe."""
+    from transformers import Wav2Vec2CTCTokenizer
+
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'"]
+    root.mkdir(parents=True, exist_ok=True)
+    vocabulary = root / "vocab.json"
+    vocabulary.write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    model = TINY_MODELS[0].build("AutoModelForCTC")
+    stand_in = _stand_in(root, {"kind": "asr-ctc"}, model, [{"text": text} for text in TEXTS])
+    Wav2Vec2CTCTokenizer(str(vocabulary)).save_pretrained(stand_in.model)
+    return stand_in
+
+
+def _classifier(labels: dict[int, str]) -> Any:
+    model = TINY_MODELS[0].build()
+    model.config.id2label = labels
+    model.config.label2id = {label: number for number, label in labels.items()}
+    return model
+
+
+def _stand_in(
+    root: Path, task: dict[str, Any], model: Any, targets: list[dict[str, str]]
+) -> StandIn:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    stand_in = StandIn(root)
+    model.save_pretrained(stand_in.model)
+    Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(stand_in.model)
+    generator = np.random.default_rng(0)
+    for split, count in (("calibration", CALIBRATION_CLIPS), ("validation", VALIDATION_CLIPS)):
+        (root / split).mkdir()
+        rows = []
+        for number in range(count):
+            place = number % len(targets)
+            write_clip(stand_in.clip(split, number), generator, 300 + 60 * place)
+            rows.append({"audio": f"{split}/{number}.wav", **targets[place]})
+        stand_in.write_rows(split, rows)
+    stand_in.write(
+        {
+            "model": {"source": "model"},
+            "task": task,
+            "calibration": {
+                "source": {"kind": "manifest", "path": "calibration.jsonl"},
+                "samples": CALIBRATION_CLIPS,
+            },
+            "validation": {"source": {"kind": "manifest", "path": "validation.jsonl"}},
+            "attribution": {"method": "hib", "steps": 3, "batch_size": 7},
+            "budget": {"fraction": 0.4},
+            "export": {"seconds": [0.5, 1.0], "batches": [1, 2]},
+            "benchmark": {"seconds": [0.5], "repetitions": 3, "warmup": 1},
+        }
+    )
+    return stand_in
+
+
+def write_clip(path: Path, generator: np.random.Generator, hertz: float = 440.0) -> None:
+    """A noisy tone of about 0.3 s."""
+    times = np.arange(round(SAMPLING_RATE * generator.uniform(0.25, 0.32))) / SAMPLING_RATE
+    noise = generator.normal(scale=0.05, size=len(times))
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * hertz * times) + noise, SAMPLING_RATE)
