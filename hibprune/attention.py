@@ -213,6 +213,8 @@ def prefix_replayed(model: PreTrainedModel, prefix: Prefix) -> Iterator[None]:
 
 def _replaying_forward(parts: tuple[Tensor, ...]) -> Callable[..., object]:
     def forward(*_: object, **__: object) -> object:
-        return parts[0] if len(parts) == 1 else parts
+        # Copies, since the encoders zero padded frames in place.
+        copies = tuple(part.clone() for part in parts)
+        return copies[0] if len(copies) == 1 else copies
 
     return forward

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,6 +22,15 @@ from hibprune.tasks import TaskBase, Vocabulary
 
 FILES_OF_A_MODEL = ("*.json", "*.txt", "*.safetensors", "*.model")
 PICKLED_WEIGHTS = "pytorch_model*.bin*"
+UNREADABLE = (
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError
+)  # fmt: skip
+"""What transformers raises over damaged files and settings of the wrong type."""
+PARTS = {
+    "AutoConfig": "its config.json",
+    "AutoFeatureExtractor": "its feature extractor (preprocessor_config.json)",
+    "AutoTokenizer": "its tokenizer (tokenizer_config.json, vocab.json)",
+}
 UNTRAINED_IS_FINE = ("masked_spec_embed",)
 """Weights that only pre-training uses; many fine-tuned checkpoints leave them out."""
 
@@ -108,7 +119,13 @@ def load_checkpoint(
     config = _pretrained("AutoConfig", directory, source)
     family = family_of(config.model_type, source.source)
     model, loading = _pretrained(
-        task.model_class, directory, source, dtype=torch.float32, output_loading_info=True
+        task.model_class,
+        directory,
+        source,
+        dtype=torch.float32,
+        output_loading_info=True,
+        # They are told of below, and more plainly than by transformers.
+        ignore_mismatched_sizes=True,
     )
     untrained = [key for key in loading["missing_keys"] if not key.endswith(UNTRAINED_IS_FINE)]
     if untrained:
@@ -142,9 +159,10 @@ def _pretrained(auto_class: str, directory: Path, source: ModelSource, **options
         return getattr(transformers, auto_class).from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, **options
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(f"{source.source}: {auto_class} cannot read it: {reason[:200]}") from error
+    except UNREADABLE as error:
+        part = PARTS.get(auto_class, "its weights (model.safetensors)")
+        reason = shorten(str(error) or repr(error), 200, placeholder=" …")
+        raise UserError(f"{source.source}: cannot read {part}: {reason}") from error
 
 
 def _from_hub(source: ModelSource) -> Path:

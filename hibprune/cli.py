@@ -31,7 +31,9 @@ def plain_errors() -> Iterator[None]:
         yield
     except UserError as error:
         for line in str(error).splitlines():
-            click.echo(f"error: {line}", err=True)
+            # Names from a stranger's manifest may hold sequences that steer a terminal.
+            shown = "".join(letter if letter.isprintable() else "�" for letter in line)
+            click.echo(f"error: {shown}", err=True)
         sys.exit(BAD_INPUT)
 
 

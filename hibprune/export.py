@@ -124,13 +124,19 @@ def check_parity(
     `inputs` makes a batch of equally long clips from seconds and batch size.
 
     Raises:
-        UserError: they differ by more than the tolerance somewhere.
+        UserError: they differ in shape, or by more than the tolerance, somewhere.
     """
     cases = []
     for seconds in settings.seconds:
         for batch in settings.batches:
             example = inputs(seconds, batch)
-            difference = float(np.abs(reference(example) - exported(example)).max())
+            wanted, found = reference(example), exported(example)
+            if wanted.shape != found.shape:
+                raise UserError(
+                    f"export: ONNX gives logits of shape {found.shape} where PyTorch gives "
+                    f"{wanted.shape}, at {seconds:g} s, batch {batch}: try another opset"
+                )
+            difference = float(np.abs(wanted - found).max())
             cases.append(ParityCase(batch=batch, seconds=seconds, max_abs_diff=difference))
     parity = Parity(tolerance=settings.tolerance, cases=tuple(cases))
     # `max` alone would pass over NaN, which is neither more nor less than any number.

@@ -126,7 +126,8 @@ def check_targets(
         try:
             task.encode(utterance.target, checkpoint.vocabulary)
         except ValueError as error:
-            raise UserError(f"{place}: {utterance.id}: {error}") from error
+            # A label may hold line breaks, an error is one line.
+            raise UserError(f"{place}: {utterance.id}: {' '.join(str(error).split())}") from error
 
 
 def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:

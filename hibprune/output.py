@@ -21,6 +21,8 @@ def check_output(directory: Path) -> None:
     Raises:
         UserError: it is a file, or holds something that is not a run of ours.
     """
+    # `new/../there` would not exist yet here, and be `there` once `new` is made.
+    directory = directory.resolve()
     with plain_disk_errors(directory):
         if directory.exists() and not directory.is_dir():
             raise UserError(f"{directory}: is a file: choose another --output")
@@ -40,7 +42,10 @@ def open_output(directory: Path) -> None:
         UserError: it holds something else, or cannot be written to.
     """
     check_output(directory)
-    write_text(directory / MARKER, "")
+    try:
+        write_text(directory / MARKER, "")
+    except FileNotFoundError as error:
+        raise UserError(f"{directory}: cannot be made: choose another --output") from error
     remove_leftovers(directory)
 
 

@@ -446,7 +446,7 @@ def metric_line(evaluation: Evaluation) -> str:
 
 def _loaded_line(material: Material, device: torch.device) -> str:
     skipped = len(material.calibration.skipped) + len(material.validation.skipped)
-    lost = f", {skipped} clips skipped" if skipped else ""
+    lost = f", {skipped} skipped" if skipped else ""
     return (
         f"{material.checkpoint.family.model_type} on {device.type}, "
         f"{len(material.calibration.utterances)} calibration and "

@@ -41,7 +41,8 @@ def make_plan(scores: Scores, budget: Budget) -> Plan:
     A fraction is rounded down to whole heads.
 
     Raises:
-        UserError: the budget asks for more heads than may go.
+        UserError: the budget asks for more heads than may go, or for less than one; or a score is
+            not finite.
     """
     values = scores.values
     for head, value in values.items():
@@ -59,6 +60,11 @@ def make_plan(scores: Scores, budget: Budget) -> Plan:
             for layer in sorted({head.layer for head in ranking})
             for head in _lowest_of_layer(ranking, layer, budget)
         ]
+    if not removed:
+        raise UserError(
+            f"budget: fraction {budget.fraction:g} of {len(ranking)} heads ({budget.scope}) is "
+            "less than one head: raise it"
+        )
     return Plan(removed=tuple(sorted(removed)), kept=tuple(sorted(set(values) - set(removed))))
 
 

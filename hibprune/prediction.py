@@ -40,13 +40,15 @@ def predict_files(directory: Path, files: Sequence[Path]) -> Iterator[tuple[Path
     """Each file with what the exported model says of it: label, text, or a label per slot.
 
     Raises:
-        UserError: the directory is not that of a finished run, or a file cannot be used.
+        UserError: the directory is not that of a finished run; or, once the others are done, a line
+            for each file that cannot be used.
     """
     for needed in (RECIPE_FILE, ONNX_FILE, "config.json"):
         if not (directory / needed).is_file():
             raise UserError(f"{directory}: no {needed} in it: not the directory of a finished run")
     recipe = load_recipe(directory / RECIPE_FILE).recipe
     deployment = _open(directory, wants_text=recipe.task.fields.kind == "text")
+    faults = []
     for file in files:
         try:
             waveform = read_waveform(
@@ -55,8 +57,11 @@ def predict_files(directory: Path, files: Sequence[Path]) -> Iterator[tuple[Path
                 recipe.validation.durations,
             )
         except AudioFault as fault:
-            raise UserError(f"{file}: {fault.reason}") from fault
+            faults.append(f"{file}: {fault.reason}")
+            continue
         yield file, recipe.task.decode(deployment.logits(waveform), deployment.vocabulary)
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def _open(directory: Path, wants_text: bool) -> Deployment:
@@ -74,7 +79,8 @@ def _open(directory: Path, wants_text: bool) -> Deployment:
             if wants_text
             else None
         )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{directory}: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{directory}: cannot be read: {reason}") from error
     vocabulary = Vocabulary(tuple(labels[i] for i in sorted(labels)), tokenizer)
     return Deployment(session, extractor, vocabulary)

@@ -232,6 +232,10 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from error
+    except TypeError as error:
+        raise UserError(f"{path}: not valid YAML: a list or a mapping cannot be a key") from error
     except NOT_YAML as error:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
@@ -299,7 +303,7 @@ def _explain(fault: Any, place: Sequence[str | int], model: type[BaseModel] | No
     if kind == "value_error":
         return str(message.removeprefix("Value error, "))
     if kind == "too_short":
-        return f"should have at least {fault['ctx']['min_length']} in it"
+        return f"should have at least {fault['ctx']['min_length']} entry"
     plain = PLAIN_TYPES.get(kind.rpartition("_")[0])
     if plain is None:
         plain = message.partition(",")[0].removeprefix("Input ").removeprefix("String ")

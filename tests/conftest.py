@@ -6,8 +6,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from standin import StandIn
 
 
 def pytest_configure() -> None:
@@ -33,10 +37,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture
-def stand_in(stand_ins: Callable[[str], Path], tmp_path: Path):
+def stand_in(stand_ins: Callable[[str], Path], tmp_path: Path) -> StandIn:
     """A keyword spotter in a directory of its own, to be spoiled."""
     from standin import StandIn
 
-    root = tmp_path / "task"
-    shutil.copytree(stand_ins("keyword_spotting"), root)
-    return StandIn(root)
+    return StandIn(Path(shutil.copytree(stand_ins("keyword_spotting"), tmp_path / "task")))

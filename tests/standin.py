@@ -71,7 +71,9 @@ def keyword_spotting(root: Path) -> StandIn:
 def intents(root: Path) -> StandIn:
     """Two slots per clip."""
     targets = [
-        {"action": action, "object": thing} for action in SLOTS["action"] for thing in SLOTS["object"]
+        {"action": action, "object": thing}
+        for action in SLOTS["action"]
+        for thing in SLOTS["object"]
     ]
     names = [label for labels in SLOTS.values() for label in labels]
     task = {"kind": "intent-classification", "slots": SLOTS}

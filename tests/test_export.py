@@ -1,0 +1,232 @@
+"""The exported model is the pruned one, at any length and batch size, and says what it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_models import PLANS, TINY_MODELS, TinyModel
+from torch import Tensor
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from hibprune.errors import UserError
+from hibprune.export import ExportSettings, check_parity, export_onnx, write_metadata
+from hibprune.runtime import Predict, onnx_predict, onnx_session, torch_predict
+from hibprune.surgery import save_model
+
+SAME = 1e-5
+"""Logits of the tiny classifiers are about 0.1."""
+SHAPES = ExportSettings(tolerance=SAME, seconds=(0.2, 0.37, 1.0), batches=(1, 3))
+
+CLASSIFICATION, CTC = "audio-classification", "automatic-speech-recognition"
+CTC_MODELS = ("wav2vec2", "wavlm", "conformer-relative")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A pruned tiny model in a directory shaped like that of a run."""
+
+    tiny: TinyModel
+    task: str
+    directory: Path
+    model: PreTrainedModel
+    before: dict[str, Any]
+    """What the model was before it was exported."""
+
+    @property
+    def path(self) -> Path:
+        return self.directory / "onnx" / "model.onnx"
+
+    @property
+    def onnx_predict(self) -> Predict:
+        return onnx_predict(onnx_session(self.path, "cpu", threads=1))
+
+    def inputs(self, seconds: float, batch: int) -> dict[str, Tensor]:
+        return {self.model.main_input_name: self.tiny.inputs(batch, seconds)}
+
+
+def snapshot(model: PreTrainedModel) -> dict[str, Any]:
+    return {
+        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "types": [type(module) for module in model.modules()],
+        "parametrized": [
+            path for path, module in model.named_modules() if parametrize.is_parametrized(module)
+        ],
+        "modes": [module.training for module in model.modules()],
+        "gradients": [weight.requires_grad for weight in model.parameters()],
+        "config": copy.deepcopy(model.config.to_dict()),
+        "attention": model.config._attn_implementation,
+    }
+
+
+CASES = [(tiny, CLASSIFICATION) for tiny in TINY_MODELS] + [
+    (tiny, CTC) for tiny in TINY_MODELS if tiny.name in CTC_MODELS
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[f"{tiny.name}-{task}" for tiny, task in CASES])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    tiny, task = request.param
+    auto_class = "AutoModelForCTC" if task == CTC else "AutoModelForAudioClassification"
+    model = tiny.build(auto_class)
+    emptied = ("last emptied", "first emptied")[CASES.index((tiny, task)) % 2]
+    model.prune_heads(PLANS[emptied])
+    directory = tmp_path_factory.mktemp("run")
+    save_model(model, directory)
+    made = Exported(tiny, task, directory, model, snapshot(model))
+    export_onnx(model, made.path, task, opset=18)
+    return made
+
+
+def test_parity_at_several_lengths_and_batch_sizes(exported: Exported) -> None:
+    parity = check_parity(
+        torch_predict(exported.model), exported.onnx_predict, exported.inputs, SHAPES
+    )
+    assert {(case.seconds, case.batch) for case in parity.cases} == {
+        (seconds, batch) for seconds in SHAPES.seconds for batch in SHAPES.batches
+    }
+    assert len(parity.cases) == 6
+    assert 0 <= parity.max_abs_diff <= SAME
+
+
+def test_exporting_does_not_touch_the_model(exported: Exported) -> None:
+    after, before = snapshot(exported.model), dict(exported.before)
+    weights = before.pop("weights")
+    assert after["weights"].keys() == weights.keys()
+    assert all(torch.equal(after["weights"][name], weight) for name, weight in weights.items())
+    assert {name: after[name] for name in before} == before
+    assert bool(before["parametrized"]) == (exported.tiny.name not in ("data2vec-audio", "ast"))
+
+
+def test_axes_are_dynamic_and_weight_norm_is_multiplied_out(exported: Exported) -> None:
+    model = onnx.load(exported.path)
+    onnx.checker.check_model(model)
+    (taken,) = model.graph.input
+    sizes = [axis.dim_param or axis.dim_value for axis in taken.type.tensor_type.shape.dim]
+    fixed = [axis for axis, size in enumerate(sizes) if not isinstance(size, str)]
+    assert fixed == ([1, 2] if exported.tiny.spectrogram else [])
+    assert taken.name == exported.model.main_input_name
+    assert [given.name for given in model.graph.output] == ["logits"]
+    assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
+    stored = [initializer.name for initializer in model.graph.initializer]
+    assert not [name for name in stored if "parametrization" in name]
+    assert not any(node.op_type == "ReduceL2" for node in model.graph.node)
+    assert [file.name for file in exported.path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_metadata_can_be_read(exported: Exported, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported.path.read_bytes())
+    says = {
+        "hibprune.recipe": "tiny «é»",
+        "hibprune.removed_heads": exported.model.config.pruned_heads,
+        "hibprune.metric": {"name": "accuracy", "baseline": 0.9639, "pruned": 0.8336},
+    }
+    write_metadata(path, {"hibprune.recipe": "overwritten below", "old": 1})
+    write_metadata(path, says)
+    session = onnx_session(path, "cpu", threads=1)
+    read = session.get_modelmeta().custom_metadata_map
+    wanted = json.loads(json.dumps(says))  # JSON has text for keys
+    assert {name: json.loads(read[name]) for name in says} == wanted
+    assert {p.key: p.value for p in onnx.load(path).metadata_props}.items() >= {
+        name: json.dumps(value) for name, value in says.items()
+    }.items()
+    clip = exported.inputs(0.3, 2)
+    assert np.array_equal(onnx_predict(session)(clip), exported.onnx_predict(clip))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_model_of_another_plan_is_found_out(exported: Exported) -> None:
+    other = exported.tiny.build(
+        "AutoModelForCTC" if exported.task == CTC else "AutoModelForAudioClassification"
+    )
+    other.prune_heads(PLANS["uneven"])
+    settings = ExportSettings(seconds=(0.3,), batches=(2,))
+    with pytest.raises(UserError, match=r"at 0\.3 s, batch 2, over export\.tolerance 0\.001"):
+        check_parity(torch_predict(other), exported.onnx_predict, exported.inputs, settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_optimum_loads_the_directory_of_a_run(exported: Exported) -> None:
+    from optimum.onnxruntime import ORTModelForAudioClassification, ORTModelForCTC
+
+    kind = ORTModelForCTC if exported.task == CTC else ORTModelForAudioClassification
+    loaded = kind.from_pretrained(exported.directory)
+    assert loaded.config.pruned_heads == exported.model.config.pruned_heads
+    clip = exported.inputs(0.4, 2)
+    with torch.no_grad():
+        wanted = exported.model(**clip).logits
+        assert (loaded(**clip).logits - wanted).abs().max() < SAME
+
+
+def test_opset_is_the_one_asked_for(tmp_path: Path) -> None:
+    export_onnx(TINY_MODELS[0].build(), tmp_path / "model.onnx", CLASSIFICATION, opset=15)
+    model = onnx.load(tmp_path / "model.onnx")
+    assert [opset.version for opset in model.opset_import if opset.domain == ""] == [15]
+
+
+def of_zeros(inputs: dict[str, Tensor]) -> np.ndarray:
+    return np.zeros((len(inputs["x"]), 4), np.float32)
+
+
+def example(seconds: float, batch: int) -> dict[str, Tensor]:
+    return {"x": torch.zeros(batch, int(100 * seconds))}
+
+
+def differing(where: tuple[float, int], by: float) -> Callable[[dict[str, Tensor]], np.ndarray]:
+    """A prediction that differs from `of_zeros` in one number at one length and batch size."""
+
+    def predict(inputs: dict[str, Tensor]) -> np.ndarray:
+        logits = of_zeros(inputs)
+        if inputs["x"].shape == (where[1], int(100 * where[0])):
+            logits[-1, 2] = by
+        return logits
+
+    return predict
+
+
+@pytest.mark.parametrize("by", [0.25, -0.25, np.nan, np.inf])
+def test_one_wrong_number_is_found_wherever_it_is(by: float) -> None:
+    settings = ExportSettings(seconds=(1, 2), batches=(1, 3), tolerance=0.2)
+    for where in ((1, 1), (1, 3), (2, 1), (2, 3)):
+        place = rf"at {where[0]} s, batch {where[1]}, over export\.tolerance 0\.2: try"
+        with pytest.raises(UserError, match=place):
+            check_parity(of_zeros, differing(where, by), example, settings)
+
+
+def test_differences_up_to_the_tolerance_pass() -> None:
+    settings = ExportSettings(seconds=(1, 2), batches=(1, 3), tolerance=0.25)
+    parity = check_parity(of_zeros, differing((2, 1), -0.25), example, settings)
+    assert parity.max_abs_diff == 0.25
+    assert parity.tolerance == 0.25
+    assert [case.max_abs_diff for case in parity.cases] == [0, 0, 0.25, 0]
+
+
+def test_outputs_of_another_shape_are_found_out() -> None:
+    def one_row(inputs: dict[str, Tensor]) -> np.ndarray:
+        return of_zeros(inputs)[:1]
+
+    settings = ExportSettings(seconds=(1,), batches=(3,))
+    with pytest.raises(
+        UserError, match=r"shape \(1, 4\) where PyTorch gives \(3, 4\), at 1 s, batch 3"
+    ):
+        check_parity(of_zeros, one_row, example, settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"opset": 13}, {"opset": 21}, {"tolerance": 0}, {"seconds": ()}, {"batches": ()}, {"x": 1}],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ExportSettings(**settings)

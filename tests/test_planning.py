@@ -1,0 +1,128 @@
+"""Plans worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from hibprune.errors import UserError
+from hibprune.planning import Budget, check_budget, make_plan
+from hibprune.records import Head, Plan, Scores
+
+
+def scores(*layers: tuple[float, ...]) -> Scores:
+    heads = tuple(Head(i, j) for i, layer in enumerate(layers) for j in range(len(layer)))
+    row = tuple(value for layer in layers for value in layer)
+    return Scores(method="by hand", heads=heads, samples=("a",), per_sample=(row,))
+
+
+def removed(plan: Plan) -> list[tuple[int, int]]:
+    return [(head.layer, head.index) for head in plan.removed]
+
+
+THREE_LAYERS = scores((5.0, 1.0, 6.0, 7.0), (2.0, 8.0, 3.0, 9.0), (10.0, 11.0, 12.0, 4.0))
+
+
+def test_global_takes_the_lowest_anywhere() -> None:
+    plan = make_plan(THREE_LAYERS, Budget(heads=4))
+    assert removed(plan) == [(0, 1), (1, 0), (1, 2), (2, 3)]
+    assert plan.total == 12
+    assert set(plan.removed) | set(plan.kept) == set(THREE_LAYERS.heads)
+    assert not set(plan.removed) & set(plan.kept)
+
+
+def test_layerwise_takes_as_many_from_every_layer() -> None:
+    plan = make_plan(THREE_LAYERS, Budget(heads=2, scope="layerwise"))
+    assert removed(plan) == [(0, 0), (0, 1), (1, 0), (1, 2), (2, 0), (2, 3)]
+    same = make_plan(THREE_LAYERS, Budget(fraction=0.5, scope="layerwise"))
+    assert same == plan
+
+
+def test_the_mean_over_samples_decides() -> None:
+    twice = Scores(
+        method="by hand",
+        heads=(Head(0, 0), Head(0, 1)),
+        samples=("a", "b"),
+        per_sample=((0.0, 1.0), (9.0, 1.0)),
+    )
+    assert removed(make_plan(twice, Budget(heads=1))) == [(0, 1)]
+
+
+def test_ties_go_to_the_lower_layer_and_index_first() -> None:
+    plan = make_plan(scores((1.0, 1.0), (1.0, 1.0)), Budget(heads=3))
+    assert removed(plan) == [(0, 0), (0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("heads", "fraction", "amount"),
+    [(10, 0.3, 3), (10, 0.35, 3), (10, 0.399, 3), (100, 0.29, 29), (72, 1 / 3, 24), (3, 0.999, 2)],
+)
+def test_fractions_round_down_but_not_by_floating_point(
+    heads: int, fraction: float, amount: int
+) -> None:
+    plan = make_plan(scores(tuple(map(float, range(heads)))), Budget(fraction=fraction))
+    assert removed(plan) == [(0, index) for index in range(amount)]
+
+
+def test_a_layer_keeps_its_least_number_of_heads() -> None:
+    low_first_layer = scores((0.0, 0.1, 0.2, 0.3), (1.0, 1.1, 1.2, 1.3))
+    free = make_plan(low_first_layer, Budget(heads=4))
+    assert removed(free) == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    held = make_plan(low_first_layer, Budget(heads=4, min_heads_per_layer=2))
+    assert removed(held) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_all_heads_may_go() -> None:
+    plan = make_plan(THREE_LAYERS, Budget(heads=12))
+    assert plan.kept == ()
+
+
+def test_layers_that_lost_heads_before_count_what_is_left() -> None:
+    uneven = scores((1.0, 2.0, 3.0, 4.0), (0.5,))
+    assert removed(make_plan(uneven, Budget(heads=3, min_heads_per_layer=1))) == [
+        (0, 0), (0, 1), (0, 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"heads": 13},
+         "budget: 13 heads to remove, but only 12 of 12 can go with min_heads_per_layer 0: "
+         "lower the budget"),
+        ({"heads": 10, "min_heads_per_layer": 1},
+         "budget: 10 heads to remove, but only 9 of 12 can go with min_heads_per_layer 1: "
+         "lower the budget"),
+        ({"heads": 5, "scope": "layerwise"},
+         "budget: 5 heads to remove from layer 0, which has 4 and keeps min_heads_per_layer 0: "
+         "lower the budget"),
+        ({"fraction": 0.75, "scope": "layerwise", "min_heads_per_layer": 2},
+         "budget: 3 heads to remove from layer 0, which has 4 and keeps min_heads_per_layer 2: "
+         "lower the budget"),
+        ({"fraction": 0.05},
+         "budget: fraction 0.05 of 12 heads (global) is less than one head: raise it"),
+        ({"fraction": 0.2, "scope": "layerwise"},
+         "budget: fraction 0.2 of 12 heads (layerwise) is less than one head: raise it"),
+    ],
+)  # fmt: skip
+def test_impossible_budgets_are_told_before_any_score_is_known(
+    budget: dict[str, object], message: str
+) -> None:
+    for fail in (
+        lambda: make_plan(THREE_LAYERS, Budget.model_validate(budget)),
+        lambda: check_budget(Budget.model_validate(budget), THREE_LAYERS.heads),
+    ):
+        with pytest.raises(UserError) as caught:
+            fail()
+        assert str(caught.value) == message
+
+
+def test_scores_that_are_no_numbers_make_no_plan() -> None:
+    with pytest.raises(UserError, match="the score of head 1 of layer 0 is nan: "):
+        make_plan(scores((1.0, float("nan"))), Budget(heads=1))
+
+
+@pytest.mark.parametrize("budget", [{"fraction": 0.0}, {"fraction": 1.0}, {"heads": 0}, {}])
+def test_a_budget_is_one_sensible_amount(budget: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Budget.model_validate(budget)

@@ -1,0 +1,247 @@
+"""Recipes: what is wrong is said in one plain line per fault, word for word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from hibprune.cli import main
+from hibprune.data import Manifest
+from hibprune.errors import UserError
+from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
+
+CONTENT: dict[str, Any] = {
+    "model": {"source": "model"},
+    "task": {"kind": "keyword-spotting"},
+    "calibration": {"source": {"kind": "manifest", "path": "calibration.jsonl"}},
+    "validation": {"source": {"kind": "folder", "path": "validation"}},
+    "budget": {"fraction": 0.4},
+}
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def load(tmp_path: Path, text: str | bytes, *overrides: str, name: str = "r.yaml") -> LoadedRecipe:
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_recipe(path, overrides)
+
+
+def faults(tmp_path: Path, text: str | bytes, *overrides: str, name: str = "r.yaml") -> list[str]:
+    """The lines of the error, the directory left out of them."""
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text, *overrides, name=name)
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def test_what_is_left_out_takes_the_documented_defaults(tmp_path: Path) -> None:
+    recipe = load(tmp_path, yaml.safe_dump(CONTENT), name="yes-no.yaml").recipe
+    assert recipe.name == "yes-no"
+    assert (recipe.calibration.samples, recipe.calibration.max_unreadable) == (200, 0.01)
+    assert recipe.benchmark.seconds == (1.0, 5.0, 15.0)
+    assert (recipe.attribution.name(), recipe.device, recipe.seed) == ("hib", "auto", 0)
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("budgets=1", "budgets: unknown key (did you mean 'budget'?)"),
+        ("zzz=1", "zzz: unknown key"),
+        ("budget.fracton=1", "budget.fracton: unknown key (did you mean 'fraction'?)"),
+        ("task.kin=a", "task.kin: unknown key (did you mean 'kind'?)"),
+        ("attribution={method: hib, step: 3}",
+         "attribution.step: unknown key (did you mean 'steps'?)"),
+        ("calibration.source.pth=a",
+         "calibration.source.pth: unknown key (did you mean 'path'?)"),
+        ("task.kind=keyword-spoting",
+         "task: unknown kind 'keyword-spoting' (did you mean 'keyword-spotting'?)"),
+        ("attribution.method=hibb", "attribution: unknown method 'hibb' (did you mean 'hib'?)"),
+        ("validation.source.kind=folders",
+         "validation.source: unknown kind 'folders' (did you mean 'folder'?)"),
+        ("validation.source={path: a}", "validation.source: missing key 'kind'"),
+        ("model={}", "model.source: missing"),
+        ("task=keyword-spotting",
+         "task: should be a mapping of keys to values, not 'keyword-spotting'"),
+        ("validation=null", "validation: should be a mapping of keys to values, not nothing"),
+        ("gates=[1]", "gates: should be a mapping of keys to values, not a list"),
+        ("budget.fraction=half", "budget.fraction: should be a number, not 'half'"),
+        ("budget.fraction=1", "budget.fraction: should be less than 1, not 1"),
+        ("budget.fraction=-0.1", "budget.fraction: should be greater than 0, not -0.1"),
+        ("budget.heads=3", "budget: give either 'fraction' or 'heads': not both"),
+        ("budget={}", "budget: give either 'fraction' or 'heads': there is neither"),
+        ("budget.scope=globall", "budget.scope: 'globall' is not one of 'global' or 'layerwise'"),
+        ("seed=1.5", "seed: should be a whole number, not 1.5"),
+        ("seed=2020-01-01", "seed: should be a whole number, not 2020-01-01"),
+        ("model.source=[a]", "model.source: should be text, not a list"),
+        ("model.pickle=perhaps", "model.pickle: should be true or false, not 'perhaps'"),
+        ("benchmark.seconds=1", "benchmark.seconds: should be a list, not 1"),
+        ("benchmark.seconds=[1, x]", "benchmark.seconds.1: should be a number, not 'x'"),
+        ("benchmark.seconds=[]", "benchmark.seconds: should have at least 1 entry"),
+        ("benchmark.seconds=[-1]", "benchmark.seconds: should be at least 0.1, not -1"),
+        ("export.batches=[0]", "export.batches: should be at least 1, not 0"),
+        ("export.tolerance=.inf", "export.tolerance: should be a finite number"),
+        ("calibration.min_seconds=50",
+         "calibration: min_seconds 50 is more than max_seconds 40"),
+        ("name=a b", "name: 'a b' does not do: use letters, digits, '.', '_' and '-'"),
+        ("name=../up", "name: '../up' does not do: use letters, digits, '.', '_' and '-'"),
+        ("gates.largest_wer_rise=0.1",
+         "gates.largest_wer_rise: the metric of keyword-spotting is accuracy: "
+         "use largest_accuracy_drop"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_by_file_key_and_remedy(tmp_path: Path, override: str, fault: str) -> None:
+    assert faults(tmp_path, yaml.safe_dump(CONTENT), override) == [f"r.yaml: {fault}"]
+
+
+def test_the_accuracy_gate_does_not_fit_a_wer(tmp_path: Path) -> None:
+    overrides = ("task.kind=asr-ctc", "gates.largest_accuracy_drop=0.1")
+    assert faults(tmp_path, yaml.safe_dump(CONTENT), *overrides) == [
+        "r.yaml: gates.largest_accuracy_drop: the metric of asr-ctc is WER: use largest_wer_rise"
+    ]
+
+
+def test_every_fault_has_its_own_line(tmp_path: Path) -> None:
+    assert faults(tmp_path, "budget: {fraction: 2}\nsede: 1\ntask: {kind: asr}") == [
+        "r.yaml: model: missing",
+        "r.yaml: task: unknown kind 'asr' (did you mean 'asr-ctc'?)",
+        "r.yaml: calibration: missing",
+        "r.yaml: validation: missing",
+        "r.yaml: budget.fraction: should be less than 1, not 2",
+        "r.yaml: sede: unknown key (did you mean 'seed'?)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", ": a recipe is a mapping of keys to values, not nothing"),
+        ("- a", ": a recipe is a mapping of keys to values, not a list"),
+        ("just text", ": a recipe is a mapping of keys to values, not 'just text'"),
+        ("a: 1\nb: {c: 1, c: 2}", ":2: not valid YAML: key 'c' is given twice"),
+        ("a: b: c", ":1: not valid YAML: mapping values are not allowed here"),
+        ("{[1]: 2}", ": not valid YAML: a list or a mapping cannot be a key"),
+        ("a: 2020-01-99", ": not valid YAML: day is out of range for month"),
+        ("[" * 5000, ": not valid YAML: nested too deeply"),
+        (b"\x80\xff\x00", ": not a text file in UTF-8"),
+        (b"a: \x00", ": not valid YAML: unacceptable character #x0000: "
+         "special characters are not allowed"),
+    ],
+)  # fmt: skip
+def test_what_is_no_recipe_at_all(tmp_path: Path, text: str | bytes, fault: str) -> None:
+    assert faults(tmp_path, text) == [f"r.yaml{fault}"]
+
+
+def test_yaml_never_runs_code(tmp_path: Path) -> None:
+    told = faults(tmp_path, f"!!python/object/apply:pathlib.Path.touch ['{tmp_path}/made']")
+    assert told == [
+        "r.yaml:1: not valid YAML: could not determine a constructor for the tag "
+        "'tag:yaml.org,2002:python/object/apply:pathlib.Path.touch'"
+    ]
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.yaml: no such file$"):
+        load_recipe(tmp_path / "gone.yaml")
+    with pytest.raises(UserError, match=r": cannot be read: is a directory$"):
+        load_recipe(tmp_path)
+
+
+def test_a_file_name_that_does_not_do_for_a_name(tmp_path: Path) -> None:
+    assert faults(tmp_path, yaml.safe_dump(CONTENT), name="my recipe.yaml") == [
+        "my recipe.yaml: name: missing, and 'my recipe' does not do for one: "
+        "use letters, digits, '.', '_' and '-'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("seed", "--set seed: give it as key.path=value, e.g. budget.fraction=0.3"),
+        ("=3", "--set =3: give it as key.path=value, e.g. budget.fraction=0.3"),
+        ("a..b=3", "--set a..b=3: give it as key.path=value, e.g. budget.fraction=0.3"),
+        ("seed=[1", "--set seed=[1: '[1' is not a YAML value"),
+        ("seed=!!python/name:os.system", "--set seed=!!python/name:os.system: "
+         "'!!python/name:os.system' is not a YAML value"),
+        ("task.kind.x=1", "--set task.kind.x=1: task.kind has no keys in it"),
+    ],
+)  # fmt: skip
+def test_overrides_in_a_bad_form(tmp_path: Path, override: str, fault: str) -> None:
+    assert faults(tmp_path, yaml.safe_dump(CONTENT), override) == [fault]
+
+
+def test_overrides_make_sections_and_take_yaml_values(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        yaml.safe_dump(CONTENT) + "export:\n",
+        "export.opset=17",
+        "gates.smallest_speedup=1.5",
+        "benchmark.seconds=[1, 2.5]",
+        "attribution.method=hib",
+        "attribution.learning_rate=1e-2",
+        "model.revision=null",
+        "calibration.labels=model",
+        "name=a=b",
+        "name=later",
+    )
+    recipe = loaded.recipe
+    assert recipe.export.opset == 17
+    assert recipe.gates.smallest_speedup == 1.5
+    assert recipe.benchmark.seconds == (1.0, 2.5)
+    assert recipe.attribution.model_dump()["learning_rate"] == 0.01
+    assert recipe.model.revision is None
+    assert recipe.calibration.labels == "model"
+    assert recipe.name == "later"
+    again = load(tmp_path, loaded.text, name="again.yaml")
+    assert again.recipe == recipe
+
+
+def test_the_text_of_a_recipe_without_overrides_is_the_file_itself(tmp_path: Path) -> None:
+    text = "# why these values\n" + yaml.safe_dump(CONTENT)
+    assert load(tmp_path, text).text == text
+
+
+def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
+    recipe = load(tmp_path, yaml.safe_dump(CONTENT)).recipe
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.budget.fraction = 0.1  # type: ignore[misc]
+
+
+@pytest.fixture
+def schema() -> dict[str, Any]:
+    return dict(json.loads(CliRunner().invoke(main, ["schema"]).stdout))
+
+
+def test_the_schema_describes_what_the_recipe_accepts(schema: dict[str, Any]) -> None:
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert set(schema["required"]) == {
+        "name", "model", "task", "calibration", "validation", "budget"
+    }  # fmt: skip
+    definitions = schema["$defs"]
+    assert definitions["Budget"]["properties"]["scope"]["enum"] == ["global", "layerwise"]
+    assert set(schema["properties"]["attribution"]["discriminator"]["mapping"]) >= {
+        "hib", "magnitude", "random"
+    }  # fmt: skip
+    source = definitions["Calibration"]["properties"]["source"]["discriminator"]["mapping"]
+    assert definitions[source["manifest"].rpartition("/")[2]]["properties"].keys() == (
+        Manifest.model_fields.keys()
+    )
+    for name, definition in definitions.items():
+        if definition["type"] == "object":
+            assert definition["additionalProperties"] is False, name
+
+
+def test_recipes_shipped_and_made_here_fit_the_schema(schema: dict[str, Any]) -> None:
+    validator = pytest.importorskip("jsonschema").Draft202012Validator(schema)
+    for path in sorted(RECIPES.glob("*.yaml")):
+        content = yaml.safe_load(path.read_text())
+        assert not list(validator.iter_errors({"name": path.stem, **content})), path
+    assert not list(validator.iter_errors({"name": "x", **CONTENT}))
+    assert list(validator.iter_errors({"name": "x", **CONTENT, "sede": 1}))

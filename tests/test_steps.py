@@ -1,0 +1,205 @@
+"""A step runs once, and only a record that can be believed stands for its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hibprune.errors import UserError
+from hibprune.files import remove_leftovers, write_files_via_temporary, write_text
+from hibprune.records import Head, Plan
+from hibprune.steps import Done, Step
+
+PLAN = Plan(removed=(Head(0, 1),), kept=(Head(0, 0),))
+
+
+def step(directory: Path, name: str = "plan", version: int = 1, **inputs: Any) -> Step[Plan]:
+    return Step[Plan](directory, name, version, {"budget": 1, **inputs}, Plan)
+
+
+def counted(result: Plan = PLAN) -> tuple[Callable[[], Plan], list[int]]:
+    calls: list[int] = []
+
+    def compute() -> Plan:
+        calls.append(1)
+        return result
+
+    return compute, calls
+
+
+def run(step: Step[Plan]) -> tuple[Done[Plan], bool]:
+    """The result, and whether it was computed."""
+    compute, calls = counted()
+    return step.once(compute), bool(calls)
+
+
+def record(directory: Path) -> dict[str, Any]:
+    return dict(json.loads((directory / "steps/plan.json").read_text()))
+
+
+def test_the_second_run_takes_the_first_ones_result(tmp_path: Path) -> None:
+    first, computed = run(step(tmp_path))
+    assert computed
+    assert not first.resumed
+    second, computed = run(step(tmp_path))
+    assert not computed
+    assert second.resumed
+    assert (second.result, second.key, second.seconds) == (first.result, first.key, first.seconds)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda directory: step(directory, budget=2),
+        lambda directory: step(directory, more=None),
+        lambda directory: step(directory, version=2),
+    ],
+)
+def test_a_changed_input_or_version_computes_again(
+    tmp_path: Path, changed: Callable[[Path], Step[Plan]]
+) -> None:
+    run(step(tmp_path))
+    assert run(changed(tmp_path))[1]
+    assert run(step(tmp_path))[1], "the record of the changed step must not do for the first"
+
+
+def test_keys_tell_names_versions_and_inputs_apart(tmp_path: Path) -> None:
+    steps = [
+        step(tmp_path),
+        step(tmp_path, name="plan1", version=1),
+        step(tmp_path, name="plan", version=11),
+        step(tmp_path, budget="1"),
+        step(tmp_path, budget=[1]),
+    ]
+    assert len({one.key for one in steps}) == len(steps)
+    reordered = Step[Plan](tmp_path, "plan", 1, {"b": 1, "a": 2}, Plan)
+    assert reordered.key == Step[Plan](tmp_path, "plan", 1, {"a": 2, "b": 1}, Plan).key
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\x00\x01",
+        '{"key": "KEY"}',
+        '{"key": "KEY", "step": "plan", "version": 1, "seconds": 1, "inputs": {}, "files": [], '
+        '"result": {"removed": [], "kept": []}}',
+        '{"key": "KEY", "step": "plan", "version": 1, "seconds": 1, "inputs": {}, "files": {}, '
+        '"result": {"removed": []}}',
+        '{"key": "other", "step": "plan", "version": 1, "seconds": 1, "inputs": {}, "files": {}, '
+        '"result": {"removed": [], "kept": []}}',
+    ],
+)
+def test_a_file_that_merely_exists_is_not_believed(tmp_path: Path, forged: str) -> None:
+    this = step(tmp_path)
+    write_text(tmp_path / "steps/plan.json", forged.replace("KEY", this.key))
+    done, computed = run(this)
+    assert computed
+    assert done.result == PLAN
+    assert not run(this)[1], "what was computed takes the place of the forgery"
+
+
+def test_files_of_a_step_must_be_there_unchanged(tmp_path: Path) -> None:
+    def once(content: str) -> bool:
+        calls: list[int] = []
+
+        def compute() -> Plan:
+            calls.append(1)
+            write_text(tmp_path / "made.txt", content)
+            return PLAN
+
+        step(tmp_path).once(compute, lambda _: ["made.txt"])
+        return bool(calls)
+
+    assert once("right")
+    assert not once("right")
+    (tmp_path / "made.txt").write_text("tampered")
+    assert once("right")
+    assert (tmp_path / "made.txt").read_text() == "right"
+    (tmp_path / "made.txt").unlink()
+    assert once("right")
+
+
+def test_a_record_that_names_other_files_is_not_believed(tmp_path: Path) -> None:
+    run(step(tmp_path))
+    compute, calls = counted()
+    write_text(tmp_path / "made.txt", "")
+    step(tmp_path).once(compute, lambda _: ["made.txt"])
+    assert calls
+
+
+def test_a_failing_step_leaves_no_record(tmp_path: Path) -> None:
+    def fail() -> Plan:
+        raise UserError("no")
+
+    with pytest.raises(UserError):
+        step(tmp_path).once(fail)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_the_record_says_what_it_stands_for(tmp_path: Path) -> None:
+    run(step(tmp_path))
+    kept = record(tmp_path)
+    assert (kept["step"], kept["version"], kept["inputs"]) == ("plan", 1, {"budget": 1})
+    assert Plan.model_validate(kept["result"]) == PLAN
+
+
+def test_partial_results_belong_to_one_key_and_go_when_the_step_is_done(tmp_path: Path) -> None:
+    this = step(tmp_path)
+    assert this.partial() == {}
+    this.save_partial({"a": (1.0, 2.5)})
+    assert this.partial() == {"a": (1.0, 2.5)}
+    assert step(tmp_path, budget=2).partial() == {}
+    run(this)
+    assert this.partial() == {}
+    assert [path.name for path in (tmp_path / "steps").iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize("forged", ["", "[]", '{"key": "KEY"}', '{"key": "KEY", "rows": {"a": 1}}'])
+def test_forged_partial_results_are_not_believed(tmp_path: Path, forged: str) -> None:
+    this = step(tmp_path)
+    write_text(tmp_path / "steps/plan.partial.json", forged.replace("KEY", this.key))
+    assert this.partial() == {}
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+
+    def half(place: Path) -> None:
+        (place / "a.txt").write_text("half")
+        raise ValueError("half-way")
+
+    with pytest.raises(ValueError, match="half-way"):
+        write_files_via_temporary(tmp_path, half)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_files_are_moved_into_place_and_readable_by_others(tmp_path: Path) -> None:
+    def write(place: Path) -> None:
+        (place / "b.bin").write_text("b")
+        (place / "b.bin").chmod(0o600)
+        (place / "a.txt").write_text("a")
+
+    assert write_files_via_temporary(tmp_path / "new", write) == ["a.txt", "b.bin"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "b.bin"]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert (tmp_path / "new/b.bin").stat().st_mode == plain.stat().st_mode
+
+
+def test_only_leftovers_of_ours_are_removed(tmp_path: Path) -> None:
+    ours = ["steps/.plan.123.partial.json", ".scratch.123.partial/x", "onnx/.model.9.partial.onnx"]
+    theirs = ["steps/attribute.partial.json", ".hidden", ".my.partial", "a.1.partial"]
+    for name in (*ours, *theirs):
+        write_text(tmp_path / name, "")
+    remove_leftovers(tmp_path)
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == set(theirs)
