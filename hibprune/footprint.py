@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from hibprune.attention import eager_attention, frozen
+from hibprune.attention import frozen
 from hibprune.records import Footprint
 
 
@@ -24,8 +24,7 @@ def measure_footprint(
     with (
         frozen(model),
         torch.no_grad(),
-        eager_attention(model),
-        # The counter does not know torch's fused attention on the CPU, which WavLM would take.
+        # The counter does not know torch's fused attention on the CPU.
         sdpa_kernel(SDPBackend.MATH),
         counter,
     ):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,35 +134,62 @@ def check_targets(
 def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
     """Check what can be checked without running; returns what could not be, a line each.
 
+    What is on this machine is opened: the model is loaded, the clips are listed but not decoded.
+
     Raises:
         UserError: one line per fault found.
     """
     recipe, root = loaded.recipe, loaded.root
     require_sources(loaded, offline)
-    unchecked = []
-    if recipe.model.local_directory(root) is None:
-        if offline:
+    faults: list[str] = []
+    unchecked: list[str] = []
+    checkpoint: Checkpoint | None = None
+    with _gathered(faults):
+        if recipe.model.local_directory(root) is not None:
+            checkpoint = load_checkpoint(recipe.model, recipe.task, root, torch.device("cpu"))
+            check_budget(recipe.budget, heads_of(checkpoint.model))
+        elif offline:
             unchecked.append(f"model {recipe.model.source}: on the Hub")
         else:
             _require_on_hub(recipe.model.source, recipe.model.revision)
-    absent = [place for place, source in _sources(recipe) if not source.at_hand(root)]
-    unchecked += [f"{place}: its data are not on this machine" for place in absent]
-    if not absent:
-        calibration, validation = list_clips(recipe, root)
-        for place, clips in ((CALIBRATION, calibration), (VALIDATION, validation)):
-            missing = missing_audio(clips)
-            if missing:
-                raise UserError(
-                    f"{loaded.path}: {place}.source: {len(missing)} audio files are missing, "
-                    f"the first {missing[0]}"
-                )
-        if recipe.calibration.samples > len(calibration):
-            raise UserError(
-                f"{loaded.path}: calibration.samples: {recipe.calibration.samples} asked for, "
-                f"but there are {len(calibration)} clips"
+
+    clips: dict[str, list[Utterance]] = {}
+    for place, source in _sources(recipe):
+        with _gathered(faults):
+            if not source.at_hand(root):
+                unchecked.append(f"{place}: its data are not on this machine")
+                continue
+            clips[place] = source.utterances(recipe.task.fields, root)
+            if checkpoint and (place == VALIDATION or recipe.calibration.labels == "dataset"):
+                check_targets(place, clips[place], recipe.task, checkpoint)
+    for place, listed in clips.items():
+        missing = missing_audio(listed)
+        if missing:
+            faults.append(
+                f"{loaded.path}: {place}.source: {len(missing)} audio files are missing, "
+                f"the first {missing[0]}"
             )
-        require_disjoint(calibration, validation)
+    available = len(clips.get(CALIBRATION, ()))
+    if CALIBRATION in clips and recipe.calibration.samples > available:
+        faults.append(
+            f"{loaded.path}: calibration.samples: {recipe.calibration.samples} asked for, "
+            f"but there are {available} clips"
+        )
+    if len(clips) == 2:
+        with _gathered(faults):
+            require_disjoint(clips[CALIBRATION], clips[VALIDATION])
+    if faults:
+        raise UserError("\n".join(faults))
     return unchecked
+
+
+@contextmanager
+def _gathered(faults: list[str]) -> Iterator[None]:
+    """Note a fault and go on, so that a check finds all of them."""
+    try:
+        yield
+    except UserError as error:
+        faults.append(str(error))
 
 
 def skipped_lines(material: Material) -> list[str]:

@@ -233,9 +233,12 @@ def _attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]
             shown = "" if loss is None else f", loss {loss:.3f}"
             narration.advance(done, total, f"{done:.0f} of {total} samples{shown}")
 
+        done = step.partial()
+        if done:
+            run.narrator.say(f"attribute: going on after {len(done)} samples scored before")
         session = Session(
             seed=run.recipe.seed,
-            done={sample: tuple(row) for sample, row in step.partial().items()},
+            done=done,
             save=step.save_partial,
             progress=progress,
             notice=run.narrator.say,

@@ -236,14 +236,21 @@ def test_replayed_front_end_is_not_computed(tiny: TinyModel, plan: dict[int, lis
         for module in front.modules():
             if module is not front:
                 count_calls(module, path, called)
+    convolutions: Counter[str] = Counter()
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d) and ".layers." not in path:
+            count_calls(module, path, convolutions)
     with prefix_recorded(model) as prefix:
         wanted = logits(model, clip)
     assert prefix.keys() == called.keys()
+    assert convolutions
 
     called.clear()
+    convolutions.clear()
     with prefix_replayed(model, prefix):
         assert torch.equal(logits(model, torch.zeros_like(clip)), wanted)
     assert not called
+    assert not convolutions
     assert distance(logits(model, torch.zeros_like(clip)), wanted) > MOVED
 
 

@@ -49,8 +49,9 @@ def _prune_heads_of(family: Family) -> Callable[[Any, Mapping[int, Iterable[int]
         """
         layers = encoder_layers(self, family)
         try:
-            for number, heads in _checked(heads_to_prune, len(layers), self.config).items():
-                _remove(layers[number], heads, family)
+            _require_known(heads_to_prune, len(layers), self.config.num_attention_heads)
+            for number, heads in heads_to_prune.items():
+                _remove(layers[number], set(heads), family)
         finally:
             # prune_heads has written the configuration by now: make it tell the truth.
             gone = [_gone(layer.get_submodule(family.attention)) for layer in layers]
@@ -61,20 +62,15 @@ def _prune_heads_of(family: Family) -> Callable[[Any, Mapping[int, Iterable[int]
     return _prune_heads
 
 
-def _checked(
-    heads_to_prune: Mapping[int, Iterable[int]], layers: int, config: Any
-) -> dict[int, set[int]]:
-    checked: dict[int, set[int]] = {}
+def _require_known(
+    heads_to_prune: Mapping[int, Iterable[int]], layer_count: int, head_count: int
+) -> None:
     for number, heads in heads_to_prune.items():
-        if not -layers <= number < layers:
-            raise IndexError(f"the model has layers 0 to {layers - 1}, not {number}")
-        beyond = [head for head in heads if not 0 <= head < config.num_attention_heads]
+        if not -layer_count <= number < layer_count:
+            raise IndexError(f"the model has layers 0 to {layer_count - 1}, not {number}")
+        beyond = [head for head in heads if not 0 <= head < head_count]
         if beyond:
-            raise IndexError(
-                f"layer {number} has heads 0 to {config.num_attention_heads - 1}, not {beyond}"
-            )
-        checked.setdefault(number % layers, set()).update(heads)
-    return checked
+            raise IndexError(f"layer {number} has heads 0 to {head_count - 1}, not {beyond}")
 
 
 def _gone(attention: nn.Module) -> set[int]:

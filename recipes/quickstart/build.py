@@ -15,7 +15,6 @@ import argparse
 import copy
 import io
 import json
-import os
 import platform
 import random
 import shutil
@@ -51,12 +50,12 @@ LABELS = [*KEYWORDS, "_unknown_", "_silence_"]
 UNKNOWN_WORDS = (
     "bed bird cat dog eight five four happy house marvin nine one seven sheila six three tree two "
     "wow zero backward forward follow learn visual water music table green money"
-).split()
+).split()  # noqa: SIM905
 
 # eSpeak NG: voice = accent + variant. A variant belongs to one split only, whatever the accent.
 ACCENTS = (
     "en-us en-gb en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-029 en-us-nyc"
-).split()
+).split()  # noqa: SIM905
 TRAIN_VARIANTS = (
     "m1 m2 m3 m5 m6 m8 f1 f2 f4 klatt klatt2 klatt4 klatt5 klatt6 adam Alicia Andy Annie "
     "AnxiousAndy antonio anika aunty benjamin boris caleb croak Denis Diogo ed grandma grandpa "
@@ -64,7 +63,7 @@ TRAIN_VARIANTS = (
     "michel Miguel mike Nguyen norbert pablo paul pedro quincy RicishayMax RicishayMax2 "
     "RicishayMax3 rob robert robosoft robosoft2 robosoft3 robosoft4 robosoft5 robosoft6 robosoft7 "
     "robosoft8 sandro shelby Storm travis Tweaky UniRobot"
-).split()
+).split()  # noqa: SIM905
 VALIDATION_ESPEAK = [
     ("en-us", "m4"),
     ("en-gb", "m7"),
@@ -151,7 +150,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     write(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -449,7 +448,7 @@ def store_clips(
         )
         rows.append({"audio": f"clips/{split}/{name}", "label": label, "voice": voice})
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
+    fresh.replace(folder)
     write_text(output / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
@@ -623,7 +622,8 @@ def save_model(model: torch.nn.Module, folder: Path) -> None:
         copy.deepcopy(model).half().save_pretrained(fresh)
         extractor.save_pretrained(fresh)
         for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
-            os.replace(Path(fresh) / name, folder / name)
+            (Path(fresh) / name).chmod(0o644)
+            (Path(fresh) / name).replace(folder / name)
 
 
 # --------------------------------------------------------------------------------------------------
