@@ -226,3 +226,14 @@ def _require_on_hub(source: str, revision: str | None) -> None:
             f"{source}: not found on the Hub ({type(error).__name__}): check the name and the "
             "network, or pass --offline"
         ) from error
+
+
+def loaded_line(material: Material, device: torch.device) -> str:
+    """What was loaded, in a line."""
+    skipped = len(material.calibration.skipped) + len(material.validation.skipped)
+    lost = f", {skipped} skipped" if skipped else ""
+    return (
+        f"{material.checkpoint.family.model_type} on {device.type}, "
+        f"{len(material.calibration.utterances)} calibration and "
+        f"{len(material.validation.utterances)} validation clips{lost}"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hibprune.data import Selection
 from hibprune.files import write_text
@@ -26,12 +27,13 @@ from hibprune.manifest import (
 from hibprune.output import ONNX_FILE, RECIPE_FILE, file_digests
 from hibprune.recipe import Gates, LoadedRecipe
 from hibprune.records import (
+    Benchmark,
     Evaluation,
-    Footprint,
     Gate,
     Latency,
     Parity,
     Plan,
+    Removal,
     Scores,
     heads_by_layer,
 )
@@ -49,14 +51,26 @@ class Outcome:
     baseline: Done[Evaluation]
     scores: Done[Scores]
     plan: Done[Plan]
-    before: Footprint
-    after: Footprint
+    removal: Done[Removal]
     pruned: Done[Evaluation]
     parity: Done[Parity]
     exported: Done[Evaluation]
-    latencies: tuple[Latency, ...]
-    original_bytes: int
-    seconds: dict[str, float]
+    benchmark: Done[Benchmark]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each step took when it ran."""
+        steps: dict[str, Done[Any]] = {
+            "baseline": self.baseline,
+            "attribute": self.scores,
+            "plan": self.plan,
+            "prune": self.removal,
+            "validate": self.pruned,
+            "export": self.parity,
+            "exported": self.exported,
+            "benchmark": self.benchmark,
+        }
+        return {name: step.seconds for name, step in steps.items()}
 
 
 def write_outcome(outcome: Outcome, directory: Path) -> Manifest:
@@ -72,7 +86,8 @@ def write_outcome(outcome: Outcome, directory: Path) -> Manifest:
 def _manifest(outcome: Outcome, directory: Path) -> Manifest:
     recipe, material = outcome.loaded.recipe, outcome.material
     scores, plan = outcome.scores.result, outcome.plan.result
-    latency = tuple(map(_latency, outcome.latencies))
+    before, after = outcome.removal.result.before, outcome.removal.result.after
+    benchmark = outcome.benchmark.result
     file_bytes = (directory / ONNX_FILE).stat().st_size
     baseline, exported = outcome.baseline.result, outcome.exported.result
     method = recipe.attribution.for_task(recipe.task.kind)
@@ -102,13 +117,9 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             total=plan.total,
             removed={layer: tuple(h) for layer, h in heads_by_layer(plan.removed).items()},
         ),
-        parameters=Change(before=outcome.before.parameters, after=outcome.after.parameters),
-        macs=MacsChange(
-            before=outcome.before.macs,
-            after=outcome.after.macs,
-            at_seconds=outcome.before.at_seconds,
-        ),
-        size_bytes=Change(before=outcome.original_bytes, after=file_bytes),
+        parameters=Change(before=before.parameters, after=after.parameters),
+        macs=MacsChange(before=before.macs, after=after.macs, at_seconds=before.at_seconds),
+        size_bytes=Change(before=benchmark.original_bytes, after=file_bytes),
         metric=MetricSummary(
             name=baseline.metric,
             higher_is_better=baseline.higher_is_better,
@@ -123,8 +134,8 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             lengths=tuple(sorted({case.seconds for case in cases})),
             batches=tuple(sorted({case.batch for case in cases})),
         ),
-        latency=latency,
-        gates=check_gates(recipe.gates, baseline, exported, outcome.latencies, file_bytes),
+        latency=tuple(map(_latency, benchmark.latencies)),
+        gates=check_gates(recipe.gates, baseline, exported, benchmark.latencies, file_bytes),
         steps=outcome.seconds,
         machine=describe_machine(),
         versions=installed_versions(),

@@ -1,95 +1,18 @@
-"""The chain: load → baseline → attribute → plan → prune → validate → export → benchmark → report.
-
-Every step goes through `Step.once`, so that a run takes up where an earlier one stopped.
-"""
+"""The chain: load, baseline, attribute, plan, prune, validate, export, benchmark, report."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from hibprune.attribution import MethodBase, Sample, Session
-from hibprune.bench import measure_latency
-from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
-from hibprune.data import Utterance, read_waveform
-from hibprune.errors import UserError
-from hibprune.evaluation import evaluate, predict_targets
-from hibprune.export import check_parity, export_onnx, write_metadata
-from hibprune.files import plain_disk_errors, scratch_directory, write_files_via_temporary
-from hibprune.footprint import measure_footprint
-from hibprune.loading import Material, load, skipped_lines
+from hibprune import stages
+from hibprune.files import plain_disk_errors
+from hibprune.loading import load, loaded_line, skipped_lines
 from hibprune.manifest import Manifest
-from hibprune.narration import Narrator, StepNarration
+from hibprune.narration import Narrator
 from hibprune.outcome import Outcome, write_outcome
-from hibprune.output import LOG_FILE, ONNX_FILE, check_output, open_output
-from hibprune.planning import make_plan
-from hibprune.recipe import LoadedRecipe, Recipe
-from hibprune.records import (
-    Evaluation,
-    Footprint,
-    Latency,
-    Parity,
-    Plan,
-    Record,
-    Scores,
-    heads_by_layer,
-)
-from hibprune.runtime import Predict, choose_device, onnx_predict, onnx_session, torch_predict
-from hibprune.steps import Done, Step
-from hibprune.surgery import remove_heads, save_model
-from hibprune.tasks import Target
-
-Result = TypeVar("Result")
-
-
-class Removal(Record):
-    """What removal changed by count, and the files of the pruned model."""
-
-    before: Footprint
-    after: Footprint
-    files: tuple[str, ...]
-
-
-class Benchmark(Record):
-    """Latency of original and pruned ONNX model, and the size of the original's file in bytes."""
-
-    latencies: tuple[Latency, ...]
-    original_bytes: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a recipe into a directory."""
-
-    loaded: LoadedRecipe
-    material: Material
-    directory: Path
-    device: torch.device
-    narrator: Narrator
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.loaded.recipe
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self.material.checkpoint
-
-    @property
-    def basis(self) -> dict[str, Any]:
-        """What every step's result depends on."""
-        return {
-            "model": self.checkpoint.identity,
-            "task": self.recipe.task.model_dump(mode="json"),
-            "device": self.device.type,
-        }
+from hibprune.output import LOG_FILE, check_output, open_output
+from hibprune.recipe import LoadedRecipe
+from hibprune.runtime import choose_device
 
 
 def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Manifest:
@@ -103,31 +26,26 @@ def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Man
     device = choose_device(loaded.recipe.device)
     with narrator.step("load") as narration:
         material = load(loaded, device, narration.advance)
-        narration.found(_loaded_line(material, device))
+        narration.found(loaded_line(material, device))
     for line in skipped_lines(material):
         narrator.say(line)
     open_output(directory)
     # Writers of other libraries raise errors of their own when the disk is full.
     with plain_disk_errors(directory):
         narrator.log_to(directory / LOG_FILE)
-        return _run_chain(Run(loaded, material, directory, device, narrator))
+        return _chain(stages.Run(loaded, material, directory, device, narrator))
 
 
-def _run_chain(run: Run) -> Manifest:
-    baseline = _baseline(run)
-    scores = _attribute(run, _calibration_targets(run))
-    plan = _plan(run, scores)
-    removal = _prune(run, plan)
-    pruned_checkpoint = load_checkpoint(
-        ModelSource(source=str(run.directory.resolve())),
-        run.recipe.task,
-        run.loaded.root,
-        run.device,
-    )
-    pruned = _validate(run, removal, pruned_checkpoint)
-    parity = _export(run, plan, baseline, pruned, pruned_checkpoint)
-    exported = _validate_exported(run, parity, pruned_checkpoint)
-    benchmark = _benchmark(run, parity)
+def _chain(run: stages.Run) -> Manifest:
+    baseline = stages.baseline(run)
+    scores = stages.attribute(run, stages.calibration_targets(run))
+    plan = stages.plan(run, scores)
+    removal = stages.prune(run, plan)
+    smaller = stages.reload(run)
+    pruned = stages.validate(run, removal, smaller)
+    parity = stages.export(run, plan, baseline, pruned, smaller)
+    exported = stages.validate_exported(run, parity, smaller)
+    benchmark = stages.benchmark(run, parity)
     with run.narrator.step("report") as narration:
         manifest = write_outcome(
             Outcome(
@@ -137,328 +55,13 @@ def _run_chain(run: Run) -> Manifest:
                 baseline=baseline,
                 scores=scores,
                 plan=plan,
-                before=removal.result.before,
-                after=removal.result.after,
+                removal=removal,
                 pruned=pruned,
                 parity=parity,
                 exported=exported,
-                latencies=benchmark.result.latencies,
-                original_bytes=benchmark.result.original_bytes,
-                seconds=_seconds(
-                    baseline, scores, plan, removal, pruned, parity, exported, benchmark
-                ),
+                benchmark=benchmark,
             ),
             run.directory,
         )
         narration.found(f"{run.directory / 'report.md'}")
     return manifest
-
-
-def _once(
-    run: Run,
-    name: str,
-    inputs: Mapping[str, Any],
-    result_type: type[Result],
-    compute: Callable[[Step[Result], StepNarration], Result],
-    finding: Callable[[Result], str],
-    files: Callable[[Result], list[str]] = lambda result: [],
-    version: int = 1,
-) -> Done[Result]:
-    step = Step[Result](run.directory, name, version, {**run.basis, **inputs}, result_type)
-    with run.narrator.step(name) as narration:
-        done = step.once(lambda: compute(step, narration), files)
-        narration.found(finding(done.result), done.seconds if done.resumed else None)
-    return done
-
-
-def _baseline(run: Run) -> Done[Evaluation]:
-    return _once(
-        run,
-        "baseline",
-        {"validation": run.material.validation.identity},
-        Evaluation,
-        lambda _, narration: _measure(
-            run, torch_predict(run.checkpoint.model), run.checkpoint, narration
-        ),
-        metric_line,
-    )
-
-
-def _measure(
-    run: Run, predict: Predict, checkpoint: Checkpoint, narration: StepNarration
-) -> Evaluation:
-    return evaluate(
-        predict,
-        checkpoint,
-        run.recipe.task,
-        run.material.validation.utterances,
-        run.recipe.validation.durations,
-        narration.advance,
-    )
-
-
-def _calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
-    """Targets of the calibration clips by id, and a key of where they came from."""
-    clips = run.material.calibration.utterances
-    if run.recipe.calibration.labels == "dataset":
-        return {clip.id: clip.target for clip in clips if clip.target is not None}, "dataset"
-
-    def label(_: Step[dict[str, Target]], narration: StepNarration) -> dict[str, Target]:
-        predictions = predict_targets(
-            torch_predict(run.checkpoint.model),
-            run.checkpoint,
-            run.recipe.task,
-            clips,
-            run.recipe.calibration.durations,
-            narration.advance,
-        )
-        return dict(zip((clip.id for clip in clips), predictions, strict=True))
-
-    done = _once(
-        run,
-        "label",
-        {"calibration": run.material.calibration.identity},
-        dict[str, Target],
-        label,
-        lambda targets: f"{len(targets)} calibration clips labelled by the model itself",
-    )
-    return done.result, done.key
-
-
-def _attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
-    method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
-
-    def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
-        def progress(done: float, total: int, loss: float | None) -> None:
-            shown = "" if loss is None else f", loss {loss:.3f}"
-            narration.advance(done, total, f"{done:.0f} of {total} samples{shown}")
-
-        done = step.partial()
-        if done:
-            run.narrator.say(f"attribute: going on after {len(done)} samples scored before")
-        session = Session(
-            seed=run.recipe.seed,
-            done=done,
-            save=step.save_partial,
-            progress=progress,
-            notice=run.narrator.say,
-        )
-        samples = [
-            _sample(run, clip, targets[0][clip.id]) for clip in run.material.calibration.utterances
-        ]
-        return method.attribute(run.checkpoint.model, samples, run.recipe.task.loss, session)
-
-    def finding(scores: Scores) -> str:
-        split_half = scores.split_half
-        stability = "" if split_half is None else f", split-half rank correlation {split_half:.2f}"
-        return f"{len(scores.heads)} heads by {scores.method}{stability}"
-
-    return _once(
-        run,
-        "attribute",
-        {
-            "calibration": run.material.calibration.identity,
-            "crop_seconds": run.recipe.calibration.crop_seconds,
-            "targets": targets[1],
-            "method": method.model_dump(mode="json"),
-            "seed": run.recipe.seed,
-        },
-        Scores,
-        attribute,
-        finding,
-    )
-
-
-def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
-    settings = run.recipe.calibration
-    waveform = read_waveform(clip.audio, run.checkpoint.sampling_rate, settings.durations)
-    if settings.crop_seconds is not None:
-        waveform = waveform[: round(settings.crop_seconds * run.checkpoint.sampling_rate)]
-    try:
-        encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
-    except ValueError as error:
-        raise UserError(f"calibration: {clip.id}: {error}") from error
-    return Sample(clip.id, run.checkpoint.inputs(waveform), encoded)
-
-
-def _plan(run: Run, scores: Done[Scores]) -> Done[Plan]:
-    return _once(
-        run,
-        "plan",
-        {"scores": scores.key, "budget": run.recipe.budget.model_dump(mode="json")},
-        Plan,
-        lambda *_: make_plan(scores.result, run.recipe.budget),
-        lambda plan: (
-            f"{len(plan.removed)} of {plan.total} heads to remove, {run.recipe.budget.scope}"
-        ),
-    )
-
-
-def _prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
-    def prune(_: Step[Removal], narration: StepNarration) -> Removal:
-        model = copy.deepcopy(run.checkpoint.model)
-        seconds = run.recipe.benchmark.seconds[0]
-        example = example_inputs(run.checkpoint, seconds, 1)
-        before = measure_footprint(model, example, seconds)
-        remove_heads(model, plan.result)
-        after = measure_footprint(model, example, seconds)
-
-        def write(place: Path) -> None:
-            save_model(model, place)
-            for part in (run.checkpoint.feature_extractor, run.checkpoint.vocabulary.tokenizer):
-                if part is not None:
-                    part.save_pretrained(place)
-
-        files = write_files_via_temporary(run.directory, write)
-        return Removal(before=before, after=after, files=tuple(files))
-
-    return _once(
-        run,
-        "prune",
-        {"plan": plan.key, "seconds": run.recipe.benchmark.seconds[0]},
-        Removal,
-        prune,
-        lambda removal: (
-            f"{removal.before.parameters / 1e6:.2f} → "
-            f"{removal.after.parameters / 1e6:.2f} M parameters"
-        ),
-        lambda removal: list(removal.files),
-    )
-
-
-def _validate(run: Run, removal: Done[Removal], pruned: Checkpoint) -> Done[Evaluation]:
-    return _once(
-        run,
-        "validate",
-        {"prune": removal.key, "validation": run.material.validation.identity},
-        Evaluation,
-        lambda _, narration: _measure(run, torch_predict(pruned.model), pruned, narration),
-        metric_line,
-    )
-
-
-def _export(
-    run: Run,
-    plan: Done[Plan],
-    baseline: Done[Evaluation],
-    validated: Done[Evaluation],
-    pruned: Checkpoint,
-) -> Done[Parity]:
-    settings = run.recipe.export
-
-    def export(_: Step[Parity], narration: StepNarration) -> Parity:
-        path = run.directory / ONNX_FILE
-        reference = copy.deepcopy(pruned.model).cpu()
-        export_onnx(reference, path, run.recipe.task.export_task, settings.opset)
-        write_metadata(
-            path,
-            {
-                "hibprune.recipe": run.recipe.name,
-                "hibprune.task": run.recipe.task.kind,
-                "hibprune.removed_heads": heads_by_layer(plan.result.removed),
-                "hibprune.metric": {
-                    "name": baseline.result.metric,
-                    "baseline": baseline.result.value,
-                    "pruned": validated.result.value,
-                },
-            },
-        )
-        return check_parity(
-            torch_predict(reference),
-            onnx_predict(onnx_session(path, "cpu")),
-            lambda seconds, batch: example_inputs(pruned, seconds, batch),
-            settings,
-        )
-
-    return _once(
-        run,
-        "export",
-        {
-            "name": run.recipe.name,
-            "baseline": baseline.key,
-            "validate": validated.key,
-            "settings": settings.model_dump(mode="json"),
-        },
-        Parity,
-        export,
-        lambda parity: (
-            f"{(run.directory / ONNX_FILE).stat().st_size / 1e6:.1f} MB, at most "
-            f"{parity.max_abs_diff:.1e} from PyTorch"
-        ),
-        lambda _: [ONNX_FILE],
-    )
-
-
-def _validate_exported(run: Run, export: Done[Parity], pruned: Checkpoint) -> Done[Evaluation]:
-    def validate(_: Step[Evaluation], narration: StepNarration) -> Evaluation:
-        session = onnx_session(run.directory / ONNX_FILE, run.device.type)
-        return _measure(run, onnx_predict(session), pruned, narration)
-
-    return _once(
-        run,
-        "exported",
-        {"export": export.key, "validation": run.material.validation.identity},
-        Evaluation,
-        validate,
-        metric_line,
-    )
-
-
-def _benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
-    settings = run.recipe.benchmark
-
-    def benchmark(_: Step[Benchmark], narration: StepNarration) -> Benchmark:
-        with scratch_directory(run.directory) as scratch:
-            original = scratch / "original.onnx"
-            export_onnx(
-                run.checkpoint.model, original, run.recipe.task.export_task, run.recipe.export.opset
-            )
-            latencies = measure_latency(
-                onnx_session(original, run.device.type, settings.threads),
-                onnx_session(run.directory / ONNX_FILE, run.device.type, settings.threads),
-                lambda seconds, batch: example_inputs(run.checkpoint, seconds, batch),
-                settings,
-                lambda share: narration.advance(share, 1.0),
-            )
-            return Benchmark(latencies=latencies, original_bytes=original.stat().st_size)
-
-    return _once(
-        run,
-        "benchmark",
-        {"export": export.key, "settings": settings.model_dump(mode="json")},
-        Benchmark,
-        benchmark,
-        lambda done: ", ".join(f"{x.seconds:g} s ×{x.ratio:.2f}" for x in done.latencies),
-    )
-
-
-def example_inputs(checkpoint: Checkpoint, seconds: float, batch: int) -> dict[str, Tensor]:
-    """Inputs made of seeded noise, `batch` clips of `seconds`: what shapes and speed depend on."""
-    samples = round(seconds * checkpoint.sampling_rate)
-    noise = np.random.default_rng(0).standard_normal((batch, samples)) * 0.1
-    return checkpoint.inputs(noise.astype(np.float32))
-
-
-def metric_line(evaluation: Evaluation) -> str:
-    """A metric with its interval, in percent."""
-    low, high = evaluation.interval
-    return (
-        f"{evaluation.metric} {evaluation.value:.2%} ({low:.2%} to {high:.2%}, n = {evaluation.n})"
-    )
-
-
-def _loaded_line(material: Material, device: torch.device) -> str:
-    skipped = len(material.calibration.skipped) + len(material.validation.skipped)
-    lost = f", {skipped} skipped" if skipped else ""
-    return (
-        f"{material.checkpoint.family.model_type} on {device.type}, "
-        f"{len(material.calibration.utterances)} calibration and "
-        f"{len(material.validation.utterances)} validation clips{lost}"
-    )
-
-
-def _seconds(*steps: Done[Any]) -> dict[str, float]:
-    names = (
-        "baseline", "attribute", "plan", "prune", "validate", "export", "exported", "benchmark"
-    )  # fmt: skip
-    return {name: done.seconds for name, done in zip(names, steps, strict=True)}

@@ -168,6 +168,21 @@ def _percentiles(times_ms: tuple[float, ...], seconds: float) -> Percentiles:
     return Percentiles(p50=p50, p90=p90, p99=p99, real_time_factor=p50 / 1000 / seconds)
 
 
+class Removal(Record):
+    """What removal changed by count, and the files of the pruned model."""
+
+    before: Footprint
+    after: Footprint
+    files: tuple[str, ...]
+
+
+class Benchmark(Record):
+    """Latency of original and pruned ONNX model, and the size of the original's file in bytes."""
+
+    latencies: tuple[Latency, ...]
+    original_bytes: int
+
+
 class Gate(Record):
     """A limit the run was held to and what was measured."""
 

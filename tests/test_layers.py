@@ -18,6 +18,7 @@ PACKAGE = Path(hibprune.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("pipeline",),
+    ("stages",),
     ("outcome",),
     ("loading", "evaluation", "prediction"),
     ("recipe",),

