@@ -112,7 +112,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
 
         quiet_libraries()
 
-        from hibprune.loading import check_recipe
+        from hibprune.checking import check_recipe
         from hibprune.recipe import load_recipe
 
         unchecked = check_recipe(load_recipe(recipe, overrides), offline)

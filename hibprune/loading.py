@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from hibprune.data import (
     Selection,
     Utterance,
     drawing_order,
-    missing_audio,
     require_disjoint,
     usable,
 )
@@ -59,7 +57,7 @@ def load(
     check_targets(VALIDATION, validation, recipe.task, checkpoint)
 
     drawn = usable(
-        drawing_order(calibration, recipe.seed, balanced=recipe.task.fields.kind != "text"),
+        calibration_order(recipe, calibration),
         CALIBRATION,
         checkpoint.sampling_rate,
         recipe.calibration.durations,
@@ -67,14 +65,13 @@ def load(
         recipe.calibration.max_unreadable,
         progress,
     )
+    limit = recipe.validation.limit
     measured = usable(
-        validation
-        if recipe.validation.limit is None
-        else drawing_order(validation, recipe.seed, balanced=False),
+        validation_order(recipe, validation),
         VALIDATION,
         checkpoint.sampling_rate,
         recipe.validation.durations,
-        recipe.validation.limit,
+        None if limit is None else min(limit, len(validation)),
         recipe.validation.max_unreadable,
         progress,
     )
@@ -90,12 +87,24 @@ def require_sources(loaded: LoadedRecipe, offline: bool = False) -> None:
     """
     recipe, root = loaded.recipe, loaded.root
     faults = [f"{loaded.path}: model.source: {line}" for line in recipe.model.problems(root)]
-    for place, source in _sources(recipe):
+    for place, source in sources(recipe):
         faults += [
             f"{loaded.path}: {place}.source: {line}" for line in source.problems(root, offline)
         ]
     if faults:
         raise UserError("\n".join(faults))
+
+
+def calibration_order(recipe: Recipe, clips: Sequence[Utterance]) -> list[Utterance]:
+    """The clips in the order they are drawn, balanced over labels; later ones are replacements."""
+    return drawing_order(clips, recipe.seed, balanced=recipe.task.fields.kind != "text")
+
+
+def validation_order(recipe: Recipe, clips: Sequence[Utterance]) -> list[Utterance]:
+    """The clips as listed or, where a limit is set, in a seeded order."""
+    if recipe.validation.limit is None:
+        return list(clips)
+    return drawing_order(clips, recipe.seed, balanced=False)
 
 
 def list_clips(recipe: Recipe, root: Path) -> tuple[list[Utterance], list[Utterance]]:
@@ -131,67 +140,6 @@ def check_targets(
             raise UserError(f"{place}: {utterance.id}: {' '.join(str(error).split())}") from error
 
 
-def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
-    """Check what can be checked without running; returns what could not be, a line each.
-
-    What is on this machine is opened: the model is loaded, the clips are listed but not decoded.
-
-    Raises:
-        UserError: one line per fault found.
-    """
-    recipe, root = loaded.recipe, loaded.root
-    require_sources(loaded, offline)
-    faults: list[str] = []
-    unchecked: list[str] = []
-    checkpoint: Checkpoint | None = None
-    with _gathered(faults):
-        if recipe.model.local_directory(root) is not None:
-            checkpoint = load_checkpoint(recipe.model, recipe.task, root, torch.device("cpu"))
-            check_budget(recipe.budget, heads_of(checkpoint.model))
-        elif offline:
-            unchecked.append(f"model {recipe.model.source}: on the Hub")
-        else:
-            _require_on_hub(recipe.model.source, recipe.model.revision)
-
-    clips: dict[str, list[Utterance]] = {}
-    for place, source in _sources(recipe):
-        with _gathered(faults):
-            if not source.at_hand(root):
-                unchecked.append(f"{place}: its data are not on this machine")
-                continue
-            clips[place] = source.utterances(recipe.task.fields, root)
-            if checkpoint and (place == VALIDATION or recipe.calibration.labels == "dataset"):
-                check_targets(place, clips[place], recipe.task, checkpoint)
-    for place, listed in clips.items():
-        missing = missing_audio(listed)
-        if missing:
-            faults.append(
-                f"{loaded.path}: {place}.source: {len(missing)} audio files are missing, "
-                f"the first {missing[0]}"
-            )
-    available = len(clips.get(CALIBRATION, ()))
-    if CALIBRATION in clips and recipe.calibration.samples > available:
-        faults.append(
-            f"{loaded.path}: calibration.samples: {recipe.calibration.samples} asked for, "
-            f"but there are {available} clips"
-        )
-    if len(clips) == 2:
-        with _gathered(faults):
-            require_disjoint(clips[CALIBRATION], clips[VALIDATION])
-    if faults:
-        raise UserError("\n".join(faults))
-    return unchecked
-
-
-@contextmanager
-def _gathered(faults: list[str]) -> Iterator[None]:
-    """Note a fault and go on, so that a check finds all of them."""
-    try:
-        yield
-    except UserError as error:
-        faults.append(str(error))
-
-
 def skipped_lines(material: Material) -> list[str]:
     """The clips that cannot be used, a line each; past a handful, how many more there are."""
     skipped = [
@@ -207,25 +155,11 @@ def skipped_lines(material: Material) -> list[str]:
     return skipped[:NAMED_WHEN_SKIPPED] + rest
 
 
-def _sources(recipe: Recipe) -> tuple[tuple[str, DataSource], ...]:
+def sources(recipe: Recipe) -> tuple[tuple[str, DataSource], ...]:
     return (
         (CALIBRATION, recipe.calibration.source),
         (VALIDATION, recipe.validation.source),
     )
-
-
-def _require_on_hub(source: str, revision: str | None) -> None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-    from requests.exceptions import RequestException
-
-    try:
-        HfApi().model_info(source, revision=revision, timeout=20)
-    except (HfHubHTTPError, RequestException, OSError) as error:
-        raise UserError(
-            f"{source}: not found on the Hub ({type(error).__name__}): check the name and the "
-            "network, or pass --offline"
-        ) from error
 
 
 def loaded_line(material: Material, device: torch.device) -> str:

@@ -179,7 +179,7 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
             "calibration": run.material.calibration.identity,
             "crop_seconds": run.recipe.calibration.crop_seconds,
             "targets": targets[1],
-            "method": method.model_dump(mode="json"),
+            "method": method.model_dump(mode="json", exclude=set(method.resources)),
             "seed": run.recipe.seed,
         },
         Scores,

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("pipeline",),
     ("stages",),
-    ("outcome",),
+    ("outcome", "checking"),
     ("loading", "evaluation", "prediction"),
     ("recipe",),
     ("attribution", "checkpoint"),

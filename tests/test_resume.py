@@ -25,7 +25,7 @@ STEPS = (
     "baseline", "attribute", "plan", "prune", "validate", "export", "exported", "benchmark"
 )  # fmt: skip
 LONG = (
-    "--set", "attribution.steps=120", "--set", "export.seconds=[1, 4, 8]", "--quiet"
+    "--set", "attribution.steps=120", "--set", "export.seconds=[1, 3]", "--quiet"
 )  # fmt: skip
 """Attribution and export that take long enough to be killed in the middle of."""
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import jiwer
 import numpy as np
@@ -80,7 +80,7 @@ class TestOneLabel:
 
 
 class TestSlots:
-    SLOTS = {"action": ["on", "off"], "place": ["none", "kitchen", "hall"]}
+    SLOTS: ClassVar = {"action": ["on", "off"], "place": ["none", "kitchen", "hall"]}
 
     def test_superb_order_against_the_known_answers_of_transformers(self) -> None:
         """The published checkpoint answers (0, 10, 0) and (3, 4, 1) to two clips whose words are

@@ -57,6 +57,8 @@ class MethodBase(BaseModel, ABC):
     source: ClassVar[str]
     cost: ClassVar[str]
     """Forward and backward passes it takes."""
+    resources: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change time and memory, not scores."""
 
     @classmethod
     def name(cls) -> str:

@@ -63,6 +63,7 @@ class HeadInformationBottleneck(MethodBase):
     batch_size: int = Field(default=50, ge=1)
     memory_gib: float = Field(default=4.0, gt=0)
 
+    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     title: ClassVar[str] = "Head Information Bottleneck: learned attention under a bottleneck"
     source: ClassVar[str] = "HIB paper, eq. 6–17 and table 1; exact and mutual-information: ours"
     cost: ClassVar[str] = "1 forward + steps × (forward + backward) per sample"
