@@ -16,6 +16,7 @@ from hibprune.loading import (
     VALIDATION,
     calibration_order,
     check_targets,
+    require_sources,
     sources,
     validation_order,
 )
