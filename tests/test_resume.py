@@ -163,6 +163,7 @@ AFTER_PLAN = list(STEPS[2:])
     [
         ("seed=0", []),
         ("gates.largest_file_mb=9", []),
+        ("attribution.batch_size=3", []),
         ("budget.fraction=0.6", AFTER_PLAN),
         ("budget.scope=layerwise", AFTER_PLAN),
         ("seed=1", ["attribute", *AFTER_PLAN]),
