@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.families import Family, family_of
-from hibprune.records import Head
+from hibprune.errors import UserError
+from hibprune.families import Family, Stack, family_of
+from hibprune.records import ENCODER, Head
 
 Mix = Callable[[int, Tensor], Tensor]
 """Takes a layer and its values (batch, heads, frames, head size); returns what takes the place of
@@ -33,39 +35,60 @@ class AttentionSite:
     output: nn.Module
 
 
-def attention_sites(model: PreTrainedModel) -> tuple[AttentionSite, ...]:
-    """The attention of every layer, first to last, with the heads still there."""
+def attention_sites(
+    model: PreTrainedModel, stacks: Iterable[str] = (ENCODER,)
+) -> tuple[AttentionSite, ...]:
+    """The attention of every layer of some stacks, first to last, with the heads still there.
+
+    Raises:
+        UserError: the model has no such stack, or its heads share keys and values.
+    """
     family = family_of(model.config.model_type)
     sites = []
-    for number, layer in enumerate(encoder_layers(model.base_model, family)):
-        module = layer.get_submodule(family.attention)
-        gone = set(model.config.pruned_heads.get(number, ()))
-        heads = tuple(
-            Head(number, index)
-            for index in range(model.config.num_attention_heads)
-            if index not in gone
-        )
-        sites.append(
-            AttentionSite(
-                layer=number,
-                heads=heads,
-                head_size=getattr(module, family.head_size),
-                module=module,
-                value=getattr(module, family.value),
-                output=layer.get_submodule(family.output),
+    for name in stacks:
+        stack = family.stack(name)
+        # Only the encoder's heads are ever removed, so the configuration speaks of no others.
+        pruned = model.config.pruned_heads if name == ENCODER else {}
+        for number, layer in enumerate(stack_layers(model.base_model, stack)):
+            module = layer.get_submodule(stack.attention)
+            gone = set(pruned.get(number, ()))
+            count = head_count(module, stack) + len(gone)
+            sites.append(
+                AttentionSite(
+                    layer=number,
+                    heads=tuple(Head(number, i, name) for i in range(count) if i not in gone),
+                    head_size=getattr(module, stack.head_size),
+                    module=module,
+                    value=getattr(module, stack.value),
+                    output=layer.get_submodule(stack.output),
+                )
             )
-        )
     return tuple(sites)
 
 
-def encoder_layers(base_model: nn.Module, family: Family) -> list[nn.Module]:
-    """The encoder layers of a base model, first to last."""
-    return list(base_model.get_submodule(family.layers).children())
+def stack_layers(base_model: nn.Module, stack: Stack) -> list[nn.Module]:
+    """The layers of a stack, first to last."""
+    return list(base_model.get_submodule(stack.layers).children())
 
 
-def heads_of(model: PreTrainedModel) -> tuple[Head, ...]:
-    """All heads still there, sorted by (layer, index)."""
-    return tuple(head for site in attention_sites(model) for head in site.heads)
+def head_count(attention: nn.Module, stack: Stack) -> int:
+    """How many heads an attention module has now.
+
+    Raises:
+        UserError: several heads share a key and a value, so that none has its own to remove.
+    """
+    rows = [getattr(attention, name).out_features for name in (stack.query, stack.value)]
+    if rows[0] != rows[1]:
+        raise UserError(
+            f"{type(attention).__name__} has grouped queries ({rows[0]} rows of queries over "
+            f"{rows[1]} of values), which hibprune cannot prune: use a model without"
+        )
+    return int(rows[1] // getattr(attention, stack.head_size))
+
+
+def heads_of(model: PreTrainedModel, stacks: Iterable[str] = (ENCODER,)) -> tuple[Head, ...]:
+    """All heads still there, stack by stack, each sorted by (layer, index)."""
+    return tuple(head for site in attention_sites(model, stacks) for head in site.heads)
 
 
 @contextmanager
@@ -91,8 +114,9 @@ def silenced(model: PreTrainedModel, heads: Iterable[Head]) -> Iterator[None]:
     Heads that are already gone are silent as they are.
     """
     silent = set(heads)
+    stacks = dict.fromkeys(head.stack for head in sorted(silent))
     with ExitStack() as stack:
-        for site in attention_sites(model):
+        for site in attention_sites(model, stacks):
             positions = [i for i, head in enumerate(site.heads) if head in silent]
             if positions:
                 handle = site.output.register_forward_pre_hook(
@@ -115,10 +139,15 @@ def _zero_positions(
 
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Compute attention in plain matrix products, the only way that also returns the weights."""
+    """Compute attention in plain matrix products, the only way that also returns the weights.
+
+    Families that have a class for each implementation are left alone: theirs does so by itself
+    when called with `output_attentions=True`, and would fail under another's masks.
+    """
     before = model.config._attn_implementation
-    model.config._attn_implementation = "eager"
     try:
+        if len(family_of(model.config.model_type).attention_classes) == 1:
+            model.config._attn_implementation = "eager"
         yield
     finally:
         model.config._attn_implementation = before
@@ -139,12 +168,25 @@ def attention_read(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
         return hook
 
     with ExitStack() as stack:
+        stack.enter_context(_without_left_forwards(model))
         stack.enter_context(eager_attention(model))
         for site in attention_sites(model):
             if site.heads:
                 handle = site.module.register_forward_hook(keep(site.layer))
                 stack.callback(handle.remove)
         yield read
+
+
+@contextmanager
+def _without_left_forwards(model: PreTrainedModel) -> Iterator[None]:
+    """Take off the `forward` that transformers leaves on modules whose outputs it has recorded."""
+    own = {module for module in model.modules() if "forward" in vars(module)}
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            if module not in own:
+                vars(module).pop("forward", None)
 
 
 @contextmanager
@@ -166,10 +208,11 @@ def attention_replaced(model: PreTrainedModel, mix: Mix) -> Iterator[None]:
 def _mixing_forward(
     site: AttentionSite, family: Family, mix: Mix
 ) -> Callable[..., tuple[Tensor | None, ...]]:
-    def forward(hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor | None, ...]:
+    def forward(*inputs: Tensor, **named: object) -> tuple[Tensor | None, ...]:
+        hidden_states = inputs[0] if inputs else named[family.attention_input]
         values = site.value(hidden_states).unflatten(-1, (-1, site.head_size)).transpose(1, 2)
         context = mix(site.layer, values).transpose(1, 2).flatten(-2)
-        output = site.output(context) if family.projects_inside else context
+        output = site.output(context) if family.encoder.projects_inside else context
         return (output, None, None)[: family.returns]
 
     return forward
@@ -203,10 +246,12 @@ def prefix_recorded(model: PreTrainedModel) -> Iterator[dict[str, tuple[Tensor, 
 def prefix_replayed(model: PreTrainedModel, prefix: Prefix) -> Iterator[None]:
     """Give out recorded values in the place of the modules in front of the first attention."""
     family = family_of(model.config.model_type)
+    replacements = {path: _replaying_forward(prefix[path]) for path, _ in family.prefix}
+    replacements.update(dict.fromkeys(family.bypassed, _nothing))
     with ExitStack() as stack:
-        for path, _ in family.prefix:
+        for path, forward in replacements.items():
             module = model.base_model.get_submodule(path)
-            module.forward = _replaying_forward(prefix[path])
+            module.forward = forward
             stack.callback(delattr, module, "forward")
         yield
 
@@ -218,3 +263,59 @@ def _replaying_forward(parts: tuple[Tensor, ...]) -> Callable[..., object]:
         return copies[0] if len(copies) == 1 else copies
 
     return forward
+
+
+def _nothing(states: Tensor) -> Tensor:
+    """An empty tensor, which costs the functions between bypassed modules nothing."""
+    return states[..., :0]
+
+
+@contextmanager
+def positions_cut(model: PreTrainedModel, frames: int) -> Iterator[None]:
+    """Let an encoder that insists on filling all its positions run on the first `frames` of them.
+
+    For calibration: the model was trained on padded clips. Other encoders are left alone.
+
+    Raises:
+        UserError: it has fewer positions, or none at all are asked for.
+    """
+    family = family_of(model.config.model_type)
+    if family.positions is None:
+        yield
+        return
+    config = model.config
+    table = model.base_model.get_submodule(family.positions)
+    assert isinstance(table, nn.Embedding)
+    before = config.max_source_positions, table.num_embeddings
+    if not 0 < frames <= before[0]:
+        raise UserError(
+            f"a clip of {frames} encoder frames where the model takes 1 to {before[0]}: "
+            "use shorter clips (max_seconds)"
+        )
+    try:
+        config.max_source_positions = table.num_embeddings = frames
+        yield
+    finally:
+        config.max_source_positions, table.num_embeddings = before
+
+
+@contextmanager
+def positions_fitted(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+    """Cut positions to what the main input fills, in an encoder that insists on it."""
+    with positions_cut(model, frame_count(model, input_length(model, inputs))):
+        yield
+
+
+def input_length(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
+    """Samples, spectrogram frames or tokens of a model's main input."""
+    axis = family_of(model.config.model_type).length_axis
+    return int(inputs[model.main_input_name].shape[axis])
+
+
+def frame_count(model: PreTrainedModel, length: int) -> int:
+    """Frames that the encoder's attention sees of an input of some length."""
+    if hasattr(model, "_get_feat_extract_output_lengths"):
+        return int(model._get_feat_extract_output_lengths(torch.tensor(length)))
+    if model.main_input_name == "input_ids":
+        return length
+    return int(model.base_model.embeddings.position_embeddings.shape[1])

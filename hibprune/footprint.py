@@ -17,9 +17,13 @@ def measure_footprint(
 ) -> Footprint:
     """Count parameters, and the multiply-adds of matrix products and convolutions in one forward.
 
-    `inputs` are one clip of `seconds`. Half of torch's floating-point operation count.
+    `inputs` are one clip of `seconds`; a decoder makes one step unless they hold tokens for it.
+    Half of torch's floating-point operation count.
     """
     device = next(model.parameters()).device
+    if model.config.is_encoder_decoder and "decoder_input_ids" not in inputs:
+        start = torch.full((1, 1), model.config.decoder_start_token_id)
+        inputs = {**inputs, "decoder_input_ids": start}
     counter = FlopCounterMode(display=False)
     with (
         frozen(model),

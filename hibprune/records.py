@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from hibprune.statistics import bootstrap_interval, split_half_correlation
+
+ENCODER = "encoder"
 
 
 class Record(BaseModel):
@@ -20,10 +22,20 @@ class Record(BaseModel):
 
 @dataclass(frozen=True, order=True)
 class Head:
-    """One attention head by its original place, also after earlier pruning."""
+    """One attention head by its original place, also after earlier pruning.
+
+    `stack` names the attention it belongs to: `encoder`, `decoder.self` or `decoder.cross`. JSON
+    leaves it out for the encoder's, which are the ones a plan can remove.
+    """
 
     layer: int
     index: int
+    stack: str = ENCODER
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_stack(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        return {k: v for k, v in content.items() if (k, v) != ("stack", ENCODER)}
 
 
 class Interval(NamedTuple):

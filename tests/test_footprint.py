@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import HEAD_SIZE, HEADS, LAYERS, PLANS, TINY_MODELS, TinyModel
+from tiny_models import (
+    HEAD_SIZE,
+    HEADS,
+    LAYERS,
+    PLANS,
+    TINY_MODELS,
+    WITH_DECODER,
+    TinyModel,
+)
 from transformers import PreTrainedModel
 
 from hibprune.footprint import measure_footprint
@@ -25,7 +33,7 @@ every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 
 
 def measured(model: PreTrainedModel, tiny: TinyModel, seconds: float = 0.25) -> Footprint:
-    return measure_footprint(model, {model.main_input_name: tiny.inputs(1, seconds)}, seconds)
+    return measure_footprint(model, tiny.inputs(1, seconds), seconds)
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -61,9 +69,14 @@ def test_all_of_a_wav2vec2_classifier() -> None:
     )
 
 
-def a_head(frames: int) -> tuple[int, int]:
+def frames_of(tiny: TinyModel) -> int:
+    """A quarter of a second of sound, 25 tokens, or all positions of a fixed length."""
+    return {"ast": PATCHES, "whisper": 40, "moonshine": 9}.get(tiny.name, FRAMES)
+
+
+def a_head(frames: int, biases: int = 3) -> tuple[int, int]:
     """Parameters and multiply-adds of one head: rows of q, k, v with biases, columns of o."""
-    parameters = 4 * WIDTH * HEAD_SIZE + 3 * HEAD_SIZE
+    parameters = 4 * WIDTH * HEAD_SIZE + biases * HEAD_SIZE
     macs = 4 * frames * WIDTH * HEAD_SIZE + 2 * frames * frames * HEAD_SIZE
     return parameters, macs
 
@@ -88,7 +101,9 @@ def test_removal_saves_what_the_heads_cost(tiny: TinyModel, plan: dict[int, list
     before = measured(model, tiny)
     model.prune_heads(plan)
     after = measured(model, tiny)
-    parameters, macs = a_head(PATCHES if tiny.spectrogram else FRAMES)
+    # Whisper's keys have no bias; Moonshine has none at all.
+    biases = {"whisper": 2, "moonshine": 0}.get(tiny.name, 3)
+    parameters, macs = a_head(frames_of(tiny), biases)
     more_parameters, more_macs = further(tiny.name)
     removed = sum(len(heads) for heads in plan.values())
     assert before.parameters - after.parameters == removed * (parameters + more_parameters)
@@ -138,9 +153,24 @@ def test_counting_depends_on_nothing_but_the_model(attention: str) -> None:
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_the_frames_counted_with_are_those_of_the_models() -> None:
+@pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
+def test_the_frames_counted_with_are_those_of_the_models(tiny: TinyModel) -> None:
+    inputs = tiny.inputs(1)
+    assert tiny.name != "wav2vec2" or inputs["input_values"].shape[1] == SAMPLES
+    model = tiny.build("AutoModel")
+    if tiny.speaks:
+        model = model.get_encoder()
+        del inputs["decoder_input_ids"]
     with torch.no_grad():
-        wave, spectrogram = BY_NAME["wav2vec2"], BY_NAME["ast"]
-        assert wave.inputs(1).shape[1] == SAMPLES
-        assert wave.build("AutoModel")(wave.inputs(1))[0].shape[1] == FRAMES
-        assert spectrogram.build("AutoModel")(spectrogram.inputs(1))[0].shape[1] == PATCHES
+        assert model(**inputs)[0].shape[1] == frames_of(tiny)
+
+
+@pytest.mark.parametrize("tiny", WITH_DECODER, ids=lambda tiny: tiny.name)
+def test_a_decoder_makes_one_step(tiny: TinyModel) -> None:
+    """And five where there are five tokens: its linear layers are counted a token at a time."""
+    model, inputs = tiny.build(), tiny.inputs(1)
+    tokens = inputs.pop("decoder_input_ids")
+    one = measure_footprint(model, inputs, 0.25)
+    assert one == measure_footprint(model, {**inputs, "decoder_input_ids": tokens[:, :1]}, 0.25)
+    assert one.macs < measure_footprint(model, {**inputs, "decoder_input_ids": tokens}, 0.25).macs
+    assert set(inputs) == {tiny.main_input}

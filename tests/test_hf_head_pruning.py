@@ -7,6 +7,7 @@ Heads are counted by the shapes of the weights and by those of the attention tha
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -19,7 +20,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_models import HEAD_SIZE, HEADS, LAYERS, RAW_AUDIO, TINY_MODELS, TinyModel
+from tiny_models import (
+    HEAD_SIZE,
+    HEADS,
+    LAYERS,
+    RAW_AUDIO,
+    SPEAKING,
+    TAGGING,
+    TINY_MODELS,
+    TinyModel,
+)
 from transformers import PreTrainedModel
 
 import hibprune
@@ -27,14 +37,23 @@ import hibprune
 ROOT = Path(hibprune.__file__).parents[1]
 ALL = list(range(HEADS))
 ROWS = ("q_proj", "k_proj", "v_proj", "linear_q", "linear_k", "linear_v", "query", "key", "value")
-COLUMNS = ("out_proj", "linear_out", "attention.output.dense")
+ROWS = (*ROWS, "q_lin", "k_lin", "v_lin")
+COLUMNS = ("out_proj", "o_proj", "linear_out", "attention.output.dense", "out_lin")
+ENCODER_LAYER = r"(?:encoder|transformer)\.layers?\.(\d+)\.(?:attention|self_attn)"
 
-BASE, CLASSIFIER, CTC = "AutoModel", "AutoModelForAudioClassification", "AutoModelForCTC"
+BASE, CTC = "AutoModel", "AutoModelForCTC"
+
+
+def classes(tiny: TinyModel) -> tuple[str, ...]:
+    if tiny in RAW_AUDIO:
+        return (BASE, TAGGING, CTC)
+    return (BASE, SPEAKING, TAGGING) if tiny.name == "whisper" else (BASE, tiny.auto_class)
+
+
 CASES = [
     pytest.param(tiny, auto_class, id=f"{tiny.name}-{auto_class}")
     for tiny in TINY_MODELS
-    for auto_class in (BASE, CLASSIFIER, CTC)
-    if auto_class != CTC or tiny in RAW_AUDIO
+    for auto_class in classes(tiny)
 ]
 every_class = pytest.mark.parametrize(("tiny", "auto_class"), CASES)
 every_model = pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
@@ -44,12 +63,20 @@ def forward(model: PreTrainedModel, tiny: TinyModel) -> Any:
     """Outputs with attention, which only the eager implementation gives out."""
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        return model.eval()(tiny.inputs(), output_attentions=True)
+        return model.eval()(**inputs(model, tiny), output_attentions=True)
+
+
+def inputs(model: PreTrainedModel, tiny: TinyModel) -> dict[str, torch.Tensor]:
+    """A classifier on top of an encoder has no decoder to feed."""
+    taken = inspect.signature(model.forward).parameters
+    return {name: value for name, value in tiny.inputs().items() if name in taken}
 
 
 def heads_by_attention(model: PreTrainedModel, tiny: TinyModel) -> list[int]:
     """Heads of each layer: attention is (batch, heads, frames, frames)."""
-    return [layer.shape[-3] for layer in forward(model, tiny).attentions]
+    outputs = forward(model, tiny)
+    own = outputs.encoder_attentions if "encoder_attentions" in outputs else outputs.attentions
+    return [layer.shape[-3] for layer in own]
 
 
 def heads_by_weights(model: PreTrainedModel) -> list[int]:
@@ -57,7 +84,7 @@ def heads_by_weights(model: PreTrainedModel) -> list[int]:
     counts: list[set[int]] = [set() for _ in range(LAYERS)]
     seen = 0
     for name, weight in model.state_dict().items():
-        layer = re.search(r"encoder\.layers?\.(\d+)\.(?:attention|self_attn)\.(.+)\.weight$", name)
+        layer = re.search(rf"{ENCODER_LAYER}\.(.+)\.weight$", name)
         if layer is None:
             continue
         if layer[2].endswith(ROWS):
@@ -101,7 +128,8 @@ def query_rows(model: PreTrainedModel, layer: int) -> torch.Tensor:
     name = next(
         name
         for name in model.state_dict()
-        if re.search(rf"encoder\.layers?\.{layer}\..*(q_proj|linear_q|query)\.weight$", name)
+        if (found := re.search(rf"{ENCODER_LAYER}\..*(q_proj|linear_q|query|q_lin)\.weight$", name))
+        and int(found[1]) == layer
     )
     return model.state_dict()[name].unflatten(0, (-1, HEAD_SIZE))
 
@@ -235,12 +263,11 @@ from pathlib import Path
 differences = {}
 for directory in sorted(Path(sys.argv[1]).iterdir()):
     expected = torch.load(directory / "expected.pt")
-    for auto_class in (transformers.AutoModel, transformers.AutoModelForAudioClassification):
-        model = auto_class.from_pretrained(directory).eval()
+    for auto_class, output in expected["outputs"].items():
+        model = getattr(transformers, auto_class).from_pretrained(directory).eval()
         with torch.no_grad():
-            output = model(expected["inputs"])[0]
-        difference = (output - expected[auto_class.__name__]).abs().max().item()
-        differences[f"{directory.name} {auto_class.__name__}"] = difference
+            difference = (model(**expected["inputs"])[0] - output).abs().max().item()
+        differences[f"{directory.name} {auto_class}"] = difference
 print(json.dumps(differences))
 """
 
@@ -271,16 +298,16 @@ import hibprune
 
 @pytest.fixture(scope="module")
 def pruned_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pruned classifier of every family, with what it and its base model make of a clip."""
+    """A pruned model of every family, with what it and its base model make of a clip."""
     root = tmp_path_factory.mktemp("pruned")
     for tiny in TINY_MODELS:
-        model = tiny.build(CLASSIFIER)
+        model = tiny.build()
         model.prune_heads({0: ALL, 1: [1, 2]})
         model.save_pretrained(root / tiny.name)
         clip = tiny.inputs()
         with torch.no_grad():
-            expected = {"inputs": clip, CLASSIFIER: model(clip)[0], BASE: model.base_model(clip)[0]}
-        torch.save(expected, root / tiny.name / "expected.pt")
+            outputs = {tiny.auto_class: model(**clip)[0], BASE: model.base_model(**clip)[0]}
+        torch.save({"inputs": clip, "outputs": outputs}, root / tiny.name / "expected.pt")
     return root
 
 

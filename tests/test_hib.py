@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn import functional
 
-from hibprune.attention import attention_sites, frozen, heads_of, silenced
+from hibprune.attention import attention_sites, frozen, heads_of, positions_fitted, silenced
 from hibprune.attribution import Sample, Session
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.hib import (
@@ -36,20 +36,49 @@ STEPS = 4
 
 def task_loss(model: Any, batch: Batch) -> Tensor:
     logits = model(**batch.inputs).logits
+    if logits.dim() == 3:
+        return token_loss(logits, batch.inputs["decoder_input_ids"], batch.targets)
     return functional.cross_entropy(
         logits, torch.tensor([target[0] for target in batch.targets]), reduction="none"
     )
 
 
-def samples_of(tiny: TinyModel, lengths: tuple[float, ...] = (0.08, 0.1, 0.09)) -> list[Sample]:
-    generator = torch.Generator().manual_seed(2)
-    shapes = [(1, 64, 32) if tiny.spectrogram else (1, int(16_000 * s)) for s in lengths]
-    return [
-        Sample(
-            f"clip{i}", {"input_values": torch.randn(shape, generator=generator)}, (i % CLASSES,)
-        )
-        for i, shape in enumerate(shapes)
+def token_loss(logits: Tensor, fed: Tensor, targets: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Mean cross-entropy of each clip over its own tokens, of which the decoder was fed others."""
+    assert fed.shape == logits.shape[:2]
+    losses = [
+        functional.cross_entropy(own[: len(target)], torch.tensor(target))
+        for own, target in zip(logits, targets, strict=True)
     ]
+    return torch.stack(losses)
+
+
+LENGTHS = (0.08, 0.1, 0.09)
+
+
+def samples_of(tiny: TinyModel, lengths: tuple[float, ...] = LENGTHS) -> list[Sample]:
+    generator = torch.Generator().manual_seed(2)
+    samples = []
+    for i, seconds in enumerate(lengths):
+        inputs: dict[str, Tensor] = {}
+        if tiny.takes == "tokens":
+            tokens = (1, int(100 * seconds))
+            inputs["input_ids"] = torch.randint(2, 40, tokens, generator=generator)
+            inputs["attention_mask"] = torch.ones(tokens, dtype=torch.long)
+        else:
+            shape = {
+                "patches": (1, 64, 32),
+                # Half of what the model insists on.
+                "mel": (1, 16, 2 * int(250 * seconds)),
+                "waveform": (1, int((48_000 if tiny.speaks else 16_000) * seconds)),
+            }[tiny.takes]
+            inputs[tiny.main_input] = torch.randn(shape, generator=generator)
+        target: tuple[int, ...] = (i % CLASSES,)
+        if tiny.speaks:
+            target = tuple(range(4 + i, 7 + 2 * i))
+            inputs["decoder_input_ids"] = torch.tensor([[1, *target[:-1]]])
+        samples.append(Sample(f"clip{i}", inputs, target))
+    return samples
 
 
 def method(**fields: Any) -> HeadInformationBottleneck:
@@ -65,8 +94,7 @@ class TestAgainstThePlainReference:
     @pytest.mark.parametrize("row", TINY_MODELS, ids=lambda row: row.name)
     def test_same_noise_gives_the_same_attention_in_a_padded_batch(self, row: TinyModel) -> None:
         model = row.build()
-        equal = row.spectrogram or row.name.startswith("conformer")
-        samples = samples_of(row, (0.08, 0.08, 0.08) if equal else (0.08, 0.1, 0.09))
+        samples = samples_of(row, (0.08, 0.08, 0.08) if row.equal_lengths else LENGTHS)
         settings = method()
         with frozen(model):
             calibration = read_unmodified(model, samples)
@@ -76,21 +104,18 @@ class TestAgainstThePlainReference:
         sites = attention_sites(model)
         for place, sample in enumerate(samples):
             frames = calibration.batch.frames[place]
-            target = torch.tensor(sample.target)
-
-            def loss(sample: Sample = sample, target: Tensor = target) -> Tensor:
-                return functional.cross_entropy(model(**sample.inputs).logits, target)
-
-            expected = reference_attention(
-                model,
-                [(site.value, site.output) for site in sites],
-                sites[0].head_size,
-                frames,
-                loss,
-                agreed_generator(5, sample.id),
-                steps=STEPS,
-                beta=2.0,
-            )
+            alone = Batch((sample.id,), sample.inputs, (sample.target,), (frames,))
+            with positions_fitted(model, sample.inputs):
+                expected = reference_attention(
+                    model,
+                    [(site.value, site.output) for site in sites],
+                    sites[0].head_size,
+                    frames,
+                    lambda alone=alone: task_loss(model, alone)[0],  # type: ignore[misc]
+                    agreed_generator(5, sample.id),
+                    steps=STEPS,
+                    beta=2.0,
+                )
             for layer, attention in enumerate(expected):
                 got = learned[layer][place, :, :frames, :frames]
                 assert torch.allclose(got, attention, atol=2e-5)

@@ -123,7 +123,7 @@ class TestRecognition:
         """Per clip and padded together, against the model's own loss on each clip alone."""
         model = TINY_MODELS[0].build("AutoModelForCTC")
         model.config.ctc_loss_reduction = "mean"
-        clips = [TINY_MODELS[0].inputs(1, seconds) for seconds in (0.25, 0.4)]
+        clips = [TINY_MODELS[0].inputs(1, seconds)["input_values"] for seconds in (0.25, 0.4)]
         targets = ((5, 6, 7), (8, 9, 9, 4))
         frames = tuple(int(model._get_feat_extract_output_lengths(c.shape[1])) for c in clips)
         expected = [

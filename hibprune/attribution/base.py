@@ -14,19 +14,22 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.records import Scores
+from hibprune.records import ENCODER, Scores
 from hibprune.tasks import Batch, Encoded
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
 """Task loss of each clip of a batch, shape (batch,)."""
 
 Row = tuple[float, ...]
-"""One sample's score for every head, in the order of `heads_of(model)`."""
+"""One sample's score for every head, in the order of `heads_of(model, method.scored_stacks())`."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One calibration clip, ready for the model: `inputs` has a batch dimension of 1."""
+    """One calibration clip, ready for the model: `inputs` has a batch dimension of 1.
+
+    `inputs` hold the clip without padding, also where the model is used with padding.
+    """
 
     id: str
     inputs: dict[str, Tensor]
@@ -69,8 +72,12 @@ class MethodBase(BaseModel, ABC):
         """The method with fields left open filled in for a kind of task."""
         return self
 
+    def scored_stacks(self) -> tuple[str, ...]:
+        """The stacks of attention whose heads it scores."""
+        return (ENCODER,)
+
     @abstractmethod
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
     ) -> Scores:
-        """Score every head still in the model; the model is left as it was found."""
+        """Score every head still in those stacks; the model is left as it was found."""

@@ -1,13 +1,15 @@
 """Scores samples in batches: by length, within memory, and so that a killed run can be taken up.
 
 Samples are independent, so batching changes nothing but the time. What no attention reaches (the
-convolutional front end) is computed once per sample, without padding; padding is added behind it,
-so that a padded batch gives what each sample gives alone.
+convolutional front end, or the embeddings of tokens) is computed once per sample, without padding;
+padding is added behind it, so that a padded batch gives what each sample gives alone. An encoder
+that insists on filling all its positions runs on the frames its samples have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +17,17 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attention import Prefix, attention_read, frozen, prefix_recorded
+from hibprune.attention import (
+    Prefix,
+    attention_read,
+    frozen,
+    input_length,
+    positions_fitted,
+    prefix_recorded,
+)
 from hibprune.attribution.base import Row, Sample, Session
 from hibprune.errors import UserError
-from hibprune.families import Family, family_of
+from hibprune.families import family_of
 from hibprune.tasks import Batch
 
 LONGEST_TO_SHORTEST = 1.25
@@ -29,8 +38,9 @@ LONGEST_TO_SHORTEST = 1.25
 class CalibrationBatch:
     """Some samples, with what the unmodified model computes on them.
 
-    `attention` holds each layer's weights (batch, heads, frames, frames), zero where padded;
-    `valid` (batch, frames) is true on frames that are not padding.
+    `attention` holds each layer's weights (batch, heads, frames, frames), zero where padded, or
+    nothing where they were not asked for; `valid` (batch, frames) is true on frames that are not
+    padding.
     """
 
     batch: Batch
@@ -49,32 +59,38 @@ def score_in_batches(
     score_batch: ScoreBatch,
     batch_size: Callable[[int], int],
     session: Session,
+    attention: bool = True,
 ) -> list[Row]:
     """Rows of scores in the order of `samples`; rows in `session.done` are not computed again.
 
-    `batch_size` gives the largest batch for a number of input elements per clip. When memory runs
-    out all the same, the batch is halved.
+    `batch_size` gives the largest batch for a length of input. When memory runs out all the same,
+    the batch is halved. `attention` asks for the unmodified model's.
 
     Raises:
         UserError: a single sample does not fit into memory.
     """
     rows = {sample.id: session.done[sample.id] for sample in samples if sample.id in session.done}
-    family = family_of(model.config.model_type)
+    lengths = {sample.id: input_length(model, sample.inputs) for sample in samples}
+    ratio = 1.0 if family_of(model.config.model_type).equal_lengths else LONGEST_TO_SHORTEST
     waiting = [sample for sample in samples if sample.id not in rows]
-    waiting.sort(key=lambda sample: (-_length(sample), sample.id))
+    waiting.sort(key=lambda sample: (-lengths[sample.id], sample.id))
     largest = len(samples)
     with frozen(model):
         while waiting:
-            chosen = _next_batch(waiting, min(largest, batch_size(_length(waiting[0]))), family)
+            longest = lengths[waiting[0].id]
+            size = max(1, min(largest, batch_size(longest)))
+            chosen = [sample for sample in waiting[:size] if lengths[sample.id] >= longest / ratio]
 
             def report(share: float, loss: float, size: int = len(chosen)) -> None:
                 session.progress(len(rows) + share * size, len(samples), loss)
 
-            scores = _or_none_without_memory(
-                lambda chosen=chosen, report=report: score_batch(  # type: ignore[misc]
-                    read_unmodified(model, chosen), report
-                )
-            )
+            def score(
+                chosen: list[Sample] = chosen, report: Callable[[float, float], None] = report
+            ) -> Tensor:
+                with positions_fitted(model, chosen[0].inputs):
+                    return score_batch(read_unmodified(model, chosen, attention), report)
+
+            scores = _or_none_without_memory(score)
             if scores is None:
                 if len(chosen) == 1:
                     raise UserError(
@@ -93,16 +109,6 @@ def score_in_batches(
     return [rows[sample.id] for sample in samples]
 
 
-def _length(sample: Sample) -> int:
-    return next(iter(sample.inputs.values())).numel()
-
-
-def _next_batch(waiting: list[Sample], size: int, family: Family) -> list[Sample]:
-    longest = _length(waiting[0])
-    shortest = longest if family.padding_reaches_frames else longest / LONGEST_TO_SHORTEST
-    return [sample for sample in waiting[: max(1, size)] if _length(sample) >= shortest]
-
-
 def _or_none_without_memory(compute: Callable[[], Tensor]) -> Tensor | None:
     try:
         return compute()
@@ -118,40 +124,48 @@ def _or_none_without_memory(compute: Callable[[], Tensor]) -> Tensor | None:
     return None
 
 
-def read_unmodified(model: PreTrainedModel, samples: Sequence[Sample]) -> CalibrationBatch:
-    """Run the model once on each sample, unpadded, and stack what it computed."""
+def read_unmodified(
+    model: PreTrainedModel, samples: Sequence[Sample], attention: bool = True
+) -> CalibrationBatch:
+    """Run the encoder once on each sample, unpadded, and stack what it computed."""
     family = family_of(model.config.model_type)
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
     device = next(model.parameters()).device
     prefixes: list[Prefix] = []
     attentions: list[dict[int, Tensor]] = []
     frames: list[int] = []
     for sample in samples:
-        inputs = {name: value.to(device) for name, value in sample.inputs.items()}
-        with torch.no_grad(), prefix_recorded(model) as prefix, attention_read(model) as attention:
-            model(**inputs, output_attentions=True)
-        prefixes.append(prefix)
-        attentions.append(attention)
+        inputs = {
+            name: value.to(device)
+            for name, value in sample.inputs.items()
+            if not name.startswith("decoder_")
+        }
+        with torch.no_grad(), ExitStack() as stack:
+            stack.enter_context(positions_fitted(model, inputs))
+            prefixes.append(stack.enter_context(prefix_recorded(model)))
+            attentions.append(stack.enter_context(attention_read(model)) if attention else {})
+            encoder(**inputs, output_attentions=attention)
         path, axis = family.prefix[-1]
-        frames.append(prefix[path][0].shape[axis])
+        frames.append(prefixes[-1][path][0].shape[axis])
 
     longest = max(frames)
     valid = torch.arange(longest, device=device) < torch.tensor(frames, device=device)[:, None]
     return CalibrationBatch(
         batch=Batch(
             ids=tuple(sample.id for sample in samples),
-            inputs=_stacked_inputs(samples, device, family),
+            inputs=_stacked_inputs(model, samples, device),
             targets=tuple(sample.target for sample in samples),
             frames=tuple(frames),
         ),
         prefix={
             path: tuple(
-                _stacked([prefix[path][place] for prefix in prefixes], [axis])
+                _stacked([prefix[path][place] for prefix in prefixes])
                 for place in range(len(prefixes[0][path]))
             )
-            for path, axis in family.prefix
+            for path, _ in family.prefix
         },
         attention={
-            layer: _stacked([attention[layer] for attention in attentions], [2, 3])
+            layer: _stacked([attention[layer] for attention in attentions])
             for layer in attentions[0]
         },
         valid=valid,
@@ -159,27 +173,34 @@ def read_unmodified(model: PreTrainedModel, samples: Sequence[Sample]) -> Calibr
 
 
 def _stacked_inputs(
-    samples: Sequence[Sample], device: torch.device, family: Family
+    model: PreTrainedModel, samples: Sequence[Sample], device: torch.device
 ) -> dict[str, Tensor]:
+    """Inputs of all samples, with a mask of the valid ones where their lengths differ.
+
+    A tokenizer's own mask is continued; tokens for a decoder are padded behind their end, where
+    they reach nothing before it.
+    """
     inputs = {
-        name: _stacked([sample.inputs[name].to(device) for sample in samples], [1])
+        name: _stacked([sample.inputs[name].to(device) for sample in samples])
         for name in samples[0].inputs
     }
-    lengths = torch.tensor([_length(sample) for sample in samples], device=device)
-    if family.raw_audio and len(set(lengths.tolist())) > 1:
-        places = torch.arange(int(lengths.max()), device=device)
-        inputs["attention_mask"] = (places < lengths[:, None]).long()
+    lengths = torch.tensor([input_length(model, sample.inputs) for sample in samples])
+    if "attention_mask" not in inputs and len(lengths.unique()) > 1:
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        inputs["attention_mask"] = mask.long().to(device)
     return inputs
 
 
-def _stacked(tensors: Sequence[Tensor], axes: Sequence[int]) -> Tensor:
-    """Concatenate along the batch, zero-padding `axes` at their end to the longest."""
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate along the batch, zero-padding every other dimension at its end to the longest."""
+    longest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
     padded = []
     for tensor in tensors:
-        padding = [0, 0] * tensor.dim()
-        for axis in axes:
-            # `pad` counts dimensions from the last, a (front, back) pair for each.
-            longest = max(other.shape[axis] for other in tensors)
-            padding[2 * (tensor.dim() - 1 - axis) + 1] = longest - tensor.shape[axis]
+        # `pad` counts dimensions from the last, a (front, back) pair for each.
+        padding = [
+            amount
+            for size, most in zip(reversed(tensor.shape[1:]), reversed(longest[1:]), strict=True)
+            for amount in (0, most - size)
+        ]
         padded.append(functional.pad(tensor, padding))
     return torch.cat(padded)

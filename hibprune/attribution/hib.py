@@ -17,7 +17,14 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_replaced, attention_sites, heads_of, prefix_replayed
+from hibprune.attention import (
+    attention_replaced,
+    attention_sites,
+    frame_count,
+    heads_of,
+    positions_fitted,
+    prefix_replayed,
+)
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches
 from hibprune.records import Scores
@@ -110,19 +117,12 @@ class HeadInformationBottleneck(MethodBase):
     def _batch_size(self, model: PreTrainedModel) -> Callable[[int], int]:
         heads = len(heads_of(model))
 
-        def largest(input_elements: int) -> int:
-            frames = _frames(model, input_elements)
+        def largest(length: int) -> int:
+            frames = frame_count(model, length)
             per_sample = heads * frames * frames * 4 * COPIES_OF_ATTENTION
             return max(1, min(self.batch_size, int(self.memory_gib * 2**30 / per_sample)))
 
         return largest
-
-
-def _frames(model: PreTrainedModel, input_elements: int) -> int:
-    if hasattr(model, "_get_feat_extract_output_lengths"):
-        return int(model._get_feat_extract_output_lengths(torch.tensor(input_elements)))
-    embeddings = model.base_model.embeddings
-    return int(embeddings.position_embeddings.shape[1])
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,7 @@ def optimise(
 
     with (
         torch.enable_grad(),
+        positions_fitted(model, calibration.batch.inputs),
         prefix_replayed(model, calibration.prefix),
         attention_replaced(model, mix),
     ):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import find_pruneable_heads_and_indices, prune_linear_layer
 
-from hibprune.attention import encoder_layers
-from hibprune.families import FAMILIES, Family
+from hibprune.attention import head_count, stack_layers
+from hibprune.families import FAMILIES, Family, Stack
 from hibprune.surgery.wavlm import wavlm_attention_forward
 
 
@@ -30,47 +31,65 @@ def teach_pruning(module: ModuleType) -> None:
     for family in FAMILIES:
         if family.modeling_module != module.__name__:
             continue
-        base = getattr(module, family.base_class)
-        attention = getattr(module, family.attention_class)
-        base._prune_heads = _prune_heads_of(family)
-        if family.model_type == "wavlm":
-            attention.forward = wavlm_attention_forward
-        elif not hasattr(attention.forward, "__wrapped__"):
-            attention.forward = _without_heads_too(attention.forward, family)
-        if family.model_type == "wav2vec2-conformer":
-            attention._apply_rotary_embedding = _rotary_for_any_heads
+        for name, path in ((family.base_class, ""), *family.parts):
+            getattr(module, name)._prune_heads = _prune_heads_of(_stack_within(family, path))
+        for name in family.attention_classes:
+            attention = getattr(module, name)
+            if family.model_type == "wavlm":
+                attention.forward = wavlm_attention_forward
+            # Looked for in the class itself: some classes inherit from one that was taught.
+            elif "forward_of_transformers" not in vars(attention):
+                attention.forward_of_transformers = attention.forward
+                attention.forward = _without_heads_too(attention.forward, family)
+            if family.model_type == "wav2vec2-conformer":
+                attention._apply_rotary_embedding = _rotary_for_any_heads
 
 
-def _prune_heads_of(family: Family) -> Callable[[Any, Mapping[int, Iterable[int]]], None]:
+def _stack_within(family: Family, path: str) -> Stack | None:
+    """The stack to prune as a part of the base model sees it; None where it is not in there."""
+    layers = family.encoder.layers
+    if path and not layers.startswith(f"{path}."):
+        return None
+    return replace(family.encoder, layers=layers.removeprefix(f"{path}." if path else ""))
+
+
+def _prune_heads_of(stack: Stack | None) -> Callable[[Any, Mapping[int, Iterable[int]]], None]:
     def _prune_heads(self: Any, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
         """Remove heads `{layer: [original indices]}`; those already gone are passed over.
 
         A negative layer counts from the last, as in transformers' own models.
         """
-        layers = encoder_layers(self, family)
+        if stack is None:
+            return
+        layers = stack_layers(self, stack)
+        attentions = [layer.get_submodule(stack.attention) for layer in layers]
         try:
-            _require_known(heads_to_prune, len(layers), self.config.num_attention_heads)
+            _require_known(heads_to_prune, attentions, stack)
             for number, heads in heads_to_prune.items():
-                _remove(layers[number], set(heads), family)
+                _remove(layers[number], set(heads), stack)
         finally:
             # prune_heads has written the configuration by now: make it tell the truth.
-            gone = [_gone(layer.get_submodule(family.attention)) for layer in layers]
             self.config.pruned_heads = {
-                number: sorted(heads) for number, heads in enumerate(gone) if heads
+                number: sorted(_gone(attention))
+                for number, attention in enumerate(attentions)
+                if _gone(attention)
             }
 
     return _prune_heads
 
 
 def _require_known(
-    heads_to_prune: Mapping[int, Iterable[int]], layer_count: int, head_count: int
+    heads_to_prune: Mapping[int, Iterable[int]], attentions: Sequence[nn.Module], stack: Stack
 ) -> None:
+    layers = len(attentions)
     for number, heads in heads_to_prune.items():
-        if not -layer_count <= number < layer_count:
-            raise IndexError(f"the model has layers 0 to {layer_count - 1}, not {number}")
-        beyond = [head for head in heads if not 0 <= head < head_count]
+        if not -layers <= number < layers:
+            raise IndexError(f"the model has layers 0 to {layers - 1}, not {number}")
+        attention = attentions[number]
+        count = head_count(attention, stack) + len(_gone(attention))
+        beyond = [head for head in heads if not 0 <= head < count]
         if beyond:
-            raise IndexError(f"layer {number} has heads 0 to {head_count - 1}, not {beyond}")
+            raise IndexError(f"layer {number} has heads 0 to {count - 1}, not {beyond}")
 
 
 def _gone(attention: nn.Module) -> set[int]:
@@ -78,32 +97,54 @@ def _gone(attention: nn.Module) -> set[int]:
     return gone
 
 
-def _remove(layer: nn.Module, heads: set[int], family: Family) -> None:
-    attention: Any = layer.get_submodule(family.attention)
-    count, size = getattr(attention, family.head_count), getattr(attention, family.head_size)
+def _remove(layer: nn.Module, heads: set[int], stack: Stack) -> None:
+    attention: Any = layer.get_submodule(stack.attention)
+    count, size = head_count(attention, stack), getattr(attention, stack.head_size)
     new, rows = find_pruneable_heads_and_indices(heads, count, size, _gone(attention))
     if not new:
         return
     with warnings.catch_warnings():
         # A layer that loses its last head has weights without elements.
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-        for name in (family.query, family.key, family.value, *family.rows_per_head):
+        for name in (stack.query, stack.key, stack.value, *stack.rows_per_head):
             if hasattr(attention, name):
                 setattr(attention, name, _pruned_linear(getattr(attention, name), rows))
-        path, _, name = family.output.rpartition(".")
+        path, _, name = stack.output.rpartition(".")
         parent = layer.get_submodule(path)
         setattr(parent, name, _pruned_linear(getattr(parent, name), rows, dim=1))
 
     positions = rows[::size] // size
-    for name, dim in family.parameters_per_head:
+    for name, dim in stack.parameters_per_head:
         if hasattr(attention, name):
             weight = getattr(attention, name)
             kept = weight.detach().index_select(dim, positions.to(weight.device)).clone()
             setattr(attention, name, nn.Parameter(kept, weight.requires_grad))
-    setattr(attention, family.head_count, count - len(new))
-    if family.width is not None:
-        setattr(attention, family.width, (count - len(new)) * size)
+    left = count - len(new)
+    if stack.head_count is not None:
+        setattr(attention, stack.head_count, left)
+    if stack.head_count_in_config is not None:
+        shared = getattr(attention.config, "shared", attention.config)
+        attention.config = OwnConfiguration(shared, {stack.head_count_in_config: left})
+    if stack.width is not None:
+        setattr(attention, stack.width, left * size)
     attention.pruned_heads = _gone(attention) | new
+
+
+@dataclass(frozen=True)
+class OwnConfiguration:
+    """A model's configuration as one attention module sees it, with values of its own.
+
+    A view, not a copy: what is changed later, such as the attention implementation, reaches it.
+    """
+
+    shared: Any
+    own: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        # Copying and unpickling look for special methods while there are no attributes yet.
+        if name.startswith("__") or name in ("shared", "own"):
+            raise AttributeError(name)
+        return self.own[name] if name in self.own else getattr(self.shared, name)
 
 
 def _pruned_linear(linear: nn.Linear, kept: Tensor, dim: int = 0) -> nn.Linear:
@@ -124,15 +165,18 @@ def _without_heads_too(
     among the layers in `outputs.attentions`.
     """
 
+    stack = family.encoder
+
     @functools.wraps(original)
-    def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if getattr(self, family.head_count) > 0:
-            return original(self, hidden_states, *args, **kwargs)
+    def forward(self: Any, *inputs: Any, **named: Any) -> Any:
+        if getattr(self, stack.value).out_features > 0:
+            return original(self, *inputs, **named)
+        hidden_states = inputs[0] if inputs else named[family.attention_input]
         batch, frames, _ = hidden_states.shape
         weights = hidden_states.new_zeros(batch, 0, frames, frames)
-        if not family.projects_inside:
+        if not stack.projects_inside:
             return (hidden_states[..., :0], weights, None)[: family.returns]
-        projection = getattr(self, family.output.rpartition(".")[2])
+        projection = getattr(self, stack.output.rpartition(".")[2])
         if projection.bias is None:
             return (torch.zeros_like(hidden_states), weights, None)[: family.returns]
         return (projection.bias.expand(hidden_states.shape), weights, None)[: family.returns]
