@@ -40,7 +40,9 @@ def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
     with _gathered(faults):
         if recipe.model.local_directory(root) is not None:
             checkpoint = load_checkpoint(recipe.model, recipe.task, root, torch.device("cpu"))
-            check_budget(recipe.budget, heads_of(checkpoint.model))
+            check_budget(
+                recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks())
+            )
         elif offline:
             unchecked.append(f"model {recipe.model.source}: on the Hub")
         else:

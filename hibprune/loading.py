@@ -50,7 +50,7 @@ def load(
     require_sources(loaded)
     calibration, validation = list_clips(recipe, loaded.root)
     checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
-    check_budget(recipe.budget, heads_of(checkpoint.model))
+    check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
     labelled_calibration = recipe.calibration.labels == "dataset"
     if labelled_calibration:
         check_targets(CALIBRATION, calibration, recipe.task, checkpoint)

@@ -27,7 +27,7 @@ class AttributionSummary(Record):
     """
 
     method: str
-    settings: dict[str, str | int | float | bool | None]
+    settings: dict[str, str | int | float | bool | tuple[str, ...] | None]
     samples: int
     seconds: float
     split_half: float | None

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hibprune.errors import UserError
-from hibprune.records import Head, Plan, Scores
+from hibprune.records import ENCODER, Head, Plan, Scores
 
 
 class Budget(BaseModel):
@@ -41,10 +41,16 @@ def make_plan(scores: Scores, budget: Budget) -> Plan:
     A fraction is rounded down to whole heads.
 
     Raises:
-        UserError: the budget asks for more heads than may go, or for less than one; or a score is
-            not finite.
+        UserError: the budget asks for more heads than may go, or for less than one; a score is not
+            finite; or a head is not the encoder's.
     """
     values = scores.values
+    others = sorted({head.stack for head in values} - {ENCODER})
+    if others:
+        raise UserError(
+            f"attribution: heads of {' and '.join(others)} are scored, and only the encoder's can "
+            "be removed: set attribution.stacks to [encoder]"
+        )
     for head, value in values.items():
         if not math.isfinite(value):
             raise UserError(
@@ -69,10 +75,10 @@ def make_plan(scores: Scores, budget: Budget) -> Plan:
 
 
 def check_budget(budget: Budget, heads: tuple[Head, ...]) -> None:
-    """Fail early: the budget must be possible whatever the scores turn out to be.
+    """Fail early: the budget must be possible whatever the scores of `heads` turn out to be.
 
     Raises:
-        UserError: it asks for more heads than there are or may go.
+        UserError: it asks for more heads than there are or may go, or some can never go.
     """
     flat = Scores(method="none", heads=heads, samples=(), per_sample=((0.0,) * len(heads),))
     make_plan(flat, budget)

@@ -7,10 +7,13 @@ from pydantic import Field
 from hibprune.attribution.base import MethodBase, Sample, Session
 from hibprune.attribution.hib import HeadInformationBottleneck
 from hibprune.attribution.magnitude import Magnitude
+from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
 
-METHODS: tuple[type[MethodBase], ...] = (HeadInformationBottleneck, Magnitude, Random)
+METHODS: tuple[type[MethodBase], ...] = (HeadInformationBottleneck, Occlusion, Magnitude, Random)
 
-Method = Annotated[HeadInformationBottleneck | Magnitude | Random, Field(discriminator="method")]
+Method = Annotated[
+    HeadInformationBottleneck | Occlusion | Magnitude | Random, Field(discriminator="method")
+]
 
 __all__ = ["METHODS", "HeadInformationBottleneck", "Method", "MethodBase", "Sample", "Session"]

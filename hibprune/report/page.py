@@ -191,9 +191,11 @@ def _scoring(manifest: Manifest) -> str:
     )
 
 
-def _setting(value: str | int | float | bool | None) -> str:
+def _setting(value: str | int | float | bool | tuple[str, ...] | None) -> str:
     if value is None:
         return "none"
+    if isinstance(value, tuple):
+        return ", ".join(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
