@@ -100,6 +100,24 @@ def weight_files(directory: Path, pickle: bool) -> list[Path]:
     found = sorted(directory.glob("model*.safetensors"))
     return found or (sorted(directory.glob("pytorch_model*.bin")) if pickle else [])
 
+    def calibration_inputs(self, waveform: np.ndarray) -> dict[str, Tensor]:
+        """The model's inputs for one clip, as long as the clip where `inputs` fill 30 s.
+
+        For encoder–decoder models, which cannot pad within a batch, silence is added up to a whole
+        half second, so that clips of about one length can share a batch.
+        """
+        if len(self.family.stacks) == 1:
+            return self.inputs(waveform)
+        step = self.sampling_rate // 2
+        filled = np.pad(waveform, (0, -len(waveform) % step))
+        inputs = self.inputs(filled)
+        if self.family.positions is None:
+            return inputs
+        name, axis = self.model.main_input_name, self.family.length_axis
+        frames = len(filled) // self.feature_extractor.hop_length
+        whole = inputs[name]
+        return {name: whole.narrow(axis, 0, min(frames, whole.shape[axis]))}
+
 
 def load_checkpoint(
     source: ModelSource, task: TaskBase, root: Path, device: torch.device

@@ -197,7 +197,7 @@ def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
         encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
     except ValueError as error:
         raise UserError(f"calibration: {clip.id}: {error}") from error
-    return Sample(clip.id, run.checkpoint.inputs(waveform), encoded)
+    return Sample(clip.id, run.checkpoint.calibration_inputs(waveform), encoded)
 
 
 def plan(run: Run, scores: Done[Scores]) -> Done[Plan]:

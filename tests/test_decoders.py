@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import HEADS, LAYERS, WITH_DECODER, TinyModel
+from tiny_models import HEADS, LAYERS, TINY_MODELS, WITH_DECODER, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,8 +22,13 @@ from hibprune.attention import (
     positions_fitted,
     silenced,
 )
+from hibprune.attribution import Sample
+from hibprune.attribution.batches import read_unmodified
+from hibprune.checkpoint import Checkpoint, ModelSource
 from hibprune.errors import UserError
+from hibprune.families import family_of
 from hibprune.records import Head, Plan, Scores, heads_by_layer
+from hibprune.tasks import Vocabulary
 
 STACKS = ("encoder", "decoder.self", "decoder.cross")
 SAME, MOVED = 1e-5, 1e-3
@@ -190,6 +197,60 @@ class TestPositions:
         wanted = logits(model, clip)
         with positions_cut(model, 3), positions_fitted(model, clip):
             assert torch.equal(logits(model, clip), wanted)
+
+
+def checkpoint(model: PreTrainedModel, feature_extractor: Any) -> Checkpoint:
+    return Checkpoint(
+        model=model,
+        feature_extractor=feature_extractor,
+        vocabulary=Vocabulary(labels=()),
+        family=family_of(model.config.model_type),
+        source=ModelSource(source="none"),
+        directory=Path(),
+        identity="",
+    )
+
+
+class TestCalibrationInputs:
+    @pytest.mark.parametrize(
+        ("seconds", "filled"), [(0.01, 0.5), (0.5, 0.5), (0.51, 1.0), (1.7, 2.0), (2.0, 2.0)]
+    )
+    def test_whisper_gets_the_frames_of_the_clip_to_a_whole_half_second(
+        self, seconds: float, filled: float
+    ) -> None:
+        """They are the first of those that fill its window, here of 2 s."""
+        model = transformers.WhisperForConditionalGeneration(
+            tiny("whisper").config(max_source_positions=100)
+        ).eval()
+        own = checkpoint(model, transformers.WhisperFeatureExtractor(16, chunk_length=2))
+        waveform = np.random.default_rng(0).normal(size=round(16_000 * seconds)) * 0.1
+        cut = own.calibration_inputs(waveform)["input_features"]
+        assert cut.shape == (1, 16, round(100 * filled))
+        whole = own.inputs(waveform)["input_features"]
+        assert whole.shape == (1, 16, 200)
+        assert torch.equal(whole[..., : cut.shape[-1]], cut)
+
+        sample = Sample("clip", {"input_features": cut}, (5, 6, 2))
+        calibration = read_unmodified(model, [sample])
+        assert calibration.batch.frames == (round(50 * filled),)
+        assert model.config.max_source_positions == 100
+
+    def test_moonshine_gets_silence_to_a_whole_half_second(self) -> None:
+        extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=False)
+        own = checkpoint(tiny("moonshine").build(), extractor)
+        waveform = np.random.default_rng(0).normal(size=9_000).astype(np.float32)
+        filled = own.calibration_inputs(waveform)["input_values"]
+        assert filled.shape == (1, 16_000)
+        assert torch.equal(filled[0, :9_000], torch.from_numpy(waveform))
+        assert not filled[0, 9_000:].any()
+
+    def test_other_families_get_the_clip_as_it_is(self) -> None:
+        row = TINY_MODELS[0]
+        own = checkpoint(row.build(), transformers.Wav2Vec2FeatureExtractor())
+        waveform = np.random.default_rng(0).normal(size=9_000)
+        assert torch.equal(
+            own.calibration_inputs(waveform)["input_values"], own.inputs(waveform)["input_values"]
+        )
 
 
 class TestMoonshine:
