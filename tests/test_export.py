@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_models import PLANS, TINY_MODELS, TinyModel
+from tiny_models import PLANS, READING, TAGGING, TINY_MODELS, TinyModel
 from torch import Tensor
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
@@ -29,6 +29,7 @@ SAME = 1e-5
 SHAPES = ExportSettings(tolerance=SAME, seconds=(0.2, 0.37, 1.0), batches=(1, 3))
 
 CLASSIFICATION, CTC = "audio-classification", "automatic-speech-recognition"
+TEXT_CLASSIFICATION = "text-classification"
 CTC_MODELS = ("wav2vec2", "wavlm", "conformer-relative")
 
 
@@ -52,7 +53,18 @@ class Exported:
         return onnx_predict(onnx_session(self.path, "cpu", threads=1))
 
     def inputs(self, seconds: float, batch: int) -> dict[str, Tensor]:
-        return {self.model.main_input_name: self.tiny.inputs(batch, seconds)}
+        return exported_inputs(self.tiny, seconds, batch)
+
+
+def exported_inputs(tiny: TinyModel, seconds: float, batch: int) -> dict[str, Tensor]:
+    """All that the graph takes; for text that is a mask and, for BERT, token types too."""
+    inputs = tiny.inputs(batch, seconds)
+    if tiny.takes == "tokens":
+        tokens = inputs["input_ids"]
+        inputs["attention_mask"] = torch.ones_like(tokens)
+        if tiny.name == "bert":
+            inputs["token_type_ids"] = torch.zeros_like(tokens)
+    return inputs
 
 
 def snapshot(model: PreTrainedModel) -> dict[str, Any]:
@@ -69,7 +81,8 @@ def snapshot(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-CASES = [(tiny, CLASSIFICATION) for tiny in TINY_MODELS] + [
+TASKS = {TAGGING: CLASSIFICATION, READING: TEXT_CLASSIFICATION}
+CASES = [(tiny, TASKS[tiny.auto_class]) for tiny in TINY_MODELS if tiny.auto_class in TASKS] + [
     (tiny, CTC) for tiny in TINY_MODELS if tiny.name in CTC_MODELS
 ]
 
@@ -77,8 +90,7 @@ CASES = [(tiny, CLASSIFICATION) for tiny in TINY_MODELS] + [
 @pytest.fixture(scope="module", params=CASES, ids=[f"{tiny.name}-{task}" for tiny, task in CASES])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     tiny, task = request.param
-    auto_class = "AutoModelForCTC" if task == CTC else "AutoModelForAudioClassification"
-    model = tiny.build(auto_class)
+    model = tiny.build("AutoModelForCTC" if task == CTC else tiny.auto_class)
     emptied = ("last emptied", "first emptied")[CASES.index((tiny, task)) % 2]
     model.prune_heads(PLANS[emptied])
     directory = tmp_path_factory.mktemp("run")
@@ -105,17 +117,21 @@ def test_exporting_does_not_touch_the_model(exported: Exported) -> None:
     assert after["weights"].keys() == weights.keys()
     assert all(torch.equal(after["weights"][name], weight) for name, weight in weights.items())
     assert {name: after[name] for name in before} == before
-    assert bool(before["parametrized"]) == (exported.tiny.name not in ("data2vec-audio", "ast"))
+    tiny = exported.tiny
+    normed = tiny.takes == "waveform" and tiny.name != "data2vec-audio"
+    assert bool(before["parametrized"]) == normed
 
 
 def test_axes_are_dynamic_and_weight_norm_is_multiplied_out(exported: Exported) -> None:
     model = onnx.load(exported.path)
     onnx.checker.check_model(model)
-    (taken,) = model.graph.input
-    sizes = [axis.dim_param or axis.dim_value for axis in taken.type.tensor_type.shape.dim]
-    fixed = [axis for axis, size in enumerate(sizes) if not isinstance(size, str)]
-    assert fixed == ([1, 2] if exported.tiny.spectrogram else [])
-    assert taken.name == exported.model.main_input_name
+    for taken in model.graph.input:
+        sizes = [axis.dim_param or axis.dim_value for axis in taken.type.tensor_type.shape.dim]
+        fixed = [axis for axis, size in enumerate(sizes) if not isinstance(size, str)]
+        assert fixed == ([1, 2] if exported.tiny.takes == "patches" else [])
+    names = {taken.name for taken in model.graph.input}
+    assert names == set(exported.inputs(1.0, 1))
+    assert exported.model.main_input_name in names
     assert [given.name for given in model.graph.output] == ["logits"]
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
     stored = [initializer.name for initializer in model.graph.initializer]
@@ -148,7 +164,7 @@ def test_metadata_can_be_read(exported: Exported, tmp_path: Path) -> None:
 
 def test_model_of_another_plan_is_found_out(exported: Exported) -> None:
     other = exported.tiny.build(
-        "AutoModelForCTC" if exported.task == CTC else "AutoModelForAudioClassification"
+        "AutoModelForCTC" if exported.task == CTC else exported.tiny.auto_class
     )
     other.prune_heads(PLANS["uneven"])
     settings = ExportSettings(seconds=(0.3,), batches=(2,))
@@ -158,9 +174,13 @@ def test_model_of_another_plan_is_found_out(exported: Exported) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_optimum_loads_the_directory_of_a_run(exported: Exported) -> None:
-    from optimum.onnxruntime import ORTModelForAudioClassification, ORTModelForCTC
+    from optimum import onnxruntime
 
-    kind = ORTModelForCTC if exported.task == CTC else ORTModelForAudioClassification
+    kind = {
+        CTC: onnxruntime.ORTModelForCTC,
+        CLASSIFICATION: onnxruntime.ORTModelForAudioClassification,
+        TEXT_CLASSIFICATION: onnxruntime.ORTModelForSequenceClassification,
+    }[exported.task]
     loaded = kind.from_pretrained(exported.directory)
     assert loaded.config.pruned_heads == exported.model.config.pruned_heads
     clip = exported.inputs(0.4, 2)
