@@ -271,6 +271,28 @@ def _nothing(states: Tensor) -> Tensor:
 
 
 @contextmanager
+def encoder_kept(model: PreTrainedModel) -> Iterator[None]:
+    """Run an encoder in front of a decoder once, and let later passes have what it gave out.
+
+    For passes over the same inputs that differ in the decoder alone.
+    """
+    encoder = model.get_encoder()
+    compute = encoder.forward
+    kept: list[object] = []
+
+    def forward(*inputs: object, **named: object) -> object:
+        if not kept:
+            kept.append(compute(*inputs, **named))
+        return kept[0]
+
+    encoder.forward = forward
+    try:
+        yield
+    finally:
+        del encoder.forward
+
+
+@contextmanager
 def positions_cut(model: PreTrainedModel, frames: int) -> Iterator[None]:
     """Let an encoder that insists on filling all its positions run on the first `frames` of them.
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from hibprune.attention import (
     attention_sites,
+    encoder_kept,
     heads_of,
     positions_cut,
     positions_fitted,
@@ -115,6 +116,30 @@ class TestStacks:
         plain = model.generate(**clip, max_new_tokens=5, do_sample=False, use_cache=False)
         assert torch.equal(cached, plain)
         assert cached.shape[0] == 2
+
+    @pytest.mark.parametrize("ending", [None, KeyboardInterrupt])
+    @every_model
+    def test_an_encoder_that_is_kept_runs_once(
+        self, tiny: TinyModel, ending: type[BaseException] | None
+    ) -> None:
+        model, clip = tiny.build(), tiny.inputs()
+        other = {**clip, "decoder_input_ids": clip["decoder_input_ids"].flip(1)}
+        wanted, calls = [logits(model, clip), logits(model, other)], []
+        first_layer = model.model.encoder.layers[0].self_attn
+        handle = first_layer.register_forward_hook(lambda *_: calls.append(1))
+        try:
+            with encoder_kept(model):
+                assert torch.equal(logits(model, clip), wanted[0])
+                assert torch.equal(logits(model, other), wanted[1])
+                assert len(calls) == 1
+                if ending is not None:
+                    raise ending
+        except KeyboardInterrupt:
+            pass
+        handle.remove()
+        assert "forward" not in vars(model.get_encoder())
+        zeros = {**clip, tiny.main_input: torch.zeros_like(clip[tiny.main_input])}
+        assert distance(logits(model, zeros), wanted[0]) > MOVED
 
     def test_a_family_without_a_decoder_says_so(self) -> None:
         model = transformers.BertModel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import ClassVar, Literal
 
 import torch
@@ -10,10 +11,10 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import heads_of, prefix_replayed, silenced
+from hibprune.attention import encoder_kept, heads_of, prefix_replayed, silenced
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches
-from hibprune.records import Scores
+from hibprune.records import ENCODER, Head, Scores
 
 StackName = Literal["encoder", "decoder.self", "decoder.cross"]
 
@@ -52,14 +53,19 @@ class Occlusion(MethodBase):
         def score_batch(
             calibration: CalibrationBatch, report: Callable[[float, float], None]
         ) -> Tensor:
-            with torch.no_grad(), prefix_replayed(model, calibration.prefix):
+            rises: dict[Head, Tensor] = {}
+            with torch.no_grad(), prefix_replayed(model, calibration.prefix), ExitStack() as kept:
                 whole = loss(model, calibration.batch)
-                rises = []
-                for head in heads:
-                    with silenced(model, [head]):
-                        rises.append(loss(model, calibration.batch) - whole)
-                    report(len(rises) / len(heads), float(whole.mean()))
-            return torch.stack(rises, dim=1)
+                for encoders in (True, False):
+                    own = [head for head in heads if (head.stack == ENCODER) == encoders]
+                    if own and not encoders:
+                        # No decoder head changes what the encoder gives out.
+                        kept.enter_context(encoder_kept(model))
+                    for head in own:
+                        with silenced(model, [head]):
+                            rises[head] = loss(model, calibration.batch) - whole
+                        report(len(rises) / len(heads), float(whole.mean()))
+            return torch.stack([rises[head] for head in heads], dim=1)
 
         rows = score_in_batches(
             model, samples, score_batch, lambda length: self.batch_size, session, attention=False
