@@ -94,12 +94,6 @@ class Checkpoint:
         name = self.model.main_input_name
         return {name: features[name]}
 
-
-def weight_files(directory: Path, pickle: bool) -> list[Path]:
-    """The files that hold a checkpoint's weights."""
-    found = sorted(directory.glob("model*.safetensors"))
-    return found or (sorted(directory.glob("pytorch_model*.bin")) if pickle else [])
-
     def calibration_inputs(self, waveform: np.ndarray) -> dict[str, Tensor]:
         """The model's inputs for one clip, as long as the clip where `inputs` fill 30 s.
 
@@ -117,6 +111,12 @@ def weight_files(directory: Path, pickle: bool) -> list[Path]:
         frames = len(filled) // self.feature_extractor.hop_length
         whole = inputs[name]
         return {name: whole.narrow(axis, 0, min(frames, whole.shape[axis]))}
+
+
+def weight_files(directory: Path, pickle: bool) -> list[Path]:
+    """The files that hold a checkpoint's weights."""
+    found = sorted(directory.glob("model*.safetensors"))
+    return found or (sorted(directory.glob("pytorch_model*.bin")) if pickle else [])
 
 
 def load_checkpoint(
