@@ -136,6 +136,11 @@ def load_checkpoint(
         )
     config = _pretrained("AutoConfig", directory, source)
     family = family_of(config.model_type, source.source)
+    if type(config) not in getattr(transformers, task.model_class)._model_mapping:
+        raise UserError(
+            f"{source.source}: cannot serve '{task.model_dump()['kind']}': transformers has no "
+            f"{task.model_class} of model type '{config.model_type}'"
+        )
     model, loading = _pretrained(
         task.model_class,
         directory,

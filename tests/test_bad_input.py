@@ -68,8 +68,8 @@ def set_row(split: str, **values: str | None) -> Spoil:
 # The model -----------------------------------------------------------------------------------
 
 TYPES = (
-    "audio-spectrogram-transformer, data2vec-audio, hubert, unispeech, unispeech-sat, wav2vec2, "
-    "wav2vec2-conformer, wavlm"
+    "audio-spectrogram-transformer, bert, data2vec-audio, distilbert, hubert, moonshine, roberta, "
+    "unispeech, unispeech-sat, wav2vec2, wav2vec2-conformer, wavlm, whisper"
 )
 
 
@@ -92,7 +92,8 @@ def base_model_only(stand_in: StandIn) -> None:
          "recipe.yaml: model.source: model: no model.safetensors in it "
          "(model.pickle: true also accepts pytorch_model.bin)"),
         (set_config(model_type="bert"),
-         f"model: no known attention heads in model type 'bert': use one of {TYPES}"),
+         "model: cannot serve 'keyword-spotting': transformers has no "
+         "AutoModelForAudioClassification of model type 'bert'"),
         (set_config(model_type="vit"),
          f"model: no known attention heads in model type 'vit': use one of {TYPES}"),
         (base_model_only,
