@@ -164,6 +164,17 @@ def test_exception_within_a_forward_pass_leaves_no_trace(tiny: TinyModel) -> Non
     assert torch.equal(logits(model, clip), wanted)
 
 
+@every_masked_model
+def test_eager_attention_computes_the_same_also_without_giving_out_weights(
+    tiny: TinyModel,
+) -> None:
+    """DistilBERT's class for sdpa cannot do with the mask that its model makes for eager."""
+    model, batch = tiny.build(), tiny.padded_inputs()
+    wanted = logits(model, batch)
+    with eager_attention(model):
+        assert distance(logits(model, batch), wanted) < SAME
+
+
 @every_plan
 @every_model
 def test_attention_read_is_transformers_own(tiny: TinyModel, plan: dict[int, list[int]]) -> None:
