@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from hibprune.records import Latency
-from hibprune.runtime import Predict, onnx_predict
+from hibprune.runtime import Predict
 
 
 class BenchmarkSettings(BaseModel):
@@ -25,13 +24,14 @@ class BenchmarkSettings(BaseModel):
 
 
 def measure_latency(
-    original: Any,
-    pruned: Any,
+    original: Predict,
+    pruned: Predict,
+    provider: str,
     inputs: Callable[[float, int], dict[str, Tensor]],
     settings: BenchmarkSettings,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Latency, ...]:
-    """Time two ONNX Runtime sessions against each other at every length.
+    """Time two ONNX models against each other at every length.
 
     Each repetition runs both, in an order that alternates, so that drift of the machine and what
     one leaves in the caches fall on both alike.
@@ -39,13 +39,11 @@ def measure_latency(
     latencies = []
     for place, seconds in enumerate(settings.seconds):
         example = inputs(seconds, 1)
-        before, after = _interleaved(
-            onnx_predict(original), onnx_predict(pruned), example, settings
-        )
+        before, after = _interleaved(original, pruned, example, settings)
         latencies.append(
             Latency(
                 runtime="onnxruntime",
-                provider=str(pruned.get_providers()[0]),
+                provider=provider,
                 threads=settings.threads,
                 batch=1,
                 seconds=seconds,

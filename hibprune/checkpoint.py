@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -85,6 +86,11 @@ class Checkpoint:
         """Samples per second that the model wants."""
         return int(self.feature_extractor.sampling_rate)
 
+    @property
+    def max_seconds(self) -> float:
+        """The longest clip the model takes whole; Whisper's window is 30 s."""
+        return float(getattr(self.feature_extractor, "chunk_length", math.inf))
+
     def inputs(self, waveform: np.ndarray) -> dict[str, Tensor]:
         """The model's inputs for one clip or, given (batch, samples), for clips of equal length."""
         clips = list(np.atleast_2d(waveform))
@@ -162,7 +168,11 @@ def load_checkpoint(
     text_task = task.fields.kind == "text"
     tokenizer = _pretrained("AutoTokenizer", directory, source) if text_task else None
     labels = tuple(model.config.id2label[i] for i in sorted(model.config.id2label))
-    vocabulary = Vocabulary(labels=labels, tokenizer=tokenizer)
+    vocabulary = Vocabulary(
+        labels=labels,
+        tokenizer=tokenizer,
+        multilingual=bool(getattr(getattr(model, "generation_config", None), "is_multilingual", 0)),
+    )
     fault = task.vocabulary_fault(vocabulary)
     if fault:
         raise UserError(f"{source.source}: cannot serve '{task.model_dump()['kind']}': {fault}")

@@ -26,8 +26,8 @@ def predict_targets(
     predictions: list[Target] = []
     for utterance in utterances:
         waveform = read_waveform(utterance.audio, checkpoint.sampling_rate, limits)
-        logits = predict(checkpoint.inputs(waveform))[0]
-        predictions.append(task.decode(logits, checkpoint.vocabulary))
+        output = predict(checkpoint.inputs(waveform))[0]
+        predictions.append(task.decode(output, checkpoint.vocabulary))
         progress(len(predictions), len(utterances))
     return predictions
 
@@ -43,4 +43,4 @@ def evaluate(
     """The task's metric over labelled clips, with its 95 % interval."""
     predictions = predict_targets(predict, checkpoint, task, utterances, limits, progress)
     references = [utterance.target for utterance in utterances if utterance.target is not None]
-    return task.evaluate(predictions, references)
+    return task.evaluate(predictions, references, checkpoint.vocabulary)

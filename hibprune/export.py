@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -41,23 +42,25 @@ class ExportSettings(BaseModel):
     batches: tuple[int, ...] = Field(default=(1, 3), min_length=1)
 
 
-def export_onnx(model: PreTrainedModel, path: Path, task: str, opset: int) -> None:
-    """Write `path` with dynamic batch and length; the model itself is not touched.
+def export_onnx(
+    model: PreTrainedModel, directory: Path, task: str, opset: int, graphs: tuple[str, ...]
+) -> None:
+    """Write `graphs` with dynamic batch and length; the model itself is not touched.
 
-    `task` is optimum's name for it.
+    `task` is optimum's name for it; `graphs` are the files that makes, of which others are dropped.
     """
     from optimum.exporters.onnx.convert import onnx_export_from_model
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hibprune-") as scratch, _quiet():
         onnx_export_from_model(
             _export_copy(model), Path(scratch), opset=opset, task=task, do_validation=False
         )
-        content = (Path(scratch) / "model.onnx").read_bytes()
-    write_via_temporary(path, lambda temporary: _write_bytes(temporary, content))
+        for name in graphs:
+            content = (Path(scratch) / name).read_bytes()
+            write_via_temporary(directory / name, functools.partial(_write_bytes, content))
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
+def _write_bytes(content: bytes, path: Path) -> None:
     path.write_bytes(content)
 
 
@@ -102,7 +105,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def write_metadata(path: Path, properties: dict[str, object]) -> None:
+def write_metadata(path: Path, properties: Mapping[str, object]) -> None:
     """Let the ONNX file say about itself what `properties` say, as JSON text under each key."""
     import onnx
 

@@ -24,7 +24,7 @@ from hibprune.manifest import (
     ParitySummary,
     SkippedClip,
 )
-from hibprune.output import ONNX_FILE, RECIPE_FILE, file_digests
+from hibprune.output import RECIPE_FILE, file_digests, onnx_bytes
 from hibprune.recipe import Gates, LoadedRecipe
 from hibprune.records import (
     Benchmark,
@@ -88,7 +88,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
     scores, plan = outcome.scores.result, outcome.plan.result
     before, after = outcome.removal.result.before, outcome.removal.result.after
     benchmark = outcome.benchmark.result
-    file_bytes = (directory / ONNX_FILE).stat().st_size
+    file_bytes = onnx_bytes(directory, recipe.task.graphs)
     baseline, exported = outcome.baseline.result, outcome.exported.result
     method = recipe.attribution.for_task(recipe.task.kind)
     cases = outcome.parity.result.cases

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hibprune.errors import UserError
 from hibprune.files import plain_disk_errors, remove_leftovers, sha256_of, write_text
+from hibprune.runtime import ONNX_DIRECTORY
 
-ONNX_FILE = "onnx/model.onnx"
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "run.log"
 STEPS = "steps"
@@ -47,6 +48,11 @@ def open_output(directory: Path) -> None:
     except FileNotFoundError as error:
         raise UserError(f"{directory}: cannot be made: choose another --output") from error
     remove_leftovers(directory)
+
+
+def onnx_bytes(directory: Path, graphs: Sequence[str]) -> int:
+    """Size of an exported model, all its graphs together."""
+    return sum((directory / ONNX_DIRECTORY / graph).stat().st_size for graph in graphs)
 
 
 def file_digests(directory: Path) -> dict[str, str]:

@@ -13,27 +13,27 @@ import transformers
 
 from hibprune.data import AudioFault, AudioFile, read_waveform
 from hibprune.errors import UserError
-from hibprune.output import ONNX_FILE, RECIPE_FILE
+from hibprune.output import RECIPE_FILE
 from hibprune.recipe import load_recipe
-from hibprune.runtime import onnx_session
-from hibprune.tasks import Target, Vocabulary
+from hibprune.runtime import ONNX_DIRECTORY, Predict
+from hibprune.tasks import Target, TaskBase, Vocabulary
 
 
 @dataclass(frozen=True)
 class Deployment:
     """An exported model with what it needs to be fed sound and understood; no PyTorch model."""
 
-    session: Any
+    predict: Predict
     feature_extractor: Any
     vocabulary: Vocabulary
 
-    def logits(self, waveform: np.ndarray) -> np.ndarray:
-        """Logits for one clip."""
+    def output(self, waveform: np.ndarray) -> np.ndarray:
+        """What the model gives out for one clip."""
         features = self.feature_extractor(
-            waveform, sampling_rate=self.feature_extractor.sampling_rate, return_tensors="np"
+            waveform, sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt"
         )
-        name = self.session.get_inputs()[0].name
-        return np.asarray(self.session.run(["logits"], {name: features[name]})[0][0])
+        name = self.feature_extractor.model_input_names[0]
+        return np.asarray(self.predict({name: features[name]})[0])
 
 
 def predict_files(directory: Path, files: Sequence[Path]) -> Iterator[tuple[Path, Target]]:
@@ -43,11 +43,10 @@ def predict_files(directory: Path, files: Sequence[Path]) -> Iterator[tuple[Path
         UserError: the directory is not that of a finished run; or, once the others are done, a line
             for each file that cannot be used.
     """
-    for needed in (RECIPE_FILE, ONNX_FILE, "config.json"):
-        if not (directory / needed).is_file():
-            raise UserError(f"{directory}: no {needed} in it: not the directory of a finished run")
+    _require_files(directory, (RECIPE_FILE, "config.json"))
     recipe = load_recipe(directory / RECIPE_FILE).recipe
-    deployment = _open(directory, wants_text=recipe.task.fields.kind == "text")
+    _require_files(directory, [f"{ONNX_DIRECTORY}/{graph}" for graph in recipe.task.graphs])
+    deployment = _open(directory, recipe.task)
     faults = []
     for file in files:
         try:
@@ -59,13 +58,19 @@ def predict_files(directory: Path, files: Sequence[Path]) -> Iterator[tuple[Path
         except AudioFault as fault:
             faults.append(f"{file}: {fault.reason}")
             continue
-        yield file, recipe.task.decode(deployment.logits(waveform), deployment.vocabulary)
+        yield file, recipe.task.decode(deployment.output(waveform), deployment.vocabulary)
     if faults:
         raise UserError("\n".join(faults))
 
 
-def _open(directory: Path, wants_text: bool) -> Deployment:
-    session = onnx_session(directory / ONNX_FILE, "cpu")
+def _require_files(directory: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if not (directory / name).is_file():
+            raise UserError(f"{directory}: no {name} in it: not the directory of a finished run")
+
+
+def _open(directory: Path, task: TaskBase) -> Deployment:
+    predict = task.onnx_predict(directory, "cpu")
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         labels = {int(number): label for number, label in config.get("id2label", {}).items()}
@@ -76,11 +81,11 @@ def _open(directory: Path, wants_text: bool) -> Deployment:
             transformers.AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
-            if wants_text
+            if task.fields.kind == "text"
             else None
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"{directory}: cannot be read: {reason}") from error
     vocabulary = Vocabulary(tuple(labels[i] for i in sorted(labels)), tokenizer)
-    return Deployment(session, extractor, vocabulary)
+    return Deployment(predict, extractor, vocabulary)

@@ -14,7 +14,10 @@ from transformers import PreTrainedModel
 from hibprune.errors import UserError
 
 Predict = Callable[[dict[str, Tensor]], np.ndarray]
-"""Takes a model's inputs, returns logits with the batch first."""
+"""Takes a model's inputs, returns what its task decodes with the batch first: logits or tokens."""
+
+ONNX_DIRECTORY = "onnx"
+"""Where the graphs lie in a directory shaped like a Hub repository."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -44,15 +47,10 @@ def torch_predict(model: PreTrainedModel) -> Predict:
     return predict
 
 
-def onnx_session(path: Path, device: str, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on one execution provider, never silently on another.
-
-    Raises:
-        UserError: the file cannot be loaded, or the provider is not to be had.
-    """
+def session_options(device: str, threads: int | None = None) -> Any:
+    """Options of an ONNX Runtime session, with the number of threads pinned if given."""
     import onnxruntime
 
-    provider = PROVIDERS[device]
     if device == "cuda":
         onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
@@ -62,18 +60,40 @@ def onnx_session(path: Path, device: str, threads: int | None = None) -> Any:
         options.inter_op_num_threads = 1
         # Idle threads of one session would take the processor from another in the same process.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def onnx_session(path: Path, device: str, threads: int | None = None) -> Any:
+    """An ONNX Runtime session on one execution provider, never silently on another.
+
+    Raises:
+        UserError: the file cannot be loaded, or the provider is not to be had.
+    """
+    import onnxruntime
+
+    provider = PROVIDERS[device]
+    options = session_options(device, threads)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # onnxruntime raises its own types, without a common base
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
+    require_provider(session, provider, path)
+    return session
+
+
+def require_provider(session: Any, provider: str, path: Path) -> None:
+    """See that a session runs where it was meant to.
+
+    Raises:
+        UserError: ONNX Runtime fell back to another provider.
+    """
     active = session.get_providers()[0]
     if active != provider:
         raise UserError(
             f"{path}: ONNX Runtime fell back from {provider} to {active}: "
             "mend the CUDA installation or set device: cpu"
         )
-    return session
 
 
 def onnx_predict(session: Any) -> Predict:

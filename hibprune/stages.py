@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.bench import measure_latency
@@ -23,7 +24,7 @@ from hibprune.files import scratch_directory, write_files_via_temporary
 from hibprune.footprint import measure_footprint
 from hibprune.loading import Material
 from hibprune.narration import Narrator, StepNarration
-from hibprune.output import ONNX_FILE
+from hibprune.output import onnx_bytes
 from hibprune.planning import make_plan
 from hibprune.recipe import LoadedRecipe, Recipe
 from hibprune.records import (
@@ -35,9 +36,9 @@ from hibprune.records import (
     Scores,
     heads_by_layer,
 )
-from hibprune.runtime import Predict, onnx_predict, onnx_session, torch_predict
+from hibprune.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
 from hibprune.steps import Done, Step
-from hibprune.surgery import remove_heads, save_model
+from hibprune.surgery import remove_heads, save_configuration, save_model
 from hibprune.tasks import Target
 
 Result = TypeVar("Result")
@@ -96,7 +97,7 @@ def baseline(run: Run) -> Done[Evaluation]:
         {"validation": run.material.validation.identity},
         Evaluation,
         lambda _, narration: _measure(
-            run, torch_predict(run.checkpoint.model), run.checkpoint, narration
+            run, run.recipe.task.torch_predict(run.checkpoint.model), run.checkpoint, narration
         ),
         metric_line,
     )
@@ -123,7 +124,7 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
 
     def label(_: Step[dict[str, Target]], narration: StepNarration) -> dict[str, Target]:
         predictions = predict_targets(
-            torch_predict(run.checkpoint.model),
+            run.recipe.task.torch_predict(run.checkpoint.model),
             run.checkpoint,
             run.recipe.task,
             clips,
@@ -261,7 +262,9 @@ def validate(run: Run, removal: Done[Removal], pruned: Checkpoint) -> Done[Evalu
         "validate",
         {"prune": removal.key, "validation": run.material.validation.identity},
         Evaluation,
-        lambda _, narration: _measure(run, torch_predict(pruned.model), pruned, narration),
+        lambda _, narration: _measure(
+            run, run.recipe.task.torch_predict(pruned.model), pruned, narration
+        ),
         metric_line,
     )
 
@@ -274,28 +277,26 @@ def export(
     pruned: Checkpoint,
 ) -> Done[Parity]:
     """Write the ONNX file and compare it with PyTorch."""
-    settings = run.recipe.export
+    settings, task = run.recipe.export, run.recipe.task
 
     def export(_: Step[Parity], narration: StepNarration) -> Parity:
-        path = run.directory / ONNX_FILE
         reference = copy.deepcopy(pruned.model).cpu()
-        export_onnx(reference, path, run.recipe.task.export_task, settings.opset)
-        write_metadata(
-            path,
-            {
-                "hibprune.recipe": run.recipe.name,
-                "hibprune.task": run.recipe.task.kind,
-                "hibprune.removed_heads": heads_by_layer(plan.result.removed),
-                "hibprune.metric": {
-                    "name": baseline.result.metric,
-                    "baseline": baseline.result.value,
-                    "pruned": validated.result.value,
-                },
+        _write_graphs(run, reference, run.directory)
+        properties = {
+            "hibprune.recipe": run.recipe.name,
+            "hibprune.task": task.kind,
+            "hibprune.removed_heads": heads_by_layer(plan.result.removed),
+            "hibprune.metric": {
+                "name": baseline.result.metric,
+                "baseline": baseline.result.value,
+                "pruned": validated.result.value,
             },
-        )
+        }
+        for graph in task.graphs:
+            write_metadata(run.directory / ONNX_DIRECTORY / graph, properties)
         return check_parity(
-            torch_predict(reference),
-            onnx_predict(onnx_session(path, "cpu")),
+            task.torch_states(reference),
+            task.onnx_states(run.directory),
             lambda seconds, batch: example_inputs(pruned, seconds, batch),
             settings,
         )
@@ -312,10 +313,17 @@ def export(
         Parity,
         export,
         lambda parity: (
-            f"{(run.directory / ONNX_FILE).stat().st_size / 1e6:.1f} MB, at most "
+            f"{onnx_bytes(run.directory, task.graphs) / 1e6:.1f} MB, at most "
             f"{parity.max_abs_diff:.1e} from PyTorch"
         ),
-        lambda _: [ONNX_FILE],
+        lambda _: [f"{ONNX_DIRECTORY}/{graph}" for graph in task.graphs],
+    )
+
+
+def _write_graphs(run: Run, model: PreTrainedModel, directory: Path) -> None:
+    task = run.recipe.task
+    export_onnx(
+        model, directory / ONNX_DIRECTORY, task.export_task, run.recipe.export.opset, task.graphs
     )
 
 
@@ -323,8 +331,8 @@ def validate_exported(run: Run, export: Done[Parity], pruned: Checkpoint) -> Don
     """Measure the ONNX file under ONNX Runtime."""
 
     def validate(_: Step[Evaluation], narration: StepNarration) -> Evaluation:
-        session = onnx_session(run.directory / ONNX_FILE, run.device.type)
-        return _measure(run, onnx_predict(session), pruned, narration)
+        predict = run.recipe.task.onnx_predict(run.directory, run.device.type)
+        return _measure(run, predict, pruned, narration)
 
     return _once(
         run,
@@ -338,22 +346,21 @@ def validate_exported(run: Run, export: Done[Parity], pruned: Checkpoint) -> Don
 
 def benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
     """Time the original against the pruned model, both exported."""
-    settings = run.recipe.benchmark
+    settings, task = run.recipe.benchmark, run.recipe.task
 
     def benchmark(_: Step[Benchmark], narration: StepNarration) -> Benchmark:
         with scratch_directory(run.directory) as scratch:
-            original = scratch / "original.onnx"
-            export_onnx(
-                run.checkpoint.model, original, run.recipe.task.export_task, run.recipe.export.opset
-            )
+            _write_graphs(run, run.checkpoint.model, scratch)
+            save_configuration(run.checkpoint.model, scratch)
             latencies = measure_latency(
-                onnx_session(original, run.device.type, settings.threads),
-                onnx_session(run.directory / ONNX_FILE, run.device.type, settings.threads),
+                task.onnx_timed(scratch, run.device.type, settings.threads),
+                task.onnx_timed(run.directory, run.device.type, settings.threads),
+                PROVIDERS[run.device.type],
                 lambda seconds, batch: example_inputs(run.checkpoint, seconds, batch),
                 settings,
                 lambda share: narration.advance(share, 1.0),
             )
-            return Benchmark(latencies=latencies, original_bytes=original.stat().st_size)
+            return Benchmark(latencies=latencies, original_bytes=onnx_bytes(scratch, task.graphs))
 
     return _once(
         run,

@@ -96,7 +96,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     directory = tmp_path_factory.mktemp("run")
     save_model(model, directory)
     made = Exported(tiny, task, directory, model, snapshot(model))
-    export_onnx(model, made.path, task, opset=18)
+    export_onnx(model, made.path.parent, task, 18, (made.path.name,))
     return made
 
 
@@ -190,7 +190,7 @@ def test_optimum_loads_the_directory_of_a_run(exported: Exported) -> None:
 
 
 def test_opset_is_the_one_asked_for(tmp_path: Path) -> None:
-    export_onnx(TINY_MODELS[0].build(), tmp_path / "model.onnx", CLASSIFICATION, opset=15)
+    export_onnx(TINY_MODELS[0].build(), tmp_path, CLASSIFICATION, 15, ("model.onnx",))
     model = onnx.load(tmp_path / "model.onnx")
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [15]
 

@@ -19,11 +19,13 @@ class Deployment(NamedTuple):
     torch_class: str
     onnx_class: str
     preprocessor_class: str
-    reading: str
+    running: str
+    """The lines of an example from `inputs` to what is printed."""
 
 
 def deployment(task: str) -> Deployment:
     """Names of pipeline and classes for a task."""
+    logits = 'logits = model(input_values=inputs["input_values"]).logits\n'
     label = "print(model.config.id2label[int(logits.argmax(-1))])"
     if task == "asr-ctc":
         return Deployment(
@@ -31,7 +33,16 @@ def deployment(task: str) -> Deployment:
             "AutoModelForCTC",
             "ORTModelForCTC",
             "AutoProcessor",
-            "print(preprocessor.batch_decode(logits.argmax(-1)))",
+            f"{logits}print(preprocessor.batch_decode(logits.argmax(-1)))",
+        )
+    if task == "asr-seq2seq":
+        return Deployment(
+            "automatic-speech-recognition",
+            "AutoModelForSpeechSeq2Seq",
+            "ORTModelForSpeechSeq2Seq",
+            "AutoProcessor",
+            "tokens = model.generate(**inputs)\n"
+            "print(preprocessor.batch_decode(tokens, skip_special_tokens=True))",
         )
     if task == "intent-classification":
         label = "print(logits)  # one group of classes per slot; `hibprune predict` reads them"
@@ -40,7 +51,7 @@ def deployment(task: str) -> Deployment:
         "AutoModelForAudioClassification",
         "ORTModelForAudioClassification",
         "AutoFeatureExtractor",
-        label,
+        f"{logits}{label}",
     )
 
 
@@ -139,8 +150,7 @@ model = {names.onnx_class}.from_pretrained(directory, subfolder="onnx")
 preprocessor = {names.preprocessor_class}.from_pretrained(directory)
 sound, rate = soundfile.read("clip.wav")  # one channel, 16 kHz
 inputs = preprocessor(sound, sampling_rate=rate, return_tensors="pt")
-logits = model(input_values=inputs["input_values"]).logits
-{names.reading}"""
+{names.running}"""
 
 
 def _torch_example(names: Deployment) -> str:

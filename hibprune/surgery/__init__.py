@@ -23,3 +23,10 @@ def save_model(model: PreTrainedModel, directory: Path) -> list[str]:
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory, max_shard_size="100GB", safe_serialization=True)
     return ["config.json", "model.safetensors"]
+
+
+def save_configuration(model: PreTrainedModel, directory: Path) -> None:
+    """Save what a runtime needs beside the graphs: configuration, and that of generation."""
+    model.config.save_pretrained(directory)
+    if model.can_generate():
+        model.generation_config.save_pretrained(directory)

@@ -8,9 +8,14 @@ from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 from hibprune.tasks.classification import KeywordSpotting, SpeakerIdentification
 from hibprune.tasks.ctc import SpeechRecognitionCTC
 from hibprune.tasks.intent import IntentClassification
+from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
 
 Task = Annotated[
-    KeywordSpotting | SpeakerIdentification | IntentClassification | SpeechRecognitionCTC,
+    KeywordSpotting
+    | SpeakerIdentification
+    | IntentClassification
+    | SpeechRecognitionCTC
+    | SpeechRecognitionSeq2Seq,
     Field(discriminator="kind"),
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
 from hibprune.records import Evaluation
+from hibprune.runtime import ONNX_DIRECTORY, Predict, onnx_predict, onnx_session, torch_predict
 
 Target = str | dict[str, str]
 """What is true of a clip: a label, a text, or a label per slot."""
@@ -41,6 +43,7 @@ class Vocabulary:
 
     labels: tuple[str, ...]
     tokenizer: Any = None
+    multilingual: bool = False
 
 
 class TaskBase(BaseModel, ABC):
@@ -54,6 +57,8 @@ class TaskBase(BaseModel, ABC):
     """What optimum's exporter calls it."""
     onnx_class: ClassVar[str]
     """The class of optimum that runs its exported models."""
+    graphs: ClassVar[tuple[str, ...]] = ("model.onnx",)
+    """The files its exported models consist of, the one that runs first in front."""
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
 
@@ -78,10 +83,33 @@ class TaskBase(BaseModel, ABC):
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Task loss of each clip, shape (batch,), with gradients."""
 
-    @abstractmethod
-    def decode(self, logits: np.ndarray, vocabulary: Vocabulary) -> Target:
-        """What the model says about one clip, from its logits."""
+    def torch_predict(self, model: PreTrainedModel) -> Predict:
+        """Prediction under PyTorch: gives out what `decode` takes."""
+        return torch_predict(model)
+
+    def onnx_predict(self, directory: Path, device: str, threads: int | None = None) -> Predict:
+        """Prediction under ONNX Runtime by the graphs in `directory`/onnx."""
+        session = onnx_session(directory / ONNX_DIRECTORY / self.graphs[0], device, threads)
+        return onnx_predict(session)
+
+    def torch_states(self, model: PreTrainedModel) -> Predict:
+        """What parity compares, under PyTorch: logits, or what an encoder gives its decoder."""
+        return torch_predict(model)
+
+    def onnx_states(self, directory: Path) -> Predict:
+        """What parity compares, under ONNX Runtime on the CPU."""
+        return self.onnx_predict(directory, "cpu")
+
+    def onnx_timed(self, directory: Path, device: str, threads: int) -> Predict:
+        """What the benchmark times: the same work for every model, whatever it predicts."""
+        return self.onnx_predict(directory, device, threads)
 
     @abstractmethod
-    def evaluate(self, predictions: Sequence[Target], references: Sequence[Target]) -> Evaluation:
+    def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
+        """What the model says about one clip, from what `torch_predict` gave out for it."""
+
+    @abstractmethod
+    def evaluate(
+        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
+    ) -> Evaluation:
         """The task's metric with its 95 % interval."""

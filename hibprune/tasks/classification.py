@@ -42,10 +42,12 @@ class Classification(TaskBase):
         classes = torch.tensor([target[0] for target in batch.targets], device=logits.device)
         return functional.cross_entropy(logits.float(), classes, reduction="none")
 
-    def decode(self, logits: np.ndarray, vocabulary: Vocabulary) -> Target:
-        return vocabulary.labels[int(logits.argmax())]
+    def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
+        return vocabulary.labels[int(output.argmax())]
 
-    def evaluate(self, predictions: Sequence[Target], references: Sequence[Target]) -> Evaluation:
+    def evaluate(
+        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
+    ) -> Evaluation:
         return accuracy(predictions, references)
 
 

@@ -14,9 +14,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
-from hibprune.records import Evaluation, Interval
-from hibprune.statistics import bootstrap_interval
+from hibprune.records import Evaluation
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
+from hibprune.tasks.wer import word_error_rate
 
 
 class SpeechRecognitionCTC(TaskBase):
@@ -74,31 +74,14 @@ class SpeechRecognitionCTC(TaskBase):
         )
         return losses / lengths
 
-    def decode(self, logits: np.ndarray, vocabulary: Vocabulary) -> Target:
-        return str(vocabulary.tokenizer.decode(logits.argmax(-1).tolist()))
+    def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
+        return str(vocabulary.tokenizer.decode(output.argmax(-1).tolist()))
 
-    def evaluate(self, predictions: Sequence[Target], references: Sequence[Target]) -> Evaluation:
+    def evaluate(
+        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
+    ) -> Evaluation:
         """WER over all words, with a 95 % bootstrap interval over utterances."""
-        import jiwer
-
-        errors, words = [], []
-        for prediction, reference in zip(predictions, references, strict=True):
-            counts = jiwer.process_words(
-                normalise_words(str(reference)), normalise_words(str(prediction))
-            )
-            errors.append(counts.substitutions + counts.deletions + counts.insertions)
-            words.append(counts.hits + counts.substitutions + counts.deletions)
-
-        def word_error_rate(errors: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
-            return np.asarray(errors.sum(axis=axis) / words.sum(axis=axis))
-
-        return Evaluation(
-            metric="WER",
-            value=sum(errors) / sum(words),
-            interval=Interval(*bootstrap_interval([errors, words], word_error_rate)),
-            n=len(references),
-            higher_is_better=False,
-        )
+        return word_error_rate(predictions, references, normalise_words)
 
 
 def normalise_words(text: str) -> str:

@@ -101,11 +101,13 @@ class IntentClassification(TaskBase):
         ]
         return torch.stack(losses).sum(0)
 
-    def decode(self, logits: np.ndarray, vocabulary: Vocabulary) -> Target:
+    def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
         return {
-            name: self.slots[name][int(logits[start:end].argmax())]
+            name: self.slots[name][int(output[start:end].argmax())]
             for name, start, end in self._ranges()
         }
 
-    def evaluate(self, predictions: Sequence[Target], references: Sequence[Target]) -> Evaluation:
+    def evaluate(
+        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
+    ) -> Evaluation:
         return accuracy(predictions, references)

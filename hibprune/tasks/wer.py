@@ -1,0 +1,49 @@
+"""Word error rate, the metric of speech recognition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hibprune.records import Evaluation, Interval
+from hibprune.statistics import bootstrap_interval
+from hibprune.tasks.base import Target
+
+
+def word_error_rate(
+    predictions: Sequence[Target],
+    references: Sequence[Target],
+    normalise: Callable[[str], str],
+) -> Evaluation:
+    """WER over all words after `normalise`, with a 95 % bootstrap interval over utterances.
+
+    References that `normalise` leaves nothing of count no words; what is said there is an error.
+    """
+    errors, words = [], []
+    for prediction, reference in zip(predictions, references, strict=True):
+        wrong, spoken = word_errors(normalise(str(prediction)), normalise(str(reference)))
+        errors.append(wrong)
+        words.append(spoken)
+
+    def ratio(errors: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(errors.sum(axis=axis) / words.sum(axis=axis))
+
+    return Evaluation(
+        metric="WER",
+        value=sum(errors) / sum(words),
+        interval=Interval(*bootstrap_interval([errors, words], ratio)),
+        n=len(references),
+        higher_is_better=False,
+    )
+
+
+def word_errors(prediction: str, reference: str) -> tuple[int, int]:
+    """Substitutions, deletions and insertions together, and the words of the reference."""
+    import jiwer
+
+    if not reference:
+        return len(prediction.split()), 0
+    counts = jiwer.process_words(reference, prediction)
+    wrong = counts.substitutions + counts.deletions + counts.insertions
+    return wrong, counts.hits + counts.substitutions + counts.deletions
