@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
-from hibprune.files import write_via_temporary
+from hibprune.files import scratch_directory, write_via_temporary
 from hibprune.records import Parity, ParityCase
 from hibprune.runtime import Predict
 
@@ -45,20 +44,19 @@ def export_onnx(model: PreTrainedModel, path: Path, task: str, opset: int) -> No
     """Write `path` with dynamic batch and length; the model itself is not touched.
 
     `task` is optimum's name for it.
+
+    Raises:
+        UserError: the model is too large for a single file.
     """
     from optimum.exporters.onnx.convert import onnx_export_from_model
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="hibprune-") as scratch, _quiet():
+    with scratch_directory(path.parent) as scratch, _quiet():
         onnx_export_from_model(
-            _export_copy(model), Path(scratch), opset=opset, task=task, do_validation=False
+            _export_copy(model), scratch, opset=opset, task=task, do_validation=False
         )
-        content = (Path(scratch) / "model.onnx").read_bytes()
-    write_via_temporary(path, lambda temporary: _write_bytes(temporary, content))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+        if any(scratch.glob("*_data")):
+            raise UserError("export: the model is larger than the 2 GB that one ONNX file holds")
+        (scratch / "model.onnx").replace(path)
 
 
 def _export_copy(model: PreTrainedModel) -> PreTrainedModel:
