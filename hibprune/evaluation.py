@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from hibprune.checkpoint import Checkpoint
 from hibprune.data import DurationLimits, Utterance, read_waveform
+from hibprune.errors import UserError
 from hibprune.records import Evaluation
 from hibprune.runtime import Predict
 from hibprune.tasks import Target, TaskBase
@@ -22,11 +25,19 @@ def predict_targets(
     """What the model says about each clip.
 
     One clip at a time, as at deployment: padding would change the outputs of many checkpoints.
+
+    Raises:
+        UserError: the model gives out numbers that are not finite.
     """
     predictions: list[Target] = []
     for utterance in utterances:
         waveform = read_waveform(utterance.audio, checkpoint.sampling_rate, limits)
         output = predict(checkpoint.inputs(waveform))[0]
+        if not np.isfinite(output).all():
+            raise UserError(
+                f"{utterance.id}: the model's outputs are not finite: its weights are damaged, "
+                "or it cannot take this clip"
+            )
         predictions.append(task.decode(output, checkpoint.vocabulary))
         progress(len(predictions), len(utterances))
     return predictions

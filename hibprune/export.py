@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import io
 import json
 import logging
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
-from hibprune.files import write_via_temporary
+from hibprune.files import scratch_directory, write_via_temporary
 from hibprune.records import Parity, ParityCase
 from hibprune.runtime import Predict
 
@@ -48,20 +46,20 @@ def export_onnx(
     """Write `graphs` with dynamic batch and length; the model itself is not touched.
 
     `task` is optimum's name for it; `graphs` are the files that makes, of which others are dropped.
+
+    Raises:
+        UserError: the model is too large for a single file.
     """
     from optimum.exporters.onnx.convert import onnx_export_from_model
 
-    with tempfile.TemporaryDirectory(prefix="hibprune-") as scratch, _quiet():
+    with scratch_directory(directory) as scratch, _quiet():
         onnx_export_from_model(
-            _export_copy(model), Path(scratch), opset=opset, task=task, do_validation=False
+            _export_copy(model), scratch, opset=opset, task=task, do_validation=False
         )
-        for name in graphs:
-            content = (Path(scratch) / name).read_bytes()
-            write_via_temporary(directory / name, functools.partial(_write_bytes, content))
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+        if any(scratch.glob("*_data")):
+            raise UserError("export: the model is larger than the 2 GB that one ONNX file holds")
+        for graph in graphs:
+            (scratch / graph).replace(directory / graph)
 
 
 def _export_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -43,9 +43,10 @@ def predict_files(directory: Path, files: Sequence[Path]) -> Iterator[tuple[Path
         UserError: the directory is not that of a finished run; or, once the others are done, a line
             for each file that cannot be used.
     """
-    _require_files(directory, (RECIPE_FILE, "config.json"))
+    _require_files(directory, [RECIPE_FILE])
     recipe = load_recipe(directory / RECIPE_FILE).recipe
-    _require_files(directory, [f"{ONNX_DIRECTORY}/{graph}" for graph in recipe.task.graphs])
+    graphs = [f"{ONNX_DIRECTORY}/{graph}" for graph in recipe.task.graphs]
+    _require_files(directory, [*graphs, "config.json"])
     deployment = _open(directory, recipe.task)
     faults = []
     for file in files:

@@ -191,6 +191,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         _apply(content, override)
     if "name" not in content:
         content["name"] = path.stem
+        # The copy a run keeps has another file name.
+        text = f"name: {path.stem}\n{text}"
         if not re.match(NAME_PATTERN, path.stem):
             raise UserError(
                 f"{path}: name: missing, and '{path.stem}' does not do for one: {GOOD_NAME}"

@@ -42,3 +42,23 @@ def stand_in(stand_ins: Callable[[str], Path], tmp_path: Path) -> StandIn:
     from standin import StandIn
 
     return StandIn(Path(shutil.copytree(stand_ins("keyword_spotting"), tmp_path / "task")))
+
+
+@pytest.fixture(scope="session")
+def finished(
+    stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The directory of a finished run of a stand-in by name; made once, not to be changed."""
+    from commands import invoke
+
+    made: dict[str, Path] = {}
+
+    def directory(name: str) -> Path:
+        if name not in made:
+            output = tmp_path_factory.mktemp("finished") / name
+            result = invoke("run", stand_ins(name) / "recipe.yaml", "--output", output, "--quiet")
+            assert result.exit_code == 0, result.output
+            made[name] = output
+        return made[name]
+
+    return directory

@@ -21,6 +21,8 @@ LABELS = tuple(f"w{number}" for number in range(CLASSES))
 SLOTS = {"action": ["on", "off"], "object": ["none", "lamp", "heat"]}
 TEXTS = ("ONE", "TWO WORDS", "IT'S THREE", "FOUR", "A FIVE")
 ALL_HEADS = LAYERS * HEADS
+STAND_INS = ("keyword_spotting", "intents", "speech_recognition")
+"""The makers below."""
 
 
 @dataclass(frozen=True)

@@ -201,8 +201,15 @@ def test_overrides_make_sections_and_take_yaml_values(tmp_path: Path) -> None:
 
 
 def test_the_text_of_a_recipe_without_overrides_is_the_file_itself(tmp_path: Path) -> None:
-    text = "# why these values\n" + yaml.safe_dump(CONTENT)
+    text = "# why these values\n" + yaml.safe_dump({**CONTENT, "name": "mine"})
     assert load(tmp_path, text).text == text
+
+
+def test_a_name_taken_from_the_file_stays_with_the_text(tmp_path: Path) -> None:
+    text = yaml.safe_dump(CONTENT)
+    loaded = load(tmp_path, text, name="mine.yaml")
+    assert loaded.text == f"name: mine\n{text}"
+    assert load(tmp_path, loaded.text, name="other.yaml").recipe.name == "mine"
 
 
 def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from hibprune.records import (
     heads_by_layer,
 )
 from hibprune.report import write_report
-from hibprune.report.card import hub_id, model_card
+from hibprune.report.card import model_card
 from hibprune.report.figures import head_grid, head_map, latency_figure, score_spread
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.page import report_markdown
@@ -137,6 +137,7 @@ def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
         recipe="quickstart",
         model=ModelSummary(
             source="superb/wav2vec2-base-superb-ks",
+            on_hub=True,
             revision=None,
             family="wav2vec2",
             identity="4f" * 32,
@@ -379,7 +380,9 @@ class TestPage:
         manifest = make_manifest(
             recipe=nasty,
             validation=data,
-            model=ModelSummary(source=nasty, revision=nasty, family="wav2vec2", identity="0"),
+            model=ModelSummary(
+                source=nasty, on_hub=True, revision=nasty, family="wav2vec2", identity="0"
+            ),
         )
         usual = make_manifest()
         page = report_of(manifest, make_noisy_recipe())
@@ -410,25 +413,11 @@ class TestCard:
         assert "metrics:\n- wer\n" in card
         assert "ORTModelForCTC.from_pretrained" in card
 
-    @pytest.mark.parametrize(
-        ("source", "expected"),
-        [
-            ("facebook/wav2vec2-base-960h", "facebook/wav2vec2-base-960h"),
-            ("/models/mine", None),
-            ("./mine", None),
-            ("a/b/c", None),
-            ("owner/name\ntags: [x]", None),
-        ],
-    )
-    def test_only_a_hub_id_is_a_base_model(self, source: str, expected: str | None) -> None:
-        assert hub_id(source) == expected
-
-    def test_a_directory_that_looks_like_a_hub_id_is_none(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "models/mine").mkdir(parents=True)
-        monkeypatch.chdir(tmp_path)
-        assert hub_id("models/mine") is None
+    @pytest.mark.parametrize("on_hub", [True, False])
+    def test_only_a_hub_id_is_a_base_model(self, on_hub: bool) -> None:
+        model = make_manifest().model.model_copy(update={"source": "owner/name", "on_hub": on_hub})
+        card = model_card(make_manifest(model=model), RECIPE)
+        assert ("base_model: owner/name" in card) == on_hub
 
     @pytest.mark.parametrize("task", ["keyword-spotting", "intent-classification", "asr-ctc"])
     def test_examples_are_python(self, task: str) -> None:

@@ -3,7 +3,8 @@
     python tests/benchmarks/hib_settings.py            # about 40 minutes on 2 cores
 
 For each setting: split-half rank correlation of the scores, on demand their rank correlation with
-the scores of another seed, and accuracy with a share of the heads silenced (which equals removing them). Choices
+the scores of another seed, and accuracy with a share of the heads silenced (which equals removing
+them). Choices
 are made on the calibration clips; the validation column is reported beside them. Random removal
 (5 seeds) is the baseline. Results go to tests/benchmarks/results/hib_settings.json.
 """

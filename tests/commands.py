@@ -1,0 +1,37 @@
+"""Calls the command line within the test's own process and judges its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+from standin import StandIn
+
+from hibprune.cli import main
+
+
+def invoke(*arguments: object) -> Result:
+    """Call `hibprune` with some arguments."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def run(stand_in: StandIn, *options: str, output: Path | None = None) -> Result:
+    """Run a stand-in into a directory, by default `out` beside its recipe."""
+    directory = stand_in.root / "out" if output is None else output
+    return invoke("run", stand_in.recipe, "--output", directory, *options)
+
+
+def faults(result: Result) -> list[str]:
+    """The plain lines of a refusal; anything but a refusal fails the test."""
+    assert result.exit_code == 2, result.output or result.exception
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines), result.stderr
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def refused(stand_in: StandIn, *options: str) -> list[str]:
+    """The faults of a run that must leave nothing behind; paths relative to the stand-in."""
+    found = faults(run(stand_in, *options))
+    assert not (stand_in.root / "out").exists()
+    return [fault.replace(f"{stand_in.root}/", "") for fault in found]

@@ -1,0 +1,63 @@
+"""The same run on a GPU: skipped, and said so, where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from standin import StandIn
+from tiny_models import TINY_MODELS
+from torch import Tensor
+from torch.nn import functional
+
+from hibprune.attribution import HeadInformationBottleneck, Sample, Session
+from hibprune.cli import main
+from hibprune.manifest import Manifest
+from hibprune.tasks import Batch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+
+def cross_entropy(model: torch.nn.Module, batch: Batch) -> Tensor:
+    logits = model(**batch.inputs).logits
+    classes = torch.tensor([target[0] for target in batch.targets], device=logits.device)
+    return functional.cross_entropy(logits, classes, reduction="none")
+
+
+def test_a_run_stays_on_the_gpu_and_says_so(stand_in: StandIn, tmp_path: Path) -> None:
+    words = ["run", str(stand_in.recipe), "--output", str(tmp_path / "out"), "--device", "cuda"]
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert result.exit_code == 0
+    manifest = Manifest.model_validate_json(result.stdout)
+    assert manifest.device == "cuda"
+    assert {latency.provider for latency in manifest.latency} == {"CUDAExecutionProvider"}
+    assert manifest.metric.exported.value == manifest.metric.pruned.value
+
+
+def test_information_scores_agree_with_the_cpu_where_noise_plays_no_part() -> None:
+    """With a vanishing λ and no random start both devices optimise the same thing."""
+    method = HeadInformationBottleneck(
+        method="hib",
+        bottleneck="mutual-information",
+        score="information",
+        noise=1e-3,
+        initial_scale=0.0,
+        steps=5,
+        beta=0.1,
+    )
+    generator = torch.Generator().manual_seed(0)
+    samples = [
+        Sample(f"clip{i}", {"input_values": torch.randn(1, 1600, generator=generator)}, (i,))
+        for i in range(3)
+    ]
+    model = TINY_MODELS[0].build()
+    on_cpu = method.attribute(model, samples, cross_entropy, Session())
+    on_gpu = method.attribute(model.cuda(), samples, cross_entropy, Session())
+    assert torch.allclose(
+        torch.tensor(on_cpu.per_sample), torch.tensor(on_gpu.per_sample), rtol=1e-2
+    )

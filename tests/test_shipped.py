@@ -1,0 +1,135 @@
+"""What the repository ships: recipes that check out, a quickstart that is what it says it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from hibprune.attention import heads_of, silenced
+from hibprune.cli import main
+from hibprune.data import AudioFile, DurationLimits, content_digest, read_waveform
+from hibprune.recipe import load_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+QUICKSTART = ROOT / "recipes/quickstart"
+
+# Table 1 of the paper: β and steps; learning rate 0.1 and λ 0.9 throughout.
+TABLE_1 = {
+    "keyword-spotting": (1.0, 200),
+    "speaker-identification": (0.1, 200),
+    "intent-classification": (1.0, 100),
+    "asr-ctc": (10.0, 100),
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+class TestRecipes:
+    def test_passes_check_offline(self, path: Path) -> None:
+        result = CliRunner().invoke(main, ["check", str(path), "--offline"])
+        assert result.exit_code == 0, result.output
+        assert result.output.endswith(f"{path}: ok\n")
+
+    def test_has_the_papers_samples_steps_and_rates(self, path: Path) -> None:
+        recipe = load_recipe(path).recipe
+        method: Any = recipe.attribution.for_task(recipe.task.kind)
+        assert recipe.calibration.samples == 200
+        assert (method.beta, method.steps) == TABLE_1[recipe.task.kind]
+        assert (method.learning_rate, method.noise) == (0.1, 0.9)
+
+    def test_is_named_as_its_file(self, path: Path) -> None:
+        assert load_recipe(path).recipe.name == path.stem
+
+
+def rows(split: str) -> list[dict[str, str]]:
+    lines = (QUICKSTART / f"{split}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def spotter() -> Any:
+    from transformers import AutoModelForAudioClassification
+
+    return AutoModelForAudioClassification.from_pretrained(
+        QUICKSTART / "model", dtype=torch.float32
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def validation() -> tuple[Tensor, list[str]]:
+    """Model inputs of every validation clip, by plain soundfile and the extractor's formula."""
+    clips, labels = [], []
+    for row in rows("validation"):
+        audio = AudioFile(QUICKSTART / row["audio"])
+        sound = read_waveform(audio, 16_000, DurationLimits())
+        clips.append((sound - sound.mean()) / np.sqrt(sound.var() + 1e-7))
+        labels.append(row["label"])
+    return torch.tensor(np.stack(clips)), labels
+
+
+def accuracy(model: Any, validation: tuple[Tensor, list[str]]) -> float:
+    clips, labels = validation
+    with torch.inference_mode():
+        logits = torch.cat([model(batch).logits for batch in clips.split(48)])
+    said = [model.config.id2label[i] for i in logits.argmax(-1).tolist()]
+    return sum(a == b for a, b in zip(said, labels, strict=True)) / len(labels)
+
+
+class TestQuickstart:
+    def test_no_voice_and_no_clip_is_on_both_sides(self) -> None:
+        calibration, validation = rows("calibration"), rows("validation")
+        assert not {r["voice"] for r in calibration} & {r["voice"] for r in validation}
+        digests = [
+            {content_digest(AudioFile(QUICKSTART / row["audio"])) for row in side}
+            for side in (calibration, validation)
+        ]
+        assert not digests[0] & digests[1]
+        assert len(validation) >= 400
+        assert len(calibration) >= 200
+
+    def test_model_and_clips_are_at_most_15_mb(self) -> None:
+        parts = [*(QUICKSTART / "model").rglob("*"), *(QUICKSTART / "clips").rglob("*")]
+        assert sum(part.stat().st_size for part in parts if part.is_file()) <= 15e6
+
+    def test_spots_95_percent_on_voices_never_heard(
+        self, spotter: Any, validation: tuple[Tensor, list[str]]
+    ) -> None:
+        assert accuracy(spotter, validation) >= 0.95
+
+    def test_its_heads_matter(self, spotter: Any, validation: tuple[Tensor, list[str]]) -> None:
+        heads = heads_of(spotter)
+        assert len(heads) == 36
+        accuracies = []
+        for seed in range(5):
+            drawn = np.random.default_rng(seed).permutation(len(heads))[:24]
+            with silenced(spotter, [heads[i] for i in drawn]):
+                accuracies.append(accuracy(spotter, validation))
+        assert accuracy(spotter, validation) - np.mean(accuracies) >= 0.10
+
+
+class TestReadme:
+    TEXT = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
+
+    def test_names_every_command(self) -> None:
+        for command in main.commands:
+            assert f"hibprune {command}" in self.TEXT, command
+
+    def test_files_it_links_to_are_there(self) -> None:
+        links = re.findall(r"\]\((?!http)([^)#]+)\)", self.TEXT)
+        assert links
+        for link in links:
+            assert (ROOT / link).exists(), link
+
+    def test_its_recipe_is_one(self, tmp_path: Path) -> None:
+        (example,) = re.findall(r"```yaml\n(.*?)```", self.TEXT, re.DOTALL)
+        path = tmp_path / "my_spotter.yaml"
+        path.write_text(example)
+        assert load_recipe(path).recipe.name == "my_spotter"
