@@ -54,12 +54,24 @@ def export_onnx(
 
     with scratch_directory(directory) as scratch, _quiet():
         onnx_export_from_model(
-            _export_copy(model), scratch, opset=opset, task=task, do_validation=False
+            _export_copy(model),
+            scratch,
+            opset=opset,
+            task=task,
+            do_validation=False,
+            **_window(model),
         )
         if any(scratch.glob("*_data")):
             raise UserError("export: the model is larger than the 2 GB that one ONNX file holds")
         for graph in graphs:
             (scratch / graph).replace(directory / graph)
+
+
+def _window(model: PreTrainedModel) -> dict[str, int]:
+    """Mel frames of the example the exporter makes, for models that take no other number."""
+    positions = getattr(model.config, "max_source_positions", None)
+    # Whisper's second convolution halves them; others have positions of their own kind.
+    return {"nb_max_frames": 2 * positions} if model.config.model_type == "whisper" else {}
 
 
 def _export_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -37,6 +37,14 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture
+def stand_in_of(stand_ins: Callable[[str], Path], tmp_path: Path) -> Callable[[str], StandIn]:
+    """A stand-in by the name of its maker, in a directory of its own, to be spoiled."""
+    from standin import StandIn
+
+    return lambda name: StandIn(Path(shutil.copytree(stand_ins(name), tmp_path / name)))
+
+
+@pytest.fixture
 def stand_in(stand_ins: Callable[[str], Path], tmp_path: Path) -> StandIn:
     """A keyword spotter in a directory of its own, to be spoiled."""
     from standin import StandIn

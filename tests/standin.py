@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 import yaml
 from tiny_models import CLASSES, HEADS, LAYERS, TINY_MODELS
 
@@ -93,6 +94,49 @@ def speech_recognition(root: Path) -> StandIn:
     model = TINY_MODELS[0].build("AutoModelForCTC")
     stand_in = _stand_in(root, {"kind": "asr-ctc"}, model, [{"text": text} for text in TEXTS])
     Wav2Vec2CTCTokenizer(str(vocabulary)).save_pretrained(stand_in.model)
+    return stand_in
+
+
+def encoder_decoder(root: Path) -> StandIn:
+    """A transcript per clip, for a tiny Whisper with a window of one second."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
+    from transformers import WhisperForConditionalGeneration as Whisper
+
+    letters = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'.,", "Ġ"]
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    root.mkdir(parents=True, exist_ok=True)
+    numbers = {token: number for number, token in enumerate([*letters, *special])}
+    (root / "vocab.json").write_text(json.dumps(numbers))
+    (root / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = WhisperTokenizer(str(root / "vocab.json"), str(root / "merges.txt"))
+    torch.manual_seed(0)
+    model = Whisper(
+        WhisperConfig(
+            vocab_size=len(numbers),
+            d_model=32,
+            encoder_layers=LAYERS,
+            decoder_layers=LAYERS,
+            encoder_attention_heads=HEADS,
+            decoder_attention_heads=HEADS,
+            encoder_ffn_dim=37,
+            decoder_ffn_dim=37,
+            num_mel_bins=16,
+            max_source_positions=50,
+            max_target_positions=40,
+            decoder_start_token_id=numbers["<|startoftranscript|>"],
+            bos_token_id=numbers["<|endoftext|>"],
+            eos_token_id=numbers["<|endoftext|>"],
+            pad_token_id=numbers["<|endoftext|>"],
+            suppress_tokens=[],
+            begin_suppress_tokens=[],
+        )
+    )
+    model.generation_config.is_multilingual = False
+    model.generation_config.no_timestamps_token_id = numbers["<|notimestamps|>"]
+    task = {"kind": "asr-seq2seq", "max_new_tokens": 12}
+    stand_in = _stand_in(root, task, model, [{"text": text.lower()} for text in TEXTS])
+    WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(stand_in.model)
+    tokenizer.save_pretrained(stand_in.model)
     return stand_in
 
 
