@@ -47,8 +47,9 @@ def main() -> None:
 def share_the_processor() -> None:
     """Let torch's idle threads sleep instead of spinning; to be called before torch is imported.
 
-    A run beside others on the same cores gets 3.5 times as fast by it, one alone 1.25 times as
-    slow (attribution of the quickstart, 2 threads on 2 cores). Set OMP_WAIT_POLICY to choose.
+    Spinning threads of runs that share their cores mostly wait for each other: two quickstarts at
+    once crawl. A run that has the machine to itself is a little slower for it; set
+    OMP_WAIT_POLICY=ACTIVE there.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
