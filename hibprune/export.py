@@ -69,9 +69,10 @@ def export_onnx(
 
 def _window(model: PreTrainedModel) -> dict[str, int]:
     """Mel frames of the example the exporter makes, for models that take no other number."""
-    positions = getattr(model.config, "max_source_positions", None)
-    # Whisper's second convolution halves them; others have positions of their own kind.
-    return {"nb_max_frames": 2 * positions} if model.config.model_type == "whisper" else {}
+    if model.config.model_type != "whisper":
+        return {}
+    # Its second convolution leaves one position for two mel frames.
+    return {"nb_max_frames": 2 * int(model.config.max_source_positions)}
 
 
 def _export_copy(model: PreTrainedModel) -> PreTrainedModel:
