@@ -13,7 +13,7 @@ import click
 from hibprune import __version__
 from hibprune.errors import UserError
 
-BAD_INPUT, GATE_FAILED = 2, 3
+BAD_INPUT, GATE_FAILED, INTERRUPTED = 2, 3, 130
 
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
 OVERRIDES = click.option(
@@ -36,6 +36,9 @@ def plain_errors() -> Iterator[None]:
             shown = "".join(letter if letter.isprintable() else "�" for letter in line)
             click.echo(f"error: {shown}", err=True)
         sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        click.echo("stopped: the same command goes on from here", err=True)
+        sys.exit(INTERRUPTED)
 
 
 @click.group()

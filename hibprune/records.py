@@ -93,13 +93,33 @@ class Plan(Record):
 
 
 class Evaluation(Record):
-    """A task metric with its 95 % interval over `n` utterances."""
+    """A task metric with its 95 % interval over `n` utterances.
+
+    `errors` holds what is wrong with each clip and `counted` what could have been: 0 or 1 of 1 for
+    a label, words for a transcript.
+    """
 
     metric: str
     value: float
     interval: Interval
     n: int
     higher_is_better: bool
+    errors: tuple[float, ...] = ()
+    counted: tuple[float, ...] = ()
+
+
+def paired_change(before: Evaluation, after: Evaluation) -> Interval | None:
+    """95 % bootstrap interval of the rise of the error rate, over clips both models were given.
+
+    None where the clips are not known to be the same.
+    """
+    if not before.errors or before.counted != after.counted:
+        return None
+
+    def rise(first: np.ndarray, second: np.ndarray, counted: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray((second - first).sum(axis=axis) / counted.sum(axis=axis))
+
+    return Interval(*bootstrap_interval([before.errors, after.errors, before.counted], rise))
 
 
 class Footprint(Record):

@@ -65,7 +65,8 @@ def model_card(manifest: Manifest, recipe_yaml: str) -> str:
         _use(manifest),
         _removed(manifest),
         _limits(manifest),
-        f"## Recipe\n\nMade by `hibprune run recipe.yaml`:\n\n{fenced(recipe_yaml, 'yaml')}",
+        "## Recipe\n\nMade by `hibprune run` with this recipe; its paths start from where it lay:"
+        f"\n\n{fenced(recipe_yaml, 'yaml')}",
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -268,8 +268,6 @@ def _not_measured(manifest: Manifest) -> str:
     limits = [
         f"Other data: the metric holds for the {metric.n} validation clips; other microphones, "
         "noise and speakers may give other figures.",
-        "Paired differences: original and pruned were judged on the same clips by the overlap of "
-        "their intervals, which is cautious; a paired test might find a smaller difference.",
         "Retraining: the model was not trained after removal; training might win back a loss.",
         f"Other calibration samples: the ranking rests on {manifest.attribution.samples} samples "
         f"and seed {manifest.seed}.",
@@ -295,7 +293,8 @@ def _reproduction(manifest: Manifest, recipe_yaml: str) -> str:
         [
             "## How to reproduce",
             fenced("hibprune run recipe.yaml", "sh"),
-            f"`recipe.yaml` lies beside this report; device {plain(manifest.device)}, "
+            "Put `recipe.yaml`, which lies beside this report, back where the recipe was: paths "
+            f"in it start from its own directory. Device {plain(manifest.device)}, "
             f"seed {manifest.seed}. Latencies differ from machine to machine and run to run.",
             fenced(recipe_yaml, "yaml"),
         ]

@@ -14,12 +14,12 @@ from hibprune.report.wording import (
     metric_decimals,
     metric_name,
     milliseconds,
-    overlap,
     percent,
     percent_interval,
     points,
     ratio_interval,
     speed_changed,
+    within_noise,
 )
 
 
@@ -83,7 +83,7 @@ def _metric_rows(manifest: Manifest) -> list[SummaryRow]:
 
 def _metric_row(label: str, detail: str, before: Evaluation, after: Evaluation) -> SummaryRow:
     decimals = metric_decimals(after.n)
-    noise = overlap(before.interval, after.interval)
+    noise = within_noise(before, after)
     return SummaryRow(
         label,
         percent(before.value, decimals),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hibprune.manifest import AttributionSummary, LatencySummary, Manifest, MetricSummary
-from hibprune.records import Evaluation, Gate, Interval
+from hibprune.records import Evaluation, Gate, Interval, paired_change
 
 MINUS = "−"
 
@@ -101,12 +101,19 @@ def overlap(first: Interval, second: Interval) -> bool:
     return first.low <= second.high and second.low <= first.high
 
 
-def metric_finding(before: Evaluation, after: Evaluation) -> str:
-    """What the change of a metric amounts to, judged by the two intervals.
+def within_noise(before: Evaluation, after: Evaluation) -> bool:
+    """Whether a change of no size at all is within the 95 % interval of the paired difference.
 
-    Touching intervals are called noise even where a paired test might tell the models apart, so
-    that the report never claims more than the intervals printed beside the sentence show.
+    Where the clips are not known one by one, whether the two intervals overlap.
     """
+    rise = paired_change(before, after)
+    if rise is None:
+        return overlap(before.interval, after.interval)
+    return rise.low <= 0 <= rise.high
+
+
+def metric_finding(before: Evaluation, after: Evaluation) -> str:
+    """What the change of a metric amounts to, judged on the clips both models were given."""
     if before.value == after.value:
         return f"the same value on {after.n} clips"
     gain = after.value - before.value
@@ -114,7 +121,7 @@ def metric_finding(before: Evaluation, after: Evaluation) -> str:
         gain = -gain
     size = points(gain, after.n).lstrip(f"+{MINUS}")
     direction = "better" if gain > 0 else "worse"
-    if overlap(before.interval, after.interval):
+    if within_noise(before, after):
         return f"{size} {direction}, within the noise of {after.n} clips"
     return f"{size} {direction}, more than the noise of {after.n} clips explains"
 

@@ -79,11 +79,14 @@ def class_number(label: str, labels: Sequence[str]) -> int:
 
 def accuracy(predictions: Sequence[Target], references: Sequence[Target]) -> Evaluation:
     """Share of clips that are right, with Wilson's 95 % interval."""
-    right = sum(p == r for p, r in zip(predictions, references, strict=True))
+    wrong = tuple(float(p != r) for p, r in zip(predictions, references, strict=True))
+    right = wrong.count(0.0)
     return Evaluation(
         metric="accuracy",
         value=right / len(references),
         interval=Interval(*wilson_interval(right, len(references))),
         n=len(references),
         higher_is_better=True,
+        errors=wrong,
+        counted=(1.0,) * len(wrong),
     )

@@ -35,6 +35,8 @@ def word_error_rate(
         interval=Interval(*bootstrap_interval([errors, words], ratio)),
         n=len(references),
         higher_is_better=False,
+        errors=tuple(map(float, errors)),
+        counted=tuple(map(float, words)),
     )
 
 
