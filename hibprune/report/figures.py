@@ -231,16 +231,14 @@ def _latency_panel(axes: Axes, latency: LatencySummary, setting: str) -> None:
         axes.barh(y, times.p50, height=0.56, color=colour)
         axes.plot([times.p50, times.p90], [y, y], color=INK, linewidth=1.1)
         axes.plot([times.p90] * 2, [y - 0.16, y + 0.16], color=INK, linewidth=1.1)
-        axes.text(
-            times.p90 + 0.015 * longest,
-            y,
-            milliseconds(times.p50),
-            va="center",
-            size=TEXT_SIZE,
-            color=INK,
-        )
+        gap = 0.015 * longest
+        for at, side, colour, text in (
+            (times.p50 - gap, "right", "white", milliseconds(times.p50)),
+            (times.p90 + gap, "left", INK, f"p90 {milliseconds(times.p90)}"),
+        ):
+            axes.text(at, y, text, ha=side, va="center", size=TEXT_SIZE, color=colour)
     axes.set_yticks([y for _, y, _, _ in rows], [name for name, _, _, _ in rows])
-    axes.set(xlim=(0, 1.22 * longest), ylim=(-0.55, 1.55), xticks=[])
+    axes.set(xlim=(0, 1.3 * longest), ylim=(-0.55, 1.55), xticks=[])
     axes.tick_params(length=0, labelsize=TEXT_SIZE, labelcolor=INK)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(FAINT)
