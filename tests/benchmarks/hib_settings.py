@@ -1,6 +1,6 @@
 """What HIB's open settings do on the quickstart: starting scale of A_r, bottleneck, score, β.
 
-    python tests/benchmarks/hib_settings.py            # about 40 minutes on 2 cores
+    python tests/benchmarks/hib_settings.py            # about 20 minutes on 2 cores
 
 For each setting: split-half rank correlation of the scores, on demand their rank correlation with
 the scores of another seed, and accuracy with a share of the heads silenced (which equals removing
