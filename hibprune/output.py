@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from hibprune.errors import UserError
-from hibprune.files import plain_disk_errors, remove_leftovers, sha256_of, write_text
+from hibprune.files import plain_disk_errors, remove_leftovers, sha256_of
 from hibprune.runtime import ONNX_DIRECTORY
 
 RECIPE_FILE = "recipe.yaml"
@@ -36,18 +38,39 @@ def check_output(directory: Path) -> None:
         )
 
 
-def open_output(directory: Path) -> None:
-    """Make the directory, prove that it can be written to, and clear what a killed run left half.
+@contextmanager
+def open_output(directory: Path) -> Iterator[None]:
+    """Make the directory, keep other runs out of it, and clear what a killed run left half.
 
     Raises:
-        UserError: it holds something else, or cannot be written to.
+        UserError: it holds something else, cannot be written to, or another run is at work there.
     """
     check_output(directory)
+    marker = directory / MARKER
+    with plain_disk_errors(directory):
+        try:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            lock = marker.open("a")
+        except FileNotFoundError as error:
+            raise UserError(f"{directory}: cannot be made: choose another --output") from error
+    with lock:
+        _require_sole(lock, directory)
+        remove_leftovers(directory)
+        yield
+
+
+def _require_sole(lock: IO[str], directory: Path) -> None:
+    """Take the lock, which goes with the process, however that ends."""
     try:
-        write_text(directory / MARKER, "")
-    except FileNotFoundError as error:
-        raise UserError(f"{directory}: cannot be made: choose another --output") from error
-    remove_leftovers(directory)
+        import fcntl
+    except ImportError:  # Windows has no such locks.
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"{directory}: another run is at work here: wait for it or choose another --output"
+        ) from error
 
 
 def onnx_bytes(directory: Path, graphs: Sequence[str]) -> int:

@@ -29,9 +29,8 @@ def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Man
         narration.found(loaded_line(material, device))
     for line in skipped_lines(material):
         narrator.say(line)
-    open_output(directory)
     # Writers of other libraries raise errors of their own when the disk is full.
-    with plain_disk_errors(directory):
+    with open_output(directory), plain_disk_errors(directory):
         narrator.log_to(directory / LOG_FILE)
         return _chain(stages.Run(loaded, material, directory, device, narrator))
 

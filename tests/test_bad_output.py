@@ -13,6 +13,8 @@ import pytest
 from commands import faults, run
 from standin import StandIn
 
+from hibprune.output import open_output
+
 
 def snapshot(directory: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
@@ -56,11 +58,12 @@ def test_an_empty_output_directory_will_do(stand_in: StandIn) -> None:
 
 def fail_in(monkeypatch: pytest.MonkeyPatch, number: int, part: str) -> None:
     """Let the operating system refuse to write to paths that hold `part`."""
-    ways = {"write_text": Path.write_text, "write_bytes": Path.write_bytes, "mkdir": Path.mkdir}
-    for name, way in ways.items():
+    names = ("write_text", "write_bytes", "mkdir", "open")
+    for name, way in ((name, getattr(Path, name)) for name in names):
 
         def refuse(path: Path, *arguments: Any, way: Any = way, **options: Any) -> Any:
-            if part in str(path):
+            reads = way.__name__ == "open" and arguments[:1] in ((), ("r",), ("rb",))
+            if part in str(path) and not reads:
                 raise OSError(number, os.strerror(number), str(path))
             return way(path, *arguments, **options)
 
@@ -160,3 +163,14 @@ def test_a_disk_that_is_really_full(stand_in: StandIn, small_disk: Path) -> None
     result = run(stand_in, "--quiet", output=output)
     assert result.exit_code == 0, result.output
     assert result.stdout.count("  done  ") == 3
+
+
+def test_two_runs_do_not_share_a_directory(stand_in: StandIn) -> None:
+    output = stand_in.root / "out"
+    with open_output(output):
+        (told,) = faults(run(stand_in))
+        assert told == (
+            f"{output}: another run is at work here: wait for it or choose another --output"
+        )
+        assert not (output / "steps/baseline.json").exists()
+    assert run(stand_in).exit_code == 0
