@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import types
@@ -18,7 +17,7 @@ from hibprune.attribution import HeadInformationBottleneck, Method
 from hibprune.bench import BenchmarkSettings
 from hibprune.checkpoint import ModelSource
 from hibprune.data import DataSource, DurationLimits
-from hibprune.errors import UserError
+from hibprune.errors import UserError, did_you_mean
 from hibprune.export import ExportSettings
 from hibprune.planning import Budget
 from hibprune.tasks import Task
@@ -313,8 +312,8 @@ def _explain(fault: Any, place: Sequence[str | int], model: type[BaseModel] | No
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    # Keys are short, so that one wrong letter weighs more than it does in a label.
+    return did_you_mean(word, known, cutoff=0.5)
 
 
 def _named(value: Any) -> str:

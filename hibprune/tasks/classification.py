@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
+from hibprune.errors import did_you_mean
 from hibprune.records import Evaluation, Interval
 from hibprune.statistics import wilson_interval
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
@@ -71,10 +71,10 @@ def class_number(label: str, labels: Sequence[str]) -> int:
     """
     if label in labels:
         return labels.index(label)
-    near = difflib.get_close_matches(label, labels, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
     shown = ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")
-    raise ValueError(f"the model has no label '{label}'{hint}; it knows {shown}")
+    raise ValueError(
+        f"the model has no label '{label}'{did_you_mean(label, labels)}; it knows {shown}"
+    )
 
 
 def accuracy(predictions: Sequence[Target], references: Sequence[Target]) -> Evaluation:

@@ -115,21 +115,15 @@ class SpeechRecognitionSeq2Seq(TaskBase):
 
     def onnx_timed(self, directory: Path, device: str, threads: int) -> Predict:
         """Encode and decode a fixed number of tokens, whatever they are."""
-        exported = self._exported(directory, device, threads)
+        return self._generating(
+            self._exported(directory, device, threads),
+            torch.device("cpu"),
+            min_new_tokens=TIMED_TOKENS,
+            max_new_tokens=TIMED_TOKENS,
+        )
 
-        def predict(inputs: dict[str, Tensor]) -> np.ndarray:
-            tokens = exported.generate(
-                **inputs,
-                do_sample=False,
-                num_beams=1,
-                min_new_tokens=TIMED_TOKENS,
-                max_new_tokens=TIMED_TOKENS,
-            )
-            return np.asarray(tokens)
-
-        return predict
-
-    def _generating(self, model: Any, device: torch.device) -> Predict:
+    def _generating(self, model: Any, device: torch.device, **limits: int) -> Predict:
+        limits = {"max_new_tokens": self.max_new_tokens, **limits}
         steer = {} if self.language is None else {"language": self.language, "task": "transcribe"}
 
         def predict(inputs: dict[str, Tensor]) -> np.ndarray:
@@ -138,7 +132,7 @@ class SpeechRecognitionSeq2Seq(TaskBase):
                     **{name: value.to(device) for name, value in inputs.items()},
                     do_sample=False,
                     num_beams=1,
-                    max_new_tokens=self.max_new_tokens,
+                    **limits,
                     **steer,
                 )
             return np.asarray(tokens.cpu())
