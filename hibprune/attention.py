@@ -35,6 +35,11 @@ class AttentionSite:
     output: nn.Module
 
 
+Change = Callable[[AttentionSite, Tensor], Tensor]
+"""Takes a layer's attention and what its heads give out (batch, frames, heads, head size); returns
+what takes the place of that, of the same shape."""
+
+
 def attention_sites(
     model: PreTrainedModel, stacks: Iterable[str] = (ENCODER,)
 ) -> tuple[AttentionSite, ...]:
@@ -108,33 +113,45 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
+def outputs_changed(
+    model: PreTrainedModel, change: Change, stacks: Iterable[str] = (ENCODER,)
+) -> Iterator[None]:
+    """Let `change` work on what every head gives out, in front of the output projection."""
+    with ExitStack() as stack:
+        for site in attention_sites(model, stacks):
+            if site.heads:
+                handle = site.output.register_forward_pre_hook(_changing(site, change))
+                stack.callback(handle.remove)
+        yield
+
+
+def _changing(
+    site: AttentionSite, change: Change
+) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        outputs = inputs[0].unflatten(-1, (-1, site.head_size))
+        return (change(site, outputs).flatten(-2), *inputs[1:])
+
+    return hook
+
+
+@contextmanager
 def silenced(model: PreTrainedModel, heads: Iterable[Head]) -> Iterator[None]:
     """Zero the output of some heads before the output projection: what removal would leave.
 
     Heads that are already gone are silent as they are.
     """
     silent = set(heads)
+
+    def change(site: AttentionSite, outputs: Tensor) -> Tensor:
+        positions = [i for i, head in enumerate(site.heads) if head in silent]
+        if not positions:
+            return outputs
+        return outputs.index_fill(2, torch.tensor(positions, device=outputs.device), 0)
+
     stacks = dict.fromkeys(head.stack for head in sorted(silent))
-    with ExitStack() as stack:
-        for site in attention_sites(model, stacks):
-            positions = [i for i, head in enumerate(site.heads) if head in silent]
-            if positions:
-                handle = site.output.register_forward_pre_hook(
-                    _zero_positions(positions, site.head_size)
-                )
-                stack.callback(handle.remove)
+    with outputs_changed(model, change, stacks):
         yield
-
-
-def _zero_positions(
-    positions: list[int], head_size: int
-) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        context = inputs[0].unflatten(-1, (-1, head_size)).clone()
-        context[..., positions, :] = 0
-        return (context.flatten(-2), *inputs[1:])
-
-    return hook
 
 
 @contextmanager
