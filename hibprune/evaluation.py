@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -50,8 +51,33 @@ def evaluate(
     utterances: Sequence[Utterance],
     limits: DurationLimits,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Evaluation:
-    """The task's metric over labelled clips, with its 95 % interval."""
+) -> tuple[Evaluation, list[Target]]:
+    """The task's metric over labelled clips, with its 95 % interval, and the predictions."""
     predictions = predict_targets(predict, checkpoint, task, utterances, limits, progress)
     references = [utterance.target for utterance in utterances if utterance.target is not None]
-    return task.evaluate(predictions, references, checkpoint.vocabulary)
+    return task.evaluate(predictions, references, checkpoint.vocabulary), predictions
+
+
+def prediction_lines(
+    utterances: Sequence[Utterance], predictions: Sequence[Target], evaluation: Evaluation
+) -> str:
+    """A JSON object a clip and line: what was said, what the model heard, and how wrong that is.
+
+    `errors` of `counted` is what the clip adds to the error rate: words for a transcript.
+    """
+    return "".join(
+        json.dumps(
+            {
+                "id": utterance.id,
+                "reference": utterance.target,
+                "prediction": prediction,
+                "errors": errors,
+                "counted": counted,
+            },
+            ensure_ascii=False,
+        )
+        + "\n"
+        for utterance, prediction, errors, counted in zip(
+            utterances, predictions, evaluation.errors, evaluation.counted, strict=True
+        )
+    )

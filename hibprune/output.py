@@ -14,6 +14,8 @@ from hibprune.runtime import ONNX_DIRECTORY
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "run.log"
 STEPS = "steps"
+PREDICTIONS = "predictions"
+"""What each model said of every validation clip: baseline, pruned and exported, one file each."""
 MARKER = f"{STEPS}/.hibprune"
 """Written before anything else; tells a directory of ours from any other."""
 

@@ -18,13 +18,13 @@ from hibprune.bench import measure_latency
 from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
 from hibprune.data import Utterance, read_waveform
 from hibprune.errors import UserError
-from hibprune.evaluation import evaluate, predict_targets
+from hibprune.evaluation import evaluate, predict_targets, prediction_lines
 from hibprune.export import check_parity, export_onnx, write_metadata
-from hibprune.files import scratch_directory, write_files_via_temporary
+from hibprune.files import scratch_directory, write_files_via_temporary, write_text
 from hibprune.footprint import measure_footprint
 from hibprune.loading import Material
 from hibprune.narration import Narrator, StepNarration
-from hibprune.output import onnx_bytes
+from hibprune.output import PREDICTIONS, onnx_bytes
 from hibprune.planning import make_plan
 from hibprune.recipe import LoadedRecipe, Recipe
 from hibprune.records import (
@@ -91,28 +91,44 @@ def _once(
 
 def baseline(run: Run) -> Done[Evaluation]:
     """Measure the original model."""
+    checkpoint = run.checkpoint
+    predict = run.recipe.task.torch_predict
+    return _measured(run, "baseline", "baseline", {}, checkpoint, lambda: predict(checkpoint.model))
+
+
+def _measured(
+    run: Run,
+    step: str,
+    model: str,
+    inputs: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    predict: Callable[[], Predict],
+) -> Done[Evaluation]:
+    """Measure a model on the validation clips, and write what it said of each."""
+    clips = run.material.validation
+    predictions_file = f"{PREDICTIONS}/{model}.jsonl"
+
+    def measure(_: Step[Evaluation], narration: StepNarration) -> Evaluation:
+        evaluation, predictions = evaluate(
+            predict(),
+            checkpoint,
+            run.recipe.task,
+            clips.utterances,
+            run.recipe.validation.durations,
+            narration.advance,
+        )
+        lines = prediction_lines(clips.utterances, predictions, evaluation)
+        write_text(run.directory / predictions_file, lines)
+        return evaluation
+
     return _once(
         run,
-        "baseline",
-        {"validation": run.material.validation.identity},
+        step,
+        {**inputs, "validation": clips.identity},
         Evaluation,
-        lambda _, narration: _measure(
-            run, run.recipe.task.torch_predict(run.checkpoint.model), run.checkpoint, narration
-        ),
+        measure,
         metric_line,
-    )
-
-
-def _measure(
-    run: Run, predict: Predict, checkpoint: Checkpoint, narration: StepNarration
-) -> Evaluation:
-    return evaluate(
-        predict,
-        checkpoint,
-        run.recipe.task,
-        run.material.validation.utterances,
-        run.recipe.validation.durations,
-        narration.advance,
+        lambda _: [predictions_file],
     )
 
 
@@ -257,15 +273,9 @@ def reload(run: Run) -> Checkpoint:
 
 def validate(run: Run, removal: Done[Removal], pruned: Checkpoint) -> Done[Evaluation]:
     """Measure the pruned model, as reloaded from the directory."""
-    return _once(
-        run,
-        "validate",
-        {"prune": removal.key, "validation": run.material.validation.identity},
-        Evaluation,
-        lambda _, narration: _measure(
-            run, run.recipe.task.torch_predict(pruned.model), pruned, narration
-        ),
-        metric_line,
+    predict = run.recipe.task.torch_predict
+    return _measured(
+        run, "validate", "pruned", {"prune": removal.key}, pruned, lambda: predict(pruned.model)
     )
 
 
@@ -329,18 +339,14 @@ def _write_graphs(run: Run, model: PreTrainedModel, directory: Path) -> None:
 
 def validate_exported(run: Run, export: Done[Parity], pruned: Checkpoint) -> Done[Evaluation]:
     """Measure the ONNX file under ONNX Runtime."""
-
-    def validate(_: Step[Evaluation], narration: StepNarration) -> Evaluation:
-        predict = run.recipe.task.onnx_predict(run.directory, run.device.type)
-        return _measure(run, predict, pruned, narration)
-
-    return _once(
+    predict = run.recipe.task.onnx_predict
+    return _measured(
         run,
         "exported",
-        {"export": export.key, "validation": run.material.validation.identity},
-        Evaluation,
-        validate,
-        metric_line,
+        "exported",
+        {"export": export.key},
+        pruned,
+        lambda: predict(run.directory, run.device.type),
     )
 
 

@@ -121,7 +121,7 @@ def test_the_error_type_of_safetensors(stand_in: StandIn, monkeypatch: pytest.Mo
         assert faults(run(stand_in)) == [f"{stand_in.root}/out: {FULL}"]
     files = snapshot(stand_in.root / "out")
     assert sorted(Path(name).name for name in files) == [
-        ".hibprune", "attribute.json", "baseline.json", "plan.json", "run.log"
+        ".hibprune", "attribute.json", "baseline.json", "baseline.jsonl", "plan.json", "run.log"
     ]  # fmt: skip
 
 

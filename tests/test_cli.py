@@ -99,6 +99,22 @@ def test_a_run_leaves_a_directory_that_its_manifest_accounts_for(
     assert not list(output.rglob(".*.partial*"))
 
 
+@pytest.mark.parametrize("name", STAND_INS)
+@pytest.mark.parametrize("model", ["baseline", "pruned", "exported"])
+def test_every_clip_can_be_looked_at(
+    finished: Callable[[str], Path], name: str, model: str
+) -> None:
+    output = finished(name)
+    manifest = Manifest.model_validate_json((output / "manifest.json").read_text())
+    lines = (output / f"predictions/{model}.jsonl").read_text().splitlines()
+    clips = [json.loads(line) for line in lines]
+    assert len({clip["id"] for clip in clips}) == VALIDATION_CLIPS
+    assert all(clip["errors"] == 0 for clip in clips if clip["prediction"] == clip["reference"])
+    rate = sum(clip["errors"] for clip in clips) / sum(clip["counted"] for clip in clips)
+    value = getattr(manifest.metric, model).value
+    assert rate == pytest.approx(1 - value if manifest.metric.higher_is_better else value)
+
+
 def test_the_log_keeps_what_was_said(finished: Callable[[str], Path]) -> None:
     lines = (finished("keyword_spotting") / "run.log").read_text().splitlines()
     assert [line.split()[1] for line in lines] == list(STEPS)

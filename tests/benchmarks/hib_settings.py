@@ -129,7 +129,7 @@ def _accuracies(recipe: Recipe, material: Material, scores: Scores | None) -> di
                 ("calibration", material.calibration.utterances),
                 ("validation", material.validation.utterances),
             ):
-                result = evaluate(
+                result, _ = evaluate(
                     torch_predict(model),
                     material.checkpoint,
                     recipe.task,

@@ -1,11 +1,13 @@
-"""WER of whisper-tiny.en on human speech with encoder heads silenced, by several rankings.
+"""Which encoder heads whisper-tiny.en can lose, by several rankings, measured on human speech.
 
-    HIBPRUNE_REAL=… python tests/benchmarks/whisper_heads.py       # about 40 minutes on 2 cores
+    python tests/benchmarks/whisper_heads.py input     # attribution on cut against padded input
+    python tests/benchmarks/whisper_heads.py search    # settings, judged on calibration clips alone
+    python tests/benchmarks/whisper_heads.py table     # WER on validation clips
 
 Needs the directory that HIBPRUNE_REAL names (models/whisper-tiny.en, speech/uqm-dev). Clips are
-split with random.seed(0): the first `--calibration` are scored on, the next `--validation` measured
-on. Heads are silenced, which equals removing them; decoding is greedy, in batches. Results go to
-tests/benchmarks/results/whisper_heads.json as they come.
+split with random.seed(0): the first `--calibration` are scored on, the next `--validation` are
+measured on. Heads are silenced, which equals removing them; decoding is greedy, in batches. Each
+part writes tests/benchmarks/results/whisper_<part>.json as its rows come.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hibprune.attention import positions_fitted, silenced
@@ -27,99 +32,198 @@ from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
 from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
 from hibprune.data import AudioFile, DurationLimits, Utterance, read_waveform
+from hibprune.files import write_text
 from hibprune.machine import describe_machine, installed_versions
 from hibprune.planning import Budget, make_plan
-from hibprune.records import Head
+from hibprune.records import Head, Scores
+from hibprune.statistics import spearman
 from hibprune.tasks import Batch, Target
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "tests/benchmarks/results/whisper_heads.json"
 REAL = Path(os.environ.get("HIBPRUNE_REAL", ROOT.parent / "shared/real"))
-BUDGETS = (1, 3, 6, 9)
 AT_ONCE = 20
 LIMITS = DurationLimits(max_seconds=30)
+# The longest clip is 15 s; a model that has lost its thread would go on to the limit.
+TASK = SpeechRecognitionSeq2Seq(kind="asr-seq2seq", max_new_tokens=80)
+
+Record = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The model and the two sets of clips."""
+
+    checkpoint: Checkpoint
+    calibration: list[Utterance]
+    validation: list[Utterance]
+
+    def waveform(self, clip: Utterance) -> np.ndarray:
+        return read_waveform(clip.audio, self.checkpoint.sampling_rate, LIMITS)
+
+    def sample(self, clip: Utterance, silence: float = 0.0) -> Sample:
+        """The clip on the frames it has, after `silence` seconds more."""
+        rate = self.checkpoint.sampling_rate
+        waveform = np.pad(self.waveform(clip), (0, round(silence * rate)))[: 30 * rate]
+        return Sample(clip.id, self.checkpoint.calibration_inputs(waveform), self.tokens(clip))
+
+    def padded(self, clip: Utterance) -> Batch:
+        """The clip as the model is used: padded to 30 s."""
+        inputs = self.checkpoint.inputs(self.waveform(clip))
+        return Batch((clip.id,), inputs, (self.tokens(clip),), (0,))
+
+    def tokens(self, clip: Utterance) -> tuple[int, ...]:
+        return TASK.encode(str(clip.target), self.checkpoint.vocabulary)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calibration", type=int, default=16)
+    parser.add_argument("part", choices=["input", "search", "table"])
+    parser.add_argument("--calibration", type=int, default=24)
     parser.add_argument("--validation", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--random-seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--random-seeds", type=int, default=5)
     arguments = parser.parse_args()
-
-    # The longest clip is 15 s; a model that has lost its thread would go on to the limit.
-    task = SpeechRecognitionSeq2Seq(kind="asr-seq2seq", max_new_tokens=80)
-    source = ModelSource(source=str(REAL / "models/whisper-tiny.en"))
-    checkpoint = load_checkpoint(source, task, ROOT, torch.device("cpu"))
     clips = shuffled_clips()
-    calibration = clips[: arguments.calibration]
-    validation = clips[arguments.calibration :][: arguments.validation]
-    samples = [sample_of(clip, task, checkpoint) for clip in calibration]
-    inputs = [checkpoint.inputs(read(clip, checkpoint))["input_features"] for clip in validation]
+    source = ModelSource(source=str(REAL / "models/whisper-tiny.en"))
+    speech = Speech(
+        load_checkpoint(source, TASK, ROOT, torch.device("cpu")),
+        clips[: arguments.calibration],
+        clips[arguments.calibration :][: arguments.validation],
+    )
     report: dict[str, Any] = {
-        "command": f"python tests/benchmarks/whisper_heads.py {describe(arguments)}",
+        "command": f"python tests/benchmarks/whisper_heads.py {described(arguments)}",
         "machine": describe_machine().model_dump(),
         "versions": installed_versions(),
-        "loss_on_calibration": losses(calibration, samples, task, checkpoint),
         "rows": [],
     }
+    path = ROOT / f"tests/benchmarks/results/whisper_{arguments.part}.json"
 
     def record(row: dict[str, Any]) -> None:
         print(json.dumps(row), flush=True)
         report["rows"].append(row)
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(path, json.dumps(report, indent=1) + "\n")
 
-    def measured(removed: Iterable[Head]) -> dict[str, Any]:
-        with silenced(checkpoint.model, removed):
-            said = transcribe(inputs, task, checkpoint)
-        references = [clip.target or "" for clip in validation]
-        result = task.evaluate(said, references, checkpoint.vocabulary)
-        return {"wer": round(result.value, 4), "interval": [round(x, 4) for x in result.interval]}
+    {"input": cut_against_padded, "search": search, "table": table}[arguments.part](
+        speech, arguments, record
+    )
 
-    record({"ranking": "none removed", **measured(())})
-    for name, method, seed in rankings(arguments):
+
+def cut_against_padded(speech: Speech, arguments: argparse.Namespace, record: Record) -> None:
+    """Teacher-forced loss, and the heads' ranking by occlusion, on cut and on padded input."""
+    model = speech.checkpoint.model
+    inputs: dict[str, list[Batch]] = {
+        "padded to 30 s": [speech.padded(clip) for clip in speech.calibration]
+    }
+    for silence in (0.0, 1.0, 2.0, 5.0):
+        samples = [speech.sample(clip, silence) for clip in speech.calibration]
+        inputs[f"cut after {silence:g} s of silence"] = [
+            Batch((sample.id,), sample.inputs, (sample.target,), (0,)) for sample in samples
+        ]
+    heads = [Head(layer, index) for layer in range(4) for index in range(6)]
+    found: dict[str, list[float]] = {}
+    for name, batches in inputs.items():
         start = time.perf_counter()
-        scores = method.attribute(checkpoint.model, samples, task.loss, Session(seed=seed))
+        whole = mean_loss(model, batches)
         seconds = time.perf_counter() - start
-        for heads in BUDGETS:
-            plan = make_plan(scores, Budget(heads=heads))
-            record(
-                {
-                    "ranking": name,
-                    "seed": seed,
-                    "heads": heads,
-                    "removed": [[head.layer, head.index] for head in plan.removed],
-                    "scoring_seconds": round(seconds, 1),
-                    "split_half": scores.split_half,
-                    **measured(plan.removed),
-                }
-            )
+        found[name] = []
+        for head in heads:
+            with silenced(model, [head]):
+                found[name].append(mean_loss(model, batches) - whole)
+        record(
+            {
+                "input": name,
+                "loss": round(whole, 4),
+                "seconds_per_clip": round(seconds / len(batches), 3),
+                "spearman_of_occlusion_with_padded": round(
+                    spearman(found["padded to 30 s"], found[name]), 3
+                ),
+            }
+        )
 
 
-def rankings(arguments: argparse.Namespace) -> Iterable[tuple[str, MethodBase, int]]:
-    yield "occlusion", Occlusion(method="occlusion"), 0
+def search(speech: Speech, arguments: argparse.Namespace, record: Record) -> None:
+    """Loss of the calibration clips, padded as in use, with the lowest heads silenced."""
+    model = speech.checkpoint.model
+    batches = [speech.padded(clip) for clip in speech.calibration]
+    record({"ranking": "none removed", "loss": round(mean_loss(model, batches), 4)})
+    for name, method, silence, seed in tried(arguments):
+        scores, seconds = scored(speech, method, silence, seed)
+        losses = {}
+        for heads in (3, 6, 9):
+            with silenced(model, make_plan(scores, Budget(heads=heads)).removed):
+                losses[heads] = round(mean_loss(model, batches), 3)
+        record(
+            {
+                "ranking": name,
+                "seed": seed,
+                "seconds": round(seconds, 1),
+                "split_half": rounded(scores.split_half),
+                "loss_without": losses,
+                "lowest": [f"{h.layer}.{h.index}" for h in ranking_of(scores)[:9]],
+            }
+        )
+
+
+def tried(arguments: argparse.Namespace) -> Iterator[tuple[str, MethodBase, float, int]]:
+    """Name, method, seconds of silence after the clip, seed."""
+    hib = partial(HeadInformationBottleneck, method="hib", steps=arguments.steps)
+    information = partial(hib, bottleneck="mutual-information", score="information")
+    yield "occlusion", Occlusion(method="occlusion"), 0, 0
     for seed in range(arguments.random_seeds):
-        yield "random", Random(method="random"), seed
-    for beta in (0.1, 1.0, 10.0):
+        yield "random", Random(method="random"), 0, seed
+    for beta in (0.1, 1.0, 10.0, 0.3, 3.0, 30.0):
+        yield f"hib, information, beta {beta:g}", information(beta=beta), 0, 0
+    for beta in (1.0, 10.0, 100.0):
+        yield f"hib, paper, beta {beta:g}", hib(beta=beta), 0, 0
+    for beta in (1.0, 10.0):
+        yield f"hib, information, beta {beta:g}, 2 s silence", information(beta=beta), 2, 0
+    for scale in (0.01, 1.0):
         yield (
-            f"hib, mutual information, beta {beta:g}",
-            HeadInformationBottleneck(
-                method="hib",
-                beta=beta,
-                steps=arguments.steps,
-                bottleneck="mutual-information",
-                score="information",
-            ),
+            f"hib, information, beta 1, initial scale {scale:g}",
+            information(beta=1.0, initial_scale=scale),
+            0,
             0,
         )
     yield (
-        "hib, paper, beta 10",
-        HeadInformationBottleneck(method="hib", beta=10.0, steps=arguments.steps),
+        f"hib, information, beta 1, {2 * arguments.steps} steps",
+        information(beta=1.0, steps=2 * arguments.steps),
+        0,
         0,
     )
+
+
+def table(speech: Speech, arguments: argparse.Namespace, record: Record) -> None:
+    """WER on validation clips with 1 to 12 heads silenced."""
+    raise NotImplementedError
+
+
+def scored(speech: Speech, method: MethodBase, silence: float, seed: int) -> tuple[Scores, float]:
+    samples = [speech.sample(clip, silence) for clip in speech.calibration]
+    start = time.perf_counter()
+    scores = method.attribute(speech.checkpoint.model, samples, in_bfloat16, Session(seed=seed))
+    return scores, time.perf_counter() - start
+
+
+def in_bfloat16(model: Any, batch: Batch) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return TASK.loss(model, batch)
+
+
+def mean_loss(model: Any, batches: list[Batch]) -> float:
+    found = []
+    for batch in batches:
+        with torch.no_grad(), positions_fitted(model, batch.inputs):
+            found.append(float(TASK.loss(model, batch)))
+    return sum(found) / len(found)
+
+
+def ranking_of(scores: Scores) -> list[Head]:
+    return sorted(scores.values, key=lambda head: (scores.values[head], head))
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def shuffled_clips() -> list[Utterance]:
@@ -127,15 +231,6 @@ def shuffled_clips() -> list[Utterance]:
     rows = [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
     random.Random(0).shuffle(rows)
     return [Utterance(row["audio"], AudioFile(root / row["audio"]), row["text"]) for row in rows]
-
-
-def read(clip: Utterance, checkpoint: Checkpoint) -> Any:
-    return read_waveform(clip.audio, checkpoint.sampling_rate, LIMITS)
-
-
-def sample_of(clip: Utterance, task: SpeechRecognitionSeq2Seq, checkpoint: Checkpoint) -> Sample:
-    target = task.encode(str(clip.target), checkpoint.vocabulary)
-    return Sample(clip.id, checkpoint.calibration_inputs(read(clip, checkpoint)), target)
 
 
 def transcribe(
@@ -149,27 +244,10 @@ def transcribe(
     return said
 
 
-def losses(
-    clips: list[Utterance],
-    samples: list[Sample],
-    task: SpeechRecognitionSeq2Seq,
-    checkpoint: Checkpoint,
-) -> dict[str, float]:
-    """Teacher-forced loss of the unpruned model on padded input and on input cut to the clip."""
-    found: dict[str, list[float]] = {"padded": [], "cut": []}
-    for clip, sample in zip(clips, samples, strict=True):
-        padded = checkpoint.inputs(read(clip, checkpoint))
-        for name, inputs in (("padded", padded), ("cut", sample.inputs)):
-            batch = Batch((clip.id,), inputs, (sample.target,), (0,))
-            with torch.no_grad(), positions_fitted(checkpoint.model, inputs):
-                found[name].append(float(task.loss(checkpoint.model, batch)))
-    return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
-
-
-def describe(arguments: argparse.Namespace) -> str:
-    return " ".join(
-        f"--{name.replace('_', '-')} {value}" for name, value in vars(arguments).items()
-    )
+def described(arguments: argparse.Namespace) -> str:
+    named = {name: value for name, value in vars(arguments).items() if name != "part"}
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in named.items())
+    return f"{arguments.part} {options}"
 
 
 if __name__ == "__main__":
