@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,13 +29,15 @@ def bootstrap_interval(
     on which the statistic is not finite, such as a word error rate of clips without words, are left
     out.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     if len(arrays[0]) < 2:
         value = float(statistic(*arrays, axis=0))
         return (value, value)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        # scipy's own interval, which is not used, has no value where one resample has none.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
         drawn = bootstrap(
             arrays,
             statistic,

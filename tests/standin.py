@@ -155,11 +155,13 @@ def _whisper(root: Path, languages: tuple[str, ...] = ()) -> StandIn:
             bos_token_id=numbers["<|endoftext|>"],
             eos_token_id=numbers["<|endoftext|>"],
             pad_token_id=numbers["<|endoftext|>"],
-            suppress_tokens=[],
-            begin_suppress_tokens=[],
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
         )
     )
+    _make_sensitive(model)
     _keep_generation_settings(model)
+    model.generation_config.suppress_tokens = [numbers[token] for token in special[1:]]
     model.generation_config.is_multilingual = bool(languages)
     if languages:
         model.generation_config.lang_to_id = {token: numbers[token] for token in spoken}
@@ -198,11 +200,7 @@ def encoder_decoder_on_waveforms(root: Path) -> StandIn:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    with torch.no_grad():
-        for name, weight in model.model.named_parameters():
-            # Large enough for what it says to depend on the clip and on the heads.
-            if weight.dim() == 2 and "embed" not in name:
-                weight.mul_(8)
+    _make_sensitive(model)
     _keep_generation_settings(model)
     model.generation_config.max_length = 40
     task = {"kind": "asr-seq2seq", "max_new_tokens": 12}
@@ -212,6 +210,14 @@ def encoder_decoder_on_waveforms(root: Path) -> StandIn:
     )
     tokenizer.save_pretrained(stand_in.model)
     return stand_in
+
+
+def _make_sensitive(model: Any) -> None:
+    """Enlarge its weights until what it says depends on the clip and on the heads."""
+    with torch.no_grad():
+        for name, weight in model.model.named_parameters():
+            if weight.dim() > 1 and "embed" not in name:
+                weight.mul_(16)
 
 
 def _keep_generation_settings(model: Any) -> None:

@@ -245,14 +245,16 @@ def _masked(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def english_normaliser(tokenizer: Any) -> Callable[[str], str]:
-    """Whisper's English normaliser after hyphens became spaces.
+    """Whisper's English normaliser after hyphens became spaces, without the periods it leaves.
 
-    With the tokenizer's own table of spellings where it has one.
+    With the tokenizer's own table of spellings where it has one. Of an ellipsis the normaliser
+    leaves a period, which would be counted as a word.
     """
     spellings = getattr(tokenizer, "english_spelling_normalizer", None) or {}
     normaliser = EnglishTextNormalizer(spellings)
 
     def normalise(text: str) -> str:
-        return str(normaliser(text.replace("-", " ")))
+        words = normaliser(text.replace("-", " ")).split()
+        return " ".join(word for word in words if word.strip("."))
 
     return normalise
