@@ -293,7 +293,7 @@ class TestMoonshine:
         assert model.model.decoder.layers[0].self_attn.config is model.config
 
     def test_what_is_set_in_a_pruned_layer_is_set_for_the_model(self) -> None:
-        """As optimum's exporter does with every module; the heads that are left stay as they are."""
+        """As by optimum's exporter; how many heads are left cannot be set."""
         model = tiny("moonshine").build()
         model.prune_heads({0: [1]})
         view = model.model.encoder.layers[0].self_attn.config
