@@ -88,8 +88,8 @@ class Checkpoint:
 
     @property
     def max_seconds(self) -> float:
-        """The longest clip the model takes whole; Whisper's window is 30 s."""
-        return float(getattr(self.feature_extractor, "chunk_length", math.inf))
+        """The longest clip the model takes whole."""
+        return longest_clip(self.feature_extractor)
 
     def inputs(self, waveform: np.ndarray) -> dict[str, Tensor]:
         """The model's inputs for one clip or, given (batch, samples), for clips of equal length."""
@@ -117,6 +117,11 @@ class Checkpoint:
         frames = len(filled) // self.feature_extractor.hop_length
         whole = inputs[name]
         return {name: whole.narrow(axis, 0, min(frames, whole.shape[axis]))}
+
+
+def longest_clip(feature_extractor: Any) -> float:
+    """Seconds that a feature extractor takes whole; Whisper's drops what is beyond its 30 s."""
+    return float(getattr(feature_extractor, "chunk_length", math.inf))
 
 
 def weight_files(directory: Path, pickle: bool) -> list[Path]:
@@ -171,7 +176,8 @@ def load_checkpoint(
     vocabulary = Vocabulary(
         labels=labels,
         tokenizer=tokenizer,
-        multilingual=bool(getattr(getattr(model, "generation_config", None), "is_multilingual", 0)),
+        generation=getattr(model, "generation_config", None),
+        positions=getattr(model.config, "max_target_positions", None),
     )
     fault = task.vocabulary_fault(vocabulary)
     if fault:

@@ -122,10 +122,11 @@ def list_clips(recipe: Recipe, root: Path) -> tuple[list[Utterance], list[Uttera
 def check_targets(
     place: str, utterances: Sequence[Utterance], task: TaskBase, checkpoint: Checkpoint
 ) -> None:
-    """See that the model has a number for every target.
+    """See that the model has a number for every target, and that the metric is defined for them.
 
     Raises:
-        UserError: names the first clip without a target, or with one the model does not know.
+        UserError: names the first clip without a target, or with one the model does not know; or
+            there is nothing in the targets to measure by.
     """
     for utterance in utterances:
         if utterance.target is None:
@@ -138,6 +139,11 @@ def check_targets(
         except ValueError as error:
             # A label may hold line breaks, an error is one line.
             raise UserError(f"{place}: {utterance.id}: {' '.join(str(error).split())}") from error
+    if place == VALIDATION:
+        references = [clip.target for clip in utterances if clip.target is not None]
+        fault = task.references_fault(references, checkpoint.vocabulary)
+        if fault is not None:
+            raise UserError(f"{place}: {fault}")
 
 
 def skipped_lines(material: Material) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import transformers
 
+from hibprune.checkpoint import longest_clip
 from hibprune.data import AudioFault, AudioFile, read_waveform
 from hibprune.errors import UserError
 from hibprune.output import RECIPE_FILE
@@ -48,13 +49,12 @@ def predict_files(directory: Path, files: Sequence[Path]) -> Iterator[tuple[Path
     graphs = [f"{ONNX_DIRECTORY}/{graph}" for graph in recipe.task.graphs]
     _require_files(directory, [*graphs, "config.json"])
     deployment = _open(directory, recipe.task)
+    limits = recipe.validation.durations.up_to(longest_clip(deployment.feature_extractor))
     faults = []
     for file in files:
         try:
             waveform = read_waveform(
-                AudioFile(file),
-                deployment.feature_extractor.sampling_rate,
-                recipe.validation.durations,
+                AudioFile(file), deployment.feature_extractor.sampling_rate, limits
             )
         except AudioFault as fault:
             faults.append(f"{file}: {fault.reason}")

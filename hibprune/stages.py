@@ -213,7 +213,11 @@ def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
     try:
         encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
     except ValueError as error:
-        raise UserError(f"calibration: {clip.id}: {error}") from error
+        # The data set's own targets were seen to when they were loaded.
+        raise UserError(
+            f"calibration: {clip.id}: what the model says of it is no target for it: {error}: "
+            "leave the clip out or set calibration.labels: dataset"
+        ) from error
     return Sample(clip.id, run.checkpoint.calibration_inputs(waveform), encoded)
 
 

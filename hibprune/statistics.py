@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,25 +25,31 @@ def bootstrap_interval(
     """95 % percentile bootstrap interval (Efron 1979) of a statistic over paired columns.
 
     `statistic` takes the columns and `axis`, as numpy's reductions do; rows are resampled together.
-    With fewer than two rows there is nothing to resample, and the interval has no width.
+    With fewer than two rows there is nothing to resample, and the interval has no width. Resamples
+    on which the statistic is not finite, such as a word error rate of clips without words, are left
+    out.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     if len(arrays[0]) < 2:
         value = float(statistic(*arrays, axis=0))
         return (value, value)
-    result = bootstrap(
-        arrays,
-        statistic,
-        n_resamples=BOOTSTRAP_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        paired=True,
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
-    return (float(result.confidence_interval.low), float(result.confidence_interval.high))
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        # scipy's own interval, which is not used, has no value where one resample has none.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        drawn = bootstrap(
+            arrays,
+            statistic,
+            n_resamples=BOOTSTRAP_RESAMPLES,
+            method="percentile",
+            paired=True,
+            vectorized=True,
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [tail, 1 - tail])
+    return (float(low), float(high))
 
 
 def spearman(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:

@@ -15,14 +15,24 @@ import soundfile
 import torch
 import yaml
 from tiny_models import CLASSES, HEADS, LAYERS, TINY_MODELS
+from transformers import Wav2Vec2FeatureExtractor
 
 SAMPLING_RATE = 16_000
 CALIBRATION_CLIPS, VALIDATION_CLIPS = 20, 30
 LABELS = tuple(f"w{number}" for number in range(CLASSES))
 SLOTS = {"action": ["on", "off"], "object": ["none", "lamp", "heat"]}
 TEXTS = ("ONE", "TWO WORDS", "IT'S THREE", "FOUR", "A FIVE")
+SPOKEN = ("fr", "de", "en")
+"""Languages of the stand-in that is told one."""
 ALL_HEADS = LAYERS * HEADS
-STAND_INS = ("keyword_spotting", "intents", "speech_recognition")
+STAND_INS = (
+    "keyword_spotting",
+    "intents",
+    "speech_recognition",
+    "encoder_decoder",
+    "encoder_decoder_of_languages",
+    "encoder_decoder_on_waveforms",
+)
 """The makers below."""
 
 
@@ -99,11 +109,29 @@ def speech_recognition(root: Path) -> StandIn:
 
 def encoder_decoder(root: Path) -> StandIn:
     """A transcript per clip, for a tiny Whisper with a window of one second."""
+    return _whisper(root)
+
+
+def encoder_decoder_of_languages(root: Path) -> StandIn:
+    """The same with languages to be told; their tokens are not in the order of the published ones.
+
+    So that what a tokenizer guesses from that order is not what the generation settings say.
+    """
+    stand_in = _whisper(root, SPOKEN)
+    content = stand_in.content()
+    content["task"]["language"] = "de"
+    stand_in.write(content)
+    return stand_in
+
+
+def _whisper(root: Path, languages: tuple[str, ...] = ()) -> StandIn:
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
     from transformers import WhisperForConditionalGeneration as Whisper
 
     letters = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'.,", "Ġ"]
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    spoken, tasks = [f"<|{language}|>" for language in languages], ["transcribe", "translate"]
+    told = [*spoken, *(f"<|{task}|>" for task in tasks if languages)]
+    special = ["<|endoftext|>", "<|startoftranscript|>", *told, "<|notimestamps|>"]
     root.mkdir(parents=True, exist_ok=True)
     numbers = {token: number for number, token in enumerate([*letters, *special])}
     (root / "vocab.json").write_text(json.dumps(numbers))
@@ -127,17 +155,99 @@ def encoder_decoder(root: Path) -> StandIn:
             bos_token_id=numbers["<|endoftext|>"],
             eos_token_id=numbers["<|endoftext|>"],
             pad_token_id=numbers["<|endoftext|>"],
-            suppress_tokens=[],
-            begin_suppress_tokens=[],
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
         )
     )
-    model.generation_config.is_multilingual = False
+    _make_sensitive(model)
+    _keep_generation_settings(model)
+    model.generation_config.suppress_tokens = [numbers[token] for token in special[1:]]
+    model.generation_config.is_multilingual = bool(languages)
+    if languages:
+        model.generation_config.lang_to_id = {token: numbers[token] for token in spoken}
+        model.generation_config.task_to_id = {task: numbers[f"<|{task}|>"] for task in tasks}
     model.generation_config.no_timestamps_token_id = numbers["<|notimestamps|>"]
     task = {"kind": "asr-seq2seq", "max_new_tokens": 12}
     stand_in = _stand_in(root, task, model, [{"text": text.lower()} for text in TEXTS])
     WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(stand_in.model)
     tokenizer.save_pretrained(stand_in.model)
     return stand_in
+
+
+def encoder_decoder_on_waveforms(root: Path) -> StandIn:
+    """A transcript per clip, for a tiny Moonshine with the oddities of the published ones.
+
+    Heads of 12 features, padded to 16, of which 0.9 turn, rounded down to an even number; a
+    tokenizer of word pieces that falls back on bytes; a longest length in its own settings.
+    """
+    from transformers import MoonshineConfig, MoonshineForConditionalGeneration
+
+    tokenizer = _word_pieces()
+    torch.manual_seed(0)
+    model = MoonshineForConditionalGeneration(
+        MoonshineConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=12 * HEADS,
+            intermediate_size=37,
+            encoder_num_hidden_layers=LAYERS,
+            decoder_num_hidden_layers=LAYERS,
+            encoder_num_attention_heads=HEADS,
+            decoder_num_attention_heads=HEADS,
+            pad_head_dim_to_multiple_of=8,
+            max_position_embeddings=40,
+            decoder_start_token_id=tokenizer.bos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    _make_sensitive(model)
+    _keep_generation_settings(model)
+    model.generation_config.max_length = 40
+    task = {"kind": "asr-seq2seq", "max_new_tokens": 12}
+    stand_in = _stand_in(root, task, model, [{"text": text.lower()} for text in TEXTS])
+    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(
+        stand_in.model
+    )
+    tokenizer.save_pretrained(stand_in.model)
+    return stand_in
+
+
+def _make_sensitive(model: Any) -> None:
+    """Enlarge its weights until what it says depends on the clip and on the heads."""
+    with torch.no_grad():
+        for name, weight in model.model.named_parameters():
+            if weight.dim() > 1 and "embed" not in name:
+                weight.mul_(16)
+
+
+def _keep_generation_settings(model: Any) -> None:
+    """Let loading take them from their file; transformers else makes them from config.json anew."""
+    model.generation_config._from_model_config = False
+
+
+def _word_pieces() -> Any:
+    """Byte-pair encoding as Llama's, which Moonshine took over, learnt on the transcripts."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    pieces.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    pieces.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, show_progress=False)
+    pieces.train_from_iterator([text.lower() for text in TEXTS], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def _classifier(labels: dict[int, str]) -> Any:
@@ -150,8 +260,6 @@ def _classifier(labels: dict[int, str]) -> Any:
 def _stand_in(
     root: Path, task: dict[str, Any], model: Any, targets: list[dict[str, str]]
 ) -> StandIn:
-    from transformers import Wav2Vec2FeatureExtractor
-
     stand_in = StandIn(root)
     model.save_pretrained(stand_in.model)
     Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(stand_in.model)

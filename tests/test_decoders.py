@@ -292,6 +292,17 @@ class TestMoonshine:
         assert model.config.num_key_value_heads == model.config.num_attention_heads == HEADS
         assert model.model.decoder.layers[0].self_attn.config is model.config
 
+    def test_what_is_set_in_a_pruned_layer_is_set_for_the_model(self) -> None:
+        """As by optimum's exporter; how many heads are left cannot be set."""
+        model = tiny("moonshine").build()
+        model.prune_heads({0: [1]})
+        view = model.model.encoder.layers[0].self_attn.config
+        view.use_cache = not model.config.use_cache
+        assert view.use_cache is model.config.use_cache is False
+        with pytest.raises(AttributeError, match="num_key_value_heads belongs to one layer"):
+            view.num_key_value_heads = HEADS
+        assert view.num_key_value_heads == HEADS - 1
+
     @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
     def test_a_pruned_model_can_be_copied(self, how: str) -> None:
         model, clip = tiny("moonshine").build(), tiny("moonshine").inputs()

@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from click.testing import CliRunner
+from commands import invoke
 
-from hibprune.cli import main
 from hibprune.manifest import Manifest
+from hibprune.recipe import load_recipe
 
 REAL = Path(os.environ.get("HIBPRUNE_REAL", Path(__file__).parents[2] / "shared/real")).resolve()
-SPEECH, MODEL = REAL / "speech/uqm-dev", REAL / "models/whisper-tiny.en"
+SPEECH = REAL / "speech/uqm-dev"
+RECIPE = Path(__file__).parent / "real/whisper_tiny_en.yaml"
 
 pytestmark = [
     pytest.mark.real,
@@ -30,50 +30,49 @@ pytestmark = [
 ]
 
 
-def write_recipe(root: Path, calibration: int, validation: int, **changes: Any) -> Path:
-    """A recipe on clips of uqm-dev split by clip with random.seed(0), calibration first."""
+def lay_out(root: Path, calibration: int, validation: int) -> Path:
+    """The recipe in `root` beside links to what it names, and manifests of so many clips.
+
+    Clips of uqm-dev are split by clip with random.seed(0), calibration first.
+    """
+    for name in ("models", "speech"):
+        (root / name).symlink_to(REAL / name)
     rows = [json.loads(line) for line in (SPEECH / "manifest.jsonl").read_text().splitlines()]
-    random.Random(0).shuffle(rows)
+    random.seed(0)
+    random.shuffle(rows)
     splits = {
         "calibration": rows[:calibration],
         "validation": rows[calibration : calibration + validation],
     }
     for name, clips in splits.items():
         (root / f"{name}.jsonl").write_text("".join(f"{json.dumps(clip)}\n" for clip in clips))
-    recipe = {
-        "name": "whisper_tiny_en_real",
-        "model": {"source": str(MODEL)},
-        "task": {"kind": "asr-seq2seq"},
-        **{
-            name: {"source": {"kind": "manifest", "path": f"{name}.jsonl", "root": str(SPEECH)}}
-            for name in splits
-        },
-        "attribution": {
-            "method": "hib",
-            "bottleneck": "mutual-information",
-            "score": "information",
-            "beta": 10,
-            "steps": 5,
-        },
-        "budget": {"heads": 2},
-        "export": {"seconds": [5], "batches": [1]},
-        "benchmark": {"seconds": [5], "repetitions": 2, "warmup": 1},
-        **changes,
-    }
-    recipe["calibration"]["samples"] = calibration
-    path = root / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    return path
+    return Path(shutil.copy(RECIPE, root))
+
+
+def test_its_recipe_checks_out(tmp_path: Path) -> None:
+    recipe = lay_out(tmp_path, calibration=16, validation=252)
+    assert invoke("check", recipe, "--offline").output == f"{recipe}: ok\n"
+    shipped = load_recipe(RECIPE.parents[2] / "recipes" / RECIPE.name).recipe
+    ours = load_recipe(recipe).recipe
+    for part in ("name", "task", "attribution", "budget", "export", "benchmark"):
+        assert getattr(ours, part) == getattr(shipped, part), part
 
 
 def test_whisper_runs_from_recipe_to_onnx_on_human_speech(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, calibration=2, validation=8)
+    recipe = lay_out(tmp_path, calibration=2, validation=8)
+    quick = (
+        "calibration.samples=2", "export={seconds: [5], batches: [1]}",
+        "benchmark={seconds: [5], repetitions: 2, warmup: 1}",
+        "attribution={method: hib, bottleneck: mutual-information, score: information, "
+        "beta: 10, steps: 5}",
+    )  # fmt: skip
     output = tmp_path / "out"
-    result = CliRunner().invoke(main, ["run", str(recipe), "--output", str(output), "--quiet"])
+    overrides = [f"--set={override}" for override in quick]
+    result = invoke("run", recipe, "--output", output, "--quiet", *overrides)
     assert result.exit_code == 0, result.output
     manifest = Manifest.model_validate_json((output / "manifest.json").read_text())
     # whisper-tiny.en stands at 0.11 on 100 of these clips; 8 of them leave room for chance.
     assert manifest.metric.baseline.value < 0.35
     assert manifest.heads.total == 24
-    assert manifest.heads.removed_count == 2
+    assert manifest.heads.removed_count == 3
     assert manifest.metric.exported == manifest.metric.pruned

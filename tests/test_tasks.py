@@ -155,6 +155,11 @@ class TestRecognition:
     def test_case_and_punctuation_do_not_count_as_errors(self) -> None:
         assert task("asr-ctc").evaluate(["it's FINE"], ["It's fine."], NOTHING).value == 0.0
 
+    def test_references_of_signs_alone_have_no_rate(self, tokenizer: Any) -> None:
+        asr, vocabulary = task("asr-ctc"), Vocabulary((), tokenizer)
+        assert asr.references_fault(["-", "..."], vocabulary) is not None
+        assert asr.references_fault(["-", "A"], vocabulary) is None
+
     def test_letters_take_the_case_the_tokenizer_knows(self, tokenizer: Any) -> None:
         vocabulary = Vocabulary((), tokenizer)
         numbers = task("asr-ctc").encode("hi  you", vocabulary)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -130,21 +130,29 @@ def _remove(layer: nn.Module, heads: set[int], stack: Stack) -> None:
     attention.pruned_heads = _gone(attention) | new
 
 
-@dataclass(frozen=True)
 class OwnConfiguration:
     """A model's configuration as one attention module sees it, with values of its own.
 
-    A view, not a copy: what is changed later, such as the attention implementation, reaches it.
+    A view, not a copy: what is changed later, such as the attention implementation, reaches it, and
+    what is set on it is set for the whole model, as optimum's exporter does with `use_cache`.
     """
 
     shared: Any
     own: Mapping[str, Any]
+
+    def __init__(self, shared: Any, own: Mapping[str, Any]) -> None:
+        vars(self).update(shared=shared, own=own)
 
     def __getattr__(self, name: str) -> Any:
         # Copying and unpickling look for special methods while there are no attributes yet.
         if name.startswith("__") or name in ("shared", "own"):
             raise AttributeError(name)
         return self.own[name] if name in self.own else getattr(self.shared, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("shared", "own", *self.own):
+            raise AttributeError(f"{name} belongs to one layer: it follows from the heads removed")
+        setattr(self.shared, name, value)
 
 
 def _pruned_linear(linear: nn.Linear, kept: Tensor, dim: int = 0) -> nn.Linear:

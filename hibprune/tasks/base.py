@@ -39,11 +39,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model's output numbers mean: class names, or a tokenizer for text."""
+    """What a model's output numbers mean: class names, or a tokenizer for text.
+
+    For a model with a decoder, `generation` is how transformers generates with it, and `positions`
+    the number of tokens the decoder has a table of positions for, None where it has no table.
+    """
 
     labels: tuple[str, ...]
     tokenizer: Any = None
-    multilingual: bool = False
+    generation: Any = None
+    positions: int | None = None
 
 
 class TaskBase(BaseModel, ABC):
@@ -78,6 +83,10 @@ class TaskBase(BaseModel, ABC):
         Raises:
             ValueError: the model has no number for it; the message says what it does not know.
         """
+
+    def references_fault(self, references: Sequence[Target], vocabulary: Vocabulary) -> str | None:
+        """Why the metric is not defined for these references, or None when it is."""
+        return None
 
     @abstractmethod
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from hibprune.data import TargetFields
 from hibprune.records import Evaluation
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
-from hibprune.tasks.wer import word_error_rate
+from hibprune.tasks.wer import word_error_rate, wordless_fault
 
 
 class SpeechRecognitionCTC(TaskBase):
@@ -57,6 +57,9 @@ class SpeechRecognitionCTC(TaskBase):
         if not numbers:
             raise ValueError("the transcript is empty")
         return tuple(numbers)
+
+    def references_fault(self, references: Sequence[Target], vocabulary: Vocabulary) -> str | None:
+        return wordless_fault(references, normalise_words)
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """CTC loss divided by the number of target tokens, torch's and SUPERB's 'mean'."""

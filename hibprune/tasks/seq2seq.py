@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +13,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+from transformers.models.whisper.english_normalizer import (
+    BasicTextNormalizer,
+    EnglishTextNormalizer,
+)
 
 from hibprune.data import TargetFields
 from hibprune.errors import UserError
@@ -26,10 +30,18 @@ from hibprune.runtime import (
     session_options,
 )
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
-from hibprune.tasks.wer import word_error_rate
+from hibprune.tasks.steering import (
+    TRANSCRIBE,
+    language_code,
+    language_fault,
+    steering_tokens,
+)
+from hibprune.tasks.wer import word_error_rate, wordless_fault
 
 IGNORED = -100
 TIMED_TOKENS = 20
+INPUTS_PER_SECOND = {"input_values": 16_000, "input_features": 100}
+"""Samples that every published Moonshine takes, mel frames that every Whisper takes."""
 
 
 class SpeechRecognitionSeq2Seq(TaskBase):
@@ -37,12 +49,16 @@ class SpeechRecognitionSeq2Seq(TaskBase):
 
     The loss is teacher-forced: mean cross-entropy over the tokens of the transcript and the end of
     text. Before words are compared, hyphens become spaces and Whisper's English normaliser is
-    applied to both sides. `language` is for multilingual checkpoints only.
+    applied to both sides; where `language`, which is for multilingual checkpoints only, is another
+    one, its basic normaliser. `max_tokens_per_second` limits what is said about a clip further, by
+    the seconds the model hears, as Moonshine's authors do (6.5) against repetition without end;
+    Whisper always hears 30 s.
     """
 
     kind: Literal["asr-seq2seq"]
     language: str | None = None
     max_new_tokens: int = Field(default=200, ge=1)
+    max_tokens_per_second: float | None = Field(default=None, gt=0)
 
     model_class: ClassVar[str] = "AutoModelForSpeechSeq2Seq"
     export_task: ClassVar[str] = "automatic-speech-recognition-with-past"
@@ -62,31 +78,46 @@ class SpeechRecognitionSeq2Seq(TaskBase):
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
         if vocabulary.tokenizer is None:
             return "it has no tokenizer"
-        multilingual = "<|en|>" in vocabulary.tokenizer.get_vocab() and vocabulary.multilingual
-        if multilingual and self.language is None:
-            return "it is multilingual: set task.language, e.g. en"
-        if not multilingual and self.language is not None:
-            return "it is not multilingual: leave task.language out"
+        fault = language_fault(self.language, vocabulary.generation)
+        if fault is not None or vocabulary.positions is None:
+            return fault
+        taken = 1 + len(steering_tokens(self.language, vocabulary.generation))
+        if self.max_new_tokens > vocabulary.positions - taken:
+            return (
+                f"its decoder has positions for {vocabulary.positions} tokens, {taken} of them "
+                f"taken before it speaks: set task.max_new_tokens to at most "
+                f"{vocabulary.positions - taken}, not {self.max_new_tokens}"
+            )
         return None
 
     def encode(self, target: Target, vocabulary: Vocabulary) -> Encoded:
         """Tokens the decoder should say after its start token, the end of text last.
 
         Tokens that only steer it (language, task, no timestamps) come first, as `IGNORED - token`,
-        so that they are fed to the decoder but not scored.
+        so that they are fed to the decoder but not scored. What looks like a special token in a
+        transcript is text like any other.
         """
         tokenizer = vocabulary.tokenizer
         text = " ".join(str(target).split())
         if not text:
             raise ValueError("the transcript is empty")
-        if self.language is not None:
-            tokenizer.set_prefix_tokens(language=self.language, task="transcribe")
-        # The first prefix token starts the transcript: the decoder is fed it in any case.
-        steering = (getattr(tokenizer, "prefix_tokens", None) or [])[1:]
-        spoken = tokenizer(f" {text}" if steering else text, add_special_tokens=False).input_ids
-        if tokenizer.unk_token_id in spoken and tokenizer.unk_token_id != tokenizer.eos_token_id:
-            raise ValueError(f"the tokenizer cannot encode '{text}'")
-        return (*(IGNORED - token for token in steering), *spoken, tokenizer.eos_token_id)
+        # Whisper's own texts begin with a space; its tokenizers are the ones with a prefix.
+        spoken = _tokens(tokenizer, f" {text}" if hasattr(tokenizer, "prefix_tokens") else text)
+        unknown = tokenizer.unk_token_id
+        if unknown in spoken and unknown != tokenizer.eos_token_id:
+            words = [word for word in text.split() if unknown in _tokens(tokenizer, word)]
+            raise ValueError(
+                f"the tokenizer cannot encode {shorten(', '.join(words), 60, placeholder=' …')} "
+                f"in '{text}'"
+            )
+        steering = steering_tokens(self.language, vocabulary.generation)
+        encoded = (*(IGNORED - token for token in steering), *spoken, tokenizer.eos_token_id)
+        if vocabulary.positions is not None and len(encoded) > vocabulary.positions:
+            raise ValueError(
+                f"the transcript takes {len(encoded)} tokens, more than the {vocabulary.positions} "
+                "the decoder has positions for: cut the clip into shorter ones"
+            )
+        return encoded
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         device = next(iter(batch.inputs.values())).device
@@ -118,26 +149,32 @@ class SpeechRecognitionSeq2Seq(TaskBase):
         return self._generating(
             self._exported(directory, device, threads),
             torch.device("cpu"),
-            min_new_tokens=TIMED_TOKENS,
-            max_new_tokens=TIMED_TOKENS,
+            exactly=TIMED_TOKENS,
         )
 
-    def _generating(self, model: Any, device: torch.device, **limits: int) -> Predict:
-        limits = {"max_new_tokens": self.max_new_tokens, **limits}
-        steer = {} if self.language is None else {"language": self.language, "task": "transcribe"}
+    def _generating(self, model: Any, device: torch.device, exactly: int | None = None) -> Predict:
+        steer = {} if self.language is None else {"language": self.language, "task": TRANSCRIBE}
 
         def predict(inputs: dict[str, Tensor]) -> np.ndarray:
             with torch.inference_mode():
                 tokens = model.generate(
-                    **{name: value.to(device) for name, value in inputs.items()},
+                    **{name: value.to(device) for name, value in _masked(inputs).items()},
                     do_sample=False,
                     num_beams=1,
-                    **limits,
+                    min_new_tokens=exactly,
+                    max_new_tokens=self._most_tokens(inputs) if exactly is None else exactly,
                     **steer,
                 )
             return np.asarray(tokens.cpu())
 
         return predict
+
+    def _most_tokens(self, inputs: dict[str, Tensor]) -> int:
+        if self.max_tokens_per_second is None:
+            return self.max_new_tokens
+        ((name, heard),) = inputs.items()
+        seconds = heard.shape[-1] / INPUTS_PER_SECOND[name]
+        return min(self.max_new_tokens, max(1, int(seconds * self.max_tokens_per_second)))
 
     def _exported(self, directory: Path, device: str, threads: int | None) -> Any:
         from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
@@ -170,7 +207,7 @@ class SpeechRecognitionSeq2Seq(TaskBase):
         session = onnx_session(directory / ONNX_DIRECTORY / self.graphs[0], "cpu")
 
         def states(inputs: dict[str, Tensor]) -> np.ndarray:
-            feed = {name: value.numpy() for name, value in inputs.items()}
+            feed = {name: value.numpy() for name, value in _masked(inputs).items()}
             return np.asarray(session.run(["last_hidden_state"], feed)[0])
 
         return states
@@ -182,18 +219,42 @@ class SpeechRecognitionSeq2Seq(TaskBase):
     def evaluate(
         self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
     ) -> Evaluation:
-        return word_error_rate(predictions, references, english_normaliser(vocabulary.tokenizer))
+        return word_error_rate(predictions, references, self._normaliser(vocabulary))
+
+    def references_fault(self, references: Sequence[Target], vocabulary: Vocabulary) -> str | None:
+        return wordless_fault(references, self._normaliser(vocabulary))
+
+    def _normaliser(self, vocabulary: Vocabulary) -> Callable[[str], str]:
+        if self.language is not None and language_code(self.language) != "en":
+            basic = BasicTextNormalizer()
+            return lambda text: str(basic(text))
+        return english_normaliser(vocabulary.tokenizer)
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    return list(encoded.input_ids)
+
+
+def _masked(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A waveform with its mask, which Moonshine's graphs insist on: clips are equally long."""
+    if "input_values" not in inputs:
+        return inputs
+    mask = torch.ones_like(inputs["input_values"], dtype=torch.long)
+    return {**inputs, "attention_mask": mask}
 
 
 def english_normaliser(tokenizer: Any) -> Callable[[str], str]:
-    """Whisper's English normaliser after hyphens became spaces.
+    """Whisper's English normaliser after hyphens became spaces, without the periods it leaves.
 
-    With the tokenizer's own table of spellings where it has one.
+    With the tokenizer's own table of spellings where it has one. Of an ellipsis the normaliser
+    leaves a period, which would be counted as a word.
     """
     spellings = getattr(tokenizer, "english_spelling_normalizer", None) or {}
     normaliser = EnglishTextNormalizer(spellings)
 
     def normalise(text: str) -> str:
-        return str(normaliser(text.replace("-", " ")))
+        words = normaliser(text.replace("-", " ")).split()
+        return " ".join(word for word in words if word.strip("."))
 
     return normalise

@@ -6,9 +6,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hibprune.errors import UserError
 from hibprune.records import Evaluation, Interval
 from hibprune.statistics import bootstrap_interval
 from hibprune.tasks.base import Target
+
+WORDLESS = "no transcript has a word in it once normalised: there is no word error rate without"
+
+
+def wordless_fault(references: Sequence[Target], normalise: Callable[[str], str]) -> str | None:
+    """Why there is no WER over these references, or None when there is one."""
+    return None if any(normalise(str(reference)) for reference in references) else WORDLESS
 
 
 def word_error_rate(
@@ -19,12 +27,17 @@ def word_error_rate(
     """WER over all words after `normalise`, with a 95 % bootstrap interval over utterances.
 
     References that `normalise` leaves nothing of count no words; what is said there is an error.
+
+    Raises:
+        UserError: nothing is left of any of them.
     """
     errors, words = [], []
     for prediction, reference in zip(predictions, references, strict=True):
         wrong, spoken = word_errors(normalise(str(prediction)), normalise(str(reference)))
         errors.append(wrong)
         words.append(spoken)
+    if not sum(words):
+        raise UserError(f"validation: {WORDLESS}")
 
     def ratio(errors: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
         return np.asarray(errors.sum(axis=axis) / words.sum(axis=axis))
