@@ -74,6 +74,13 @@ def test_gates_wide_open_are_still_told_apart() -> None:
     log_alpha = torch.tensor([15.0, 16.0, 20.0, 21.0, 30.0])
     assert (open_probability(method(), log_alpha).diff() == 0).any()
     assert (open_probability(method(), log_alpha.double()).diff() > 0).all()
+    # What the method gives out is in double precision.
+    model, samples = tiny("wavlm").build(), samples_of(tiny("wavlm"))
+    with frozen(model):
+        learned = train(method(), model, samples, task_loss, Session()).double().numpy()
+    expected = 1 / (1 + np.exp(-(learned - 2 / 3 * np.log(0.1 / 1.1))))
+    got = method().attribute(model, samples, task_loss, Session()).per_sample[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 # Training --------------------------------------------------------------------------------------
