@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,16 @@ from test_head_iba import (
     with_useless_heads,
 )
 from test_hib import LENGTHS, samples_of, task_loss, tiny
+from test_rounds import model_and_samples
 from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attention import frozen, heads_of, positions_fitted
-from hibprune.attribution import Sample, Session
+from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.attribution.gates import HardConcreteGates, hard_concrete, open_probability, train
+from hibprune.attribution.head_iba import HeadOutputBottleneck
+from hibprune.recipe import load_recipe
 from hibprune.records import Head
 from hibprune.tasks import Batch
 
@@ -219,3 +224,20 @@ def test_pruned_heads_are_neither_scored_nor_missed() -> None:
     scores = method().attribute(model, samples_of(row), task_loss, Session())
     assert scores.heads == heads_of(model)
     assert np.isfinite(scores.per_sample).all()
+
+
+@pytest.mark.parametrize("name", ["intents", "speech_recognition", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "settings",
+    [method(learning_rate=0.5), HeadOutputBottleneck(method="head-iba", steps=3, initial=0.0)],
+    ids=["gates", "head-iba"],
+)
+def test_every_task_tells_heads_apart(
+    name: str, settings: MethodBase, stand_ins: Callable[[str], Path]
+) -> None:
+    loaded = load_recipe(stand_ins(name) / "recipe.yaml")
+    model, samples = model_and_samples(loaded)
+    scores = settings.attribute(model, samples[:6], loaded.recipe.task.loss, Session())
+    assert scores.heads == heads_of(model)
+    assert len(set(scores.values.values())) == len(scores.heads)
+    assert all(0 < value < 10 for value in scores.values.values())

@@ -16,6 +16,7 @@ from processes import Command
 from standin import ALL_HEADS, CALIBRATION_CLIPS, StandIn
 from test_planning import THREE_LAYERS, removed, scores
 from tiny_models import HEADS, LAYERS
+from transformers import PreTrainedModel
 
 from hibprune.attention import heads_of
 from hibprune.attribution import Sample, Session
@@ -24,7 +25,7 @@ from hibprune.data import read_waveform
 from hibprune.files import sha256_of
 from hibprune.loading import load
 from hibprune.planning import Budget, Round, Schedule, make_plan
-from hibprune.recipe import load_recipe
+from hibprune.recipe import LoadedRecipe, load_recipe
 from hibprune.records import Head, Plan, Scores
 from hibprune.rounds import Choice, FinishedRound
 from hibprune.steps import Done
@@ -205,28 +206,28 @@ def test_a_round_scores_and_plans_what_is_left(output: Path) -> None:
     assert pruned == set(gone)
 
 
+def model_and_samples(loaded: LoadedRecipe) -> tuple[PreTrainedModel, list[Sample]]:
+    """What a method is given in a run of a recipe."""
+    material = load(loaded, torch.device("cpu"))
+    checkpoint, limits = material.checkpoint, loaded.recipe.calibration.durations
+    samples = []
+    for clip in material.calibration.utterances:
+        assert clip.target is not None
+        waveform = read_waveform(clip.audio, checkpoint.sampling_rate, limits)
+        encoded = loaded.recipe.task.encode(clip.target, checkpoint.vocabulary)
+        samples.append(Sample(clip.id, checkpoint.calibration_inputs(waveform), encoded))
+    return checkpoint.model, samples
+
+
 def test_later_rounds_score_the_pruned_model(recipe: Path, output: Path) -> None:
     """The scores of round 2 are those of a model without the heads of round 1, scored by itself."""
     loaded = load_recipe(recipe)
-    material = load(loaded, torch.device("cpu"))
-    checkpoint, task = material.checkpoint, loaded.recipe.task
+    model, samples = model_and_samples(loaded)
+    assert len(heads_of(model)) == ALL_HEADS
     gone = tuple(Head(*head) for head in heads(step(output, "plan")["result"]["removed"]))
-    smaller = copy_without(checkpoint.model, gone)
-    assert len(heads_of(checkpoint.model)) == ALL_HEADS
-    samples = [
-        Sample(
-            clip.id,
-            checkpoint.calibration_inputs(
-                read_waveform(
-                    clip.audio, checkpoint.sampling_rate, loaded.recipe.calibration.durations
-                )
-            ),
-            task.encode(clip.target, checkpoint.vocabulary),  # type: ignore[arg-type]
-        )
-        for clip in material.calibration.utterances
-    ]
-    method = loaded.recipe.attribution.for_task(task.kind)
-    expected = method.attribute(smaller, samples, task.loss, Session())
+    smaller = copy_without(model, gone)
+    method = loaded.recipe.attribution.for_task("keyword-spotting")
+    expected = method.attribute(smaller, samples, loaded.recipe.task.loss, Session())
     found = step(output, "attribute-2")["result"]
     assert heads(found["heads"]) == [(head.layer, head.index) for head in heads_of(smaller)]
     np.testing.assert_allclose(found["per_sample"], expected.per_sample, atol=1e-4)

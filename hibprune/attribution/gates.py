@@ -43,7 +43,10 @@ class HardConcreteGates(MethodBase):
 
     `fine_tune` also trains the weights behind the convolutions, as Voita et al. did, on a copy that
     is thrown away: the scores then speak of a model that was trained, and the heads are removed
-    from one that was not. An interrupted training starts anew.
+    from one that was not.
+
+    What all samples give in front of the first attention is kept in memory. An interrupted training
+    starts anew.
     """
 
     method: Literal["gates"]
