@@ -96,6 +96,16 @@ def heads_of(model: PreTrainedModel, stacks: Iterable[str] = (ENCODER,)) -> tupl
     return tuple(head for site in attention_sites(model, stacks) for head in site.heads)
 
 
+def head_places(model: PreTrainedModel) -> dict[int, slice]:
+    """Where each layer's heads stand in `heads_of(model)`."""
+    places: dict[int, slice] = {}
+    start = 0
+    for site in attention_sites(model):
+        places[site.layer] = slice(start, start + len(site.heads))
+        start += len(site.heads)
+    return places
+
+
 @contextmanager
 def frozen(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode without gradients for the weights; both restored afterwards."""

@@ -23,7 +23,8 @@ class ModelSummary(Record):
 class AttributionSummary(Record):
     """How the heads were scored; `settings` are the method's fields after defaults were filled in.
 
-    `split_half` is the Spearman correlation of scores between halves of the samples.
+    `split_half` is the Spearman correlation of scores between halves of the samples, in the first
+    round where there were several; `seconds` are those of all rounds.
     """
 
     method: str
@@ -42,6 +43,14 @@ class HeadSummary(Record):
     @property
     def removed_count(self) -> int:
         return sum(len(indices) for indices in self.removed.values())
+
+
+class RoundSummary(Record):
+    """The heads that went in one round, and the scoring that chose them."""
+
+    removed: dict[int, tuple[int, ...]]
+    seconds: float
+    split_half: float | None
 
 
 class Change(Record):
@@ -130,6 +139,7 @@ class Manifest(Record):
     validation: DataSummary
     attribution: AttributionSummary
     heads: HeadSummary
+    rounds: tuple[RoundSummary, ...] = ()
     parameters: Change
     macs: MacsChange
     size_bytes: Change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hibprune.manifest import (
     MetricSummary,
     ModelSummary,
     ParitySummary,
+    RoundSummary,
     SkippedClip,
 )
 from hibprune.output import RECIPE_FILE, file_digests, onnx_bytes
@@ -30,14 +32,14 @@ from hibprune.records import (
     Benchmark,
     Evaluation,
     Gate,
+    Head,
     Latency,
     Parity,
-    Plan,
     Removal,
-    Scores,
     heads_by_layer,
 )
 from hibprune.report import write_report
+from hibprune.rounds import Choice, step_name
 from hibprune.steps import Done
 
 
@@ -49,8 +51,7 @@ class Outcome:
     material: Material
     device: str
     baseline: Done[Evaluation]
-    scores: Done[Scores]
-    plan: Done[Plan]
+    choice: Choice
     removal: Done[Removal]
     pruned: Done[Evaluation]
     parity: Done[Parity]
@@ -62,8 +63,11 @@ class Outcome:
         """What each step took when it ran."""
         steps: dict[str, Done[Any]] = {
             "baseline": self.baseline,
-            "attribute": self.scores,
-            "plan": self.plan,
+            **{
+                step_name(name, number): done
+                for number, one in enumerate(self.choice.rounds, start=1)
+                for name, done in (("attribute", one.scores), ("plan", one.plan))
+            },
             "prune": self.removal,
             "validate": self.pruned,
             "export": self.parity,
@@ -77,7 +81,8 @@ def write_outcome(outcome: Outcome, directory: Path) -> Manifest:
     """Write report, model card, recipe and, last of all, the manifest."""
     write_text(directory / RECIPE_FILE, outcome.loaded.text)
     draft = _manifest(outcome, directory)
-    write_report(draft, outcome.scores.result, outcome.plan.result, outcome.loaded.text, directory)
+    choice = outcome.choice
+    write_report(draft, choice.scores, choice.plan.result, outcome.loaded.text, directory)
     manifest = draft.model_copy(update={"files": file_digests(directory)})
     write_text(directory / FILE_NAME, manifest.model_dump_json(indent=1) + "\n")
     return manifest
@@ -85,7 +90,9 @@ def write_outcome(outcome: Outcome, directory: Path) -> Manifest:
 
 def _manifest(outcome: Outcome, directory: Path) -> Manifest:
     recipe, material = outcome.loaded.recipe, outcome.material
-    scores, plan = outcome.scores.result, outcome.plan.result
+    rounds, plan = outcome.choice.rounds, outcome.choice.plan.result
+    # The one of all heads; later rounds score fewer.
+    scores = rounds[0].scores.result
     before, after = outcome.removal.result.before, outcome.removal.result.after
     benchmark = outcome.benchmark.result
     file_bytes = onnx_bytes(directory, recipe.task.graphs)
@@ -110,12 +117,20 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             method=scores.method,
             settings=method.model_dump(mode="json", exclude={"method"}),
             samples=len(scores.samples),
-            seconds=outcome.scores.seconds,
+            seconds=sum(one.scores.seconds for one in rounds),
             split_half=scores.split_half,
         ),
         heads=HeadSummary(
             total=plan.total,
-            removed={layer: tuple(h) for layer, h in heads_by_layer(plan.removed).items()},
+            removed=_by_layer(plan.removed),
+        ),
+        rounds=tuple(
+            RoundSummary(
+                removed=_by_layer(one.plan.result.removed),
+                seconds=one.scores.seconds,
+                split_half=one.scores.result.split_half,
+            )
+            for one in rounds
         ),
         parameters=Change(before=before.parameters, after=after.parameters),
         macs=MacsChange(before=before.macs, after=after.macs, at_seconds=before.at_seconds),
@@ -169,6 +184,10 @@ def check_gates(
         for name, limit, value, at_most in checks
         if limit is not None
     )
+
+
+def _by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
+    return {layer: tuple(indices) for layer, indices in heads_by_layer(heads).items()}
 
 
 def _data(selection: Selection, kind: str) -> DataSummary:

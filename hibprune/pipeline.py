@@ -1,17 +1,23 @@
-"""The chain: load, baseline, attribute, plan, prune, validate, export, benchmark, report."""
+"""The chain: load, baseline, attribute, plan, prune, validate, export, benchmark, report.
+
+Attribute and plan take turns for as many rounds as the recipe's schedule says.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from hibprune import stages
+from hibprune.attention import heads_of
 from hibprune.files import plain_disk_errors
 from hibprune.loading import load, loaded_line, skipped_lines
 from hibprune.manifest import Manifest
 from hibprune.narration import Narrator
 from hibprune.outcome import Outcome, write_outcome
 from hibprune.output import LOG_FILE, check_output, open_output
+from hibprune.planning import Round
 from hibprune.recipe import LoadedRecipe
+from hibprune.rounds import Choice, FinishedRound
 from hibprune.runtime import choose_device
 
 
@@ -37,12 +43,11 @@ def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Man
 
 def _chain(run: stages.Run) -> Manifest:
     baseline = stages.baseline(run)
-    scores = stages.attribute(run, stages.calibration_targets(run))
-    plan = stages.plan(run, scores)
-    removal = stages.prune(run, plan)
+    choice = _choose(run)
+    removal = stages.prune(run, choice.plan)
     smaller = stages.reload(run)
     pruned = stages.validate(run, removal, smaller)
-    parity = stages.export(run, plan, baseline, pruned, smaller)
+    parity = stages.export(run, choice.plan, baseline, pruned, smaller)
     exported = stages.validate_exported(run, parity, smaller)
     benchmark = stages.benchmark(run, parity)
     with run.narrator.step("report") as narration:
@@ -52,8 +57,7 @@ def _chain(run: stages.Run) -> Manifest:
                 material=run.material,
                 device=run.device.type,
                 baseline=baseline,
-                scores=scores,
-                plan=plan,
+                choice=choice,
                 removal=removal,
                 pruned=pruned,
                 parity=parity,
@@ -64,3 +68,16 @@ def _chain(run: stages.Run) -> Manifest:
         )
         narration.found(f"{run.directory / 'report.md'}")
     return manifest
+
+
+def _choose(run: stages.Run) -> Choice:
+    """Score, plan, and score again what the plans have left, round by round."""
+    recipe, targets = run.recipe, stages.calibration_targets(run)
+    rounds = recipe.schedule.rounds_for(recipe.budget, heads_of(run.checkpoint.model))
+    choice = Choice(())
+    for number in range(1, rounds + 1):
+        part = Round(number, rounds, choice.removed)
+        scores = stages.attribute(run, targets, part)
+        plan = stages.plan(run, scores, part)
+        choice = Choice((*choice.rounds, FinishedRound(scores, plan)))
+    return choice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,10 +36,43 @@ class Budget(BaseModel):
         return self
 
 
-def make_plan(scores: Scores, budget: Budget) -> Plan:
+class Schedule(BaseModel):
+    """In how many `rounds` the heads go: after each, those that are left are scored again.
+
+    A budget of fewer heads than rounds takes as many rounds as heads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rounds: int = Field(default=1, ge=1)
+
+    def rounds_for(self, budget: Budget, heads: tuple[Head, ...]) -> int:
+        """How many rounds there will be, so that a head goes in each of them."""
+        groups = Counter(head.layer if budget.scope == "layerwise" else None for head in heads)
+        return max(1, min(self.rounds, max(_amount(budget, size) for size in groups.values())))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One of the rounds in which heads go, counted from 1; `gone` went in those before."""
+
+    number: int = 1
+    rounds: int = 1
+    gone: tuple[Head, ...] = ()
+
+    def due(self, total: int) -> int:
+        """How many of `total` heads are gone when the round is over."""
+        return round(total * self.number / self.rounds)
+
+
+ONLY_ROUND = Round()
+
+
+def make_plan(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> Plan:
     """Remove the lowest scores within the budget; ties go to the lower (layer, index) first.
 
-    A fraction is rounded down to whole heads.
+    A fraction is rounded down to whole heads. The budget is of all heads, also those gone in rounds
+    before; the plan is of those that `scores` are of.
 
     Raises:
         UserError: the budget asks for more heads than may go, or for less than one; a score is not
@@ -59,12 +93,14 @@ def make_plan(scores: Scores, budget: Budget) -> Plan:
             )
     ranking = sorted(values, key=lambda head: (values[head], head))
     if budget.scope == "global":
-        removed = _lowest(ranking, _amount(budget, len(ranking)), budget.min_heads_per_layer)
+        total = _amount(budget, len(ranking) + len(part.gone))
+        amount = part.due(total) - len(part.gone)
+        removed = _lowest(ranking, amount, budget.min_heads_per_layer)
     else:
         removed = [
             head
             for layer in sorted({head.layer for head in ranking})
-            for head in _lowest_of_layer(ranking, layer, budget)
+            for head in _lowest_of_layer(ranking, layer, budget, part)
         ]
     if not removed:
         raise UserError(
@@ -109,9 +145,10 @@ def _lowest(ranking: list[Head], amount: int, keep: int) -> list[Head]:
     return removed
 
 
-def _lowest_of_layer(ranking: list[Head], layer: int, budget: Budget) -> list[Head]:
+def _lowest_of_layer(ranking: list[Head], layer: int, budget: Budget, part: Round) -> list[Head]:
     own = [head for head in ranking if head.layer == layer]
-    amount = _amount(budget, len(own))
+    gone = sum(head.layer == layer for head in part.gone)
+    amount = part.due(_amount(budget, len(own) + gone)) - gone
     if amount > len(own) - budget.min_heads_per_layer:
         raise UserError(
             f"budget: {amount} heads to remove from layer {layer}, which has {len(own)} and keeps "

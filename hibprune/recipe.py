@@ -19,7 +19,7 @@ from hibprune.checkpoint import ModelSource
 from hibprune.data import DataSource, DurationLimits
 from hibprune.errors import UserError, did_you_mean
 from hibprune.export import ExportSettings
-from hibprune.planning import Budget
+from hibprune.planning import Budget, Schedule
 from hibprune.tasks import Task
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -115,6 +115,7 @@ class Recipe(Settings):
     validation: Validation
     attribution: Method = HeadInformationBottleneck(method="hib")
     budget: Budget
+    schedule: Schedule = Schedule()
     export: ExportSettings = ExportSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gates: Gates = Gates()

@@ -57,7 +57,8 @@ class Scores(Record):
     """How much each head matters to the task: higher matters more.
 
     `per_sample` has one row per calibration sample, aligned with `samples`, and one column per
-    head, aligned with `heads`; methods that look at weights alone have a single row.
+    head, aligned with `heads`; methods that look at weights alone, or at all samples together, have
+    a single row.
     """
 
     method: str

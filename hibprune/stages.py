@@ -25,7 +25,7 @@ from hibprune.footprint import measure_footprint
 from hibprune.loading import Material
 from hibprune.narration import Narrator, StepNarration
 from hibprune.output import PREDICTIONS, onnx_bytes
-from hibprune.planning import make_plan
+from hibprune.planning import Round, make_plan
 from hibprune.recipe import LoadedRecipe, Recipe
 from hibprune.records import (
     Benchmark,
@@ -36,9 +36,10 @@ from hibprune.records import (
     Scores,
     heads_by_layer,
 )
+from hibprune.rounds import step_name
 from hibprune.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
 from hibprune.steps import Done, Step
-from hibprune.surgery import remove_heads, save_configuration, save_model
+from hibprune.surgery import copy_without, remove_heads, save_configuration, save_model
 from hibprune.tasks import Target
 
 Result = TypeVar("Result")
@@ -160,9 +161,10 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
     return done.result, done.key
 
 
-def attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
-    """Score the heads on the calibration clips."""
+def attribute(run: Run, targets: tuple[dict[str, Target], str], part: Round) -> Done[Scores]:
+    """Score the heads that are left on the calibration clips."""
     method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
+    name = step_name("attribute", part.number)
 
     def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
         def progress(done: float, total: int, loss: float | None) -> None:
@@ -171,7 +173,7 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
 
         done = step.partial()
         if done:
-            run.narrator.say(f"attribute: going on after {len(done)} samples scored before")
+            run.narrator.say(f"{name}: going on after {len(done)} samples scored before")
         session = Session(
             seed=run.recipe.seed,
             done=done,
@@ -182,7 +184,10 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
         samples = [
             _sample(run, clip, targets[0][clip.id]) for clip in run.material.calibration.utterances
         ]
-        return method.attribute(run.checkpoint.model, samples, run.recipe.task.loss, session)
+        model = run.checkpoint.model
+        if part.gone:
+            model = copy_without(model, part.gone)
+        return method.attribute(model, samples, run.recipe.task.loss, session)
 
     def finding(scores: Scores) -> str:
         split_half = scores.split_half
@@ -191,13 +196,14 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
 
     return _once(
         run,
-        "attribute",
+        name,
         {
             "calibration": run.material.calibration.identity,
             "crop_seconds": run.recipe.calibration.crop_seconds,
             "targets": targets[1],
             "method": method.model_dump(mode="json", exclude=set(method.resources)),
             "seed": run.recipe.seed,
+            **({"gone": heads_by_layer(part.gone)} if part.gone else {}),
         },
         Scores,
         attribute,
@@ -221,17 +227,21 @@ def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
     return Sample(clip.id, run.checkpoint.calibration_inputs(waveform), encoded)
 
 
-def plan(run: Run, scores: Done[Scores]) -> Done[Plan]:
-    """Choose the heads to remove."""
+def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
+    """Choose the heads to remove, or those of one round."""
+    budget = run.recipe.budget
+    share = f", round {part.number} of {part.rounds}" if part.rounds > 1 else ""
     return _once(
         run,
-        "plan",
-        {"scores": scores.key, "budget": run.recipe.budget.model_dump(mode="json")},
+        step_name("plan", part.number),
+        {
+            "scores": scores.key,
+            "budget": budget.model_dump(mode="json"),
+            **({"round": [part.number, part.rounds]} if part.rounds > 1 else {}),
+        },
         Plan,
-        lambda *_: make_plan(scores.result, run.recipe.budget),
-        lambda plan: (
-            f"{len(plan.removed)} of {plan.total} heads to remove, {run.recipe.budget.scope}"
-        ),
+        lambda *_: make_plan(scores.result, budget, part),
+        lambda plan: f"{len(plan.removed)} of {plan.total} heads to remove, {budget.scope}{share}",
     )
 
 

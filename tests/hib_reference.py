@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 
-def agreed_generator(seed: int, sample: str) -> torch.Generator:
+def agreed_generator(seed: int | str, sample: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{sample}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 

@@ -19,7 +19,6 @@ from hibprune.attribution import Sample, Session
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.hib import (
     HeadInformationBottleneck,
-    SeededNoise,
     activate,
     bottleneck,
     mean_over_frames,
@@ -28,6 +27,7 @@ from hibprune.attribution.hib import (
     pearson,
     row_norms,
 )
+from hibprune.attribution.noise import SeededNoise
 from hibprune.errors import UserError
 from hibprune.tasks import Batch
 

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recipe",),
     ("attribution", "checkpoint"),
     ("tasks",),
-    ("data", "planning", "surgery", "export", "bench", "footprint", "report", "machine"),
+    ("data", "planning", "surgery", "export", "bench", "footprint", "report", "machine", "rounds"),
     ("attention", "steps", "output", "manifest", "hibprune"),
     ("families", "records", "files", "runtime", "narration"),
     ("errors", "statistics"),

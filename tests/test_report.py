@@ -26,6 +26,7 @@ from hibprune.manifest import (
     MetricSummary,
     ModelSummary,
     ParitySummary,
+    RoundSummary,
     SkippedClip,
 )
 from hibprune.records import (
@@ -54,6 +55,7 @@ from hibprune.report.wording import (
     metric_sentence,
     milliseconds,
     ranking_sentence,
+    score_label,
     speed_finding,
     speed_sentences,
 )
@@ -277,6 +279,24 @@ class TestWording:
     )
     def test_split_half_is_explained(self, correlation: float | None, words: str) -> None:
         assert words in ranking_sentence(correlation)
+
+    @pytest.mark.parametrize(
+        ("split_half", "rounds", "label"),
+        [
+            (0.9, 1, "hib score (similarity), mean over 200 samples"),
+            # One score of all samples together is no mean over them.
+            (None, 1, "hib score (similarity)"),
+            (0.9, 2, "hib score (similarity) of the head's last round, mean over 200 samples"),
+        ],
+    )
+    def test_scores_are_called_what_they_are(
+        self, split_half: float | None, rounds: int, label: str
+    ) -> None:
+        manifest = make_manifest()
+        attribution = manifest.attribution.model_copy(update={"split_half": split_half})
+        one = RoundSummary(removed={0: (1,)}, seconds=1.0, split_half=split_half)
+        changed = make_manifest(attribution=attribution, rounds=(one,) * rounds)
+        assert score_label(changed) == label
 
     def test_numbers_are_written_as_people_write_them(self) -> None:
         assert [count(n) for n in (812, 25_300, 3_021_120, 94_371_712, 1_234_000_000)] == [

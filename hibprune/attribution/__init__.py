@@ -5,15 +5,30 @@ from typing import Annotated
 from pydantic import Field
 
 from hibprune.attribution.base import MethodBase, Sample, Session
+from hibprune.attribution.gates import HardConcreteGates
+from hibprune.attribution.head_iba import HeadOutputBottleneck
 from hibprune.attribution.hib import HeadInformationBottleneck
 from hibprune.attribution.magnitude import Magnitude
 from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
 
-METHODS: tuple[type[MethodBase], ...] = (HeadInformationBottleneck, Occlusion, Magnitude, Random)
+METHODS: tuple[type[MethodBase], ...] = (
+    HeadInformationBottleneck,
+    HeadOutputBottleneck,
+    HardConcreteGates,
+    Occlusion,
+    Magnitude,
+    Random,
+)
 
 Method = Annotated[
-    HeadInformationBottleneck | Occlusion | Magnitude | Random, Field(discriminator="method")
+    HeadInformationBottleneck
+    | HeadOutputBottleneck
+    | HardConcreteGates
+    | Occlusion
+    | Magnitude
+    | Random,
+    Field(discriminator="method"),
 ]
 
 __all__ = ["METHODS", "HeadInformationBottleneck", "Method", "MethodBase", "Sample", "Session"]

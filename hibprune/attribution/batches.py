@@ -8,9 +8,10 @@ that insists on filling all its positions runs on the frames its samples have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,80 @@ class CalibrationBatch:
 ScoreBatch = Callable[[CalibrationBatch, Callable[[float, float], None]], Tensor]
 """Scores (batch, heads) of one batch; reports the share done (0–1) and the current loss."""
 
+Found = TypeVar("Found")
+
+
+class LengthBatches:
+    """Hands samples to some work in batches, by length and within memory.
+
+    `batch_size` gives the largest batch for a length of input. When memory runs out all the same,
+    batches are halved from then on. `attention` asks for the unmodified model's; `keep` holds on to
+    what the unmodified model computed, for work that goes over the same samples many times.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batch_size: Callable[[int], int],
+        notice: Callable[[str], None],
+        attention: bool = True,
+        keep: bool = False,
+    ) -> None:
+        self._model = model
+        self._batch_size = batch_size
+        self._notice = notice
+        self._attention = attention
+        self._largest: int | None = None
+        self._kept: dict[str, Unmodified] | None = {} if keep else None
+
+    def each(
+        self, samples: Sequence[Sample], work: Callable[[CalibrationBatch], Found]
+    ) -> Iterator[tuple[list[Sample], Found]]:
+        """Each batch, the longest samples first, with what `work` found; run it within `frozen`.
+
+        Raises:
+            UserError: a single sample does not fit into memory.
+        """
+        lengths = {sample.id: input_length(self._model, sample.inputs) for sample in samples}
+        equal = family_of(self._model.config.model_type).equal_lengths
+        ratio = 1.0 if equal else LONGEST_TO_SHORTEST
+        waiting = sorted(samples, key=lambda sample: (-lengths[sample.id], sample.id))
+        while waiting:
+            longest = lengths[waiting[0].id]
+            size = self._batch_size(longest)
+            if self._largest is not None:
+                size = min(size, self._largest)
+            chosen = [
+                sample
+                for sample in waiting[: max(1, size)]
+                if lengths[sample.id] >= longest / ratio
+            ]
+
+            def run(chosen: list[Sample] = chosen) -> Found:
+                with positions_fitted(self._model, chosen[0].inputs):
+                    return work(self._read(chosen))
+
+            found = _or_none_without_memory(run)
+            if found is None:
+                if len(chosen) == 1:
+                    raise UserError(
+                        f"{chosen[0].id}: attribution of this clip alone does not fit into memory: "
+                        "use shorter clips (max_seconds) or a machine with more memory"
+                    )
+                self._largest = len(chosen) // 2
+                self._notice(f"memory ran out; going on with batches of {self._largest}")
+                continue
+            waiting = waiting[len(chosen) :]
+            yield chosen, found
+
+    def _read(self, samples: Sequence[Sample]) -> CalibrationBatch:
+        if self._kept is None:
+            return read_unmodified(self._model, samples, self._attention)
+        for sample in samples:
+            if sample.id not in self._kept:
+                self._kept[sample.id] = _read_sample(self._model, sample, self._attention)
+        return _as_batch(self._model, samples, [self._kept[sample.id] for sample in samples])
+
 
 def score_in_batches(
     model: PreTrainedModel,
@@ -63,53 +138,33 @@ def score_in_batches(
 ) -> list[Row]:
     """Rows of scores in the order of `samples`; rows in `session.done` are not computed again.
 
-    `batch_size` gives the largest batch for a length of input. When memory runs out all the same,
-    the batch is halved. `attention` asks for the unmodified model's.
+    `batch_size` and `attention` are those of `LengthBatches`.
 
     Raises:
         UserError: a single sample does not fit into memory.
     """
     rows = {sample.id: session.done[sample.id] for sample in samples if sample.id in session.done}
-    lengths = {sample.id: input_length(model, sample.inputs) for sample in samples}
-    ratio = 1.0 if family_of(model.config.model_type).equal_lengths else LONGEST_TO_SHORTEST
     waiting = [sample for sample in samples if sample.id not in rows]
-    waiting.sort(key=lambda sample: (-lengths[sample.id], sample.id))
-    largest = len(samples)
+
+    def score(calibration: CalibrationBatch) -> Tensor:
+        def report(share: float, loss: float) -> None:
+            done = len(rows) + share * len(calibration.batch.ids)
+            session.progress(done, len(samples), loss)
+
+        return score_batch(calibration, report)
+
+    batches = LengthBatches(model, batch_size, session.notice, attention)
     with frozen(model):
-        while waiting:
-            longest = lengths[waiting[0].id]
-            size = max(1, min(largest, batch_size(longest)))
-            chosen = [sample for sample in waiting[:size] if lengths[sample.id] >= longest / ratio]
-
-            def report(share: float, loss: float, size: int = len(chosen)) -> None:
-                session.progress(len(rows) + share * size, len(samples), loss)
-
-            def score(
-                chosen: list[Sample] = chosen, report: Callable[[float, float], None] = report
-            ) -> Tensor:
-                with positions_fitted(model, chosen[0].inputs):
-                    return score_batch(read_unmodified(model, chosen, attention), report)
-
-            scores = _or_none_without_memory(score)
-            if scores is None:
-                if len(chosen) == 1:
-                    raise UserError(
-                        f"{chosen[0].id}: attribution of this clip alone does not fit into memory: "
-                        "use shorter clips (max_seconds) or a machine with more memory"
-                    )
-                largest = len(chosen) // 2
-                session.notice(f"memory ran out; going on with batches of {largest}")
-                continue
+        for chosen, scores in batches.each(waiting, score):
             rows.update(
                 (sample.id, tuple(row)) for sample, row in zip(chosen, scores.tolist(), strict=True)
             )
-            waiting = waiting[len(chosen) :]
             session.save(rows)
             session.progress(len(rows), len(samples), None)
     return [rows[sample.id] for sample in samples]
 
 
-def _or_none_without_memory(compute: Callable[[], Tensor]) -> Tensor | None:
+def _or_none_without_memory(compute: Callable[[], Found]) -> Found | None:
     try:
         return compute()
     except MemoryError:
@@ -124,32 +179,45 @@ def _or_none_without_memory(compute: Callable[[], Tensor]) -> Tensor | None:
     return None
 
 
+@dataclass(frozen=True)
+class Unmodified:
+    """What the unmodified model computes on one sample; batch dimensions are 1."""
+
+    prefix: Prefix
+    attention: dict[int, Tensor]
+    frames: int
+
+
 def read_unmodified(
     model: PreTrainedModel, samples: Sequence[Sample], attention: bool = True
 ) -> CalibrationBatch:
     """Run the encoder once on each sample, unpadded, and stack what it computed."""
-    family = family_of(model.config.model_type)
+    return _as_batch(model, samples, [_read_sample(model, one, attention) for one in samples])
+
+
+def _read_sample(model: PreTrainedModel, sample: Sample, attention: bool) -> Unmodified:
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model
     device = next(model.parameters()).device
-    prefixes: list[Prefix] = []
-    attentions: list[dict[int, Tensor]] = []
-    frames: list[int] = []
-    for sample in samples:
-        inputs = {
-            name: value.to(device)
-            for name, value in sample.inputs.items()
-            if not name.startswith("decoder_")
-        }
-        with torch.no_grad(), ExitStack() as stack:
-            stack.enter_context(positions_fitted(model, inputs))
-            prefixes.append(stack.enter_context(prefix_recorded(model)))
-            attentions.append(stack.enter_context(attention_read(model)) if attention else {})
-            encoder(**inputs, output_attentions=attention)
-        path, axis = family.prefix[-1]
-        frames.append(prefixes[-1][path][0].shape[axis])
+    inputs = {
+        name: value.to(device)
+        for name, value in sample.inputs.items()
+        if not name.startswith("decoder_")
+    }
+    with torch.no_grad(), ExitStack() as stack:
+        stack.enter_context(positions_fitted(model, inputs))
+        prefix = stack.enter_context(prefix_recorded(model))
+        weights = stack.enter_context(attention_read(model)) if attention else {}
+        encoder(**inputs, output_attentions=attention)
+    path, axis = family_of(model.config.model_type).prefix[-1]
+    return Unmodified(prefix, weights, prefix[path][0].shape[axis])
 
-    longest = max(frames)
-    valid = torch.arange(longest, device=device) < torch.tensor(frames, device=device)[:, None]
+
+def _as_batch(
+    model: PreTrainedModel, samples: Sequence[Sample], read: Sequence[Unmodified]
+) -> CalibrationBatch:
+    device = next(model.parameters()).device
+    frames = [one.frames for one in read]
+    valid = torch.arange(max(frames), device=device) < torch.tensor(frames, device=device)[:, None]
     return CalibrationBatch(
         batch=Batch(
             ids=tuple(sample.id for sample in samples),
@@ -158,15 +226,11 @@ def read_unmodified(
             frames=tuple(frames),
         ),
         prefix={
-            path: tuple(
-                _stacked([prefix[path][place] for prefix in prefixes])
-                for place in range(len(prefixes[0][path]))
-            )
-            for path, _ in family.prefix
+            path: tuple(map(_stacked, zip(*(one.prefix[path] for one in read), strict=True)))
+            for path in read[0].prefix
         },
         attention={
-            layer: _stacked([attention[layer] for attention in attentions])
-            for layer in attentions[0]
+            layer: _stacked([one.attention[layer] for one in read]) for layer in read[0].attention
         },
         valid=valid,
     )

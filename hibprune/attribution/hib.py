@@ -7,9 +7,7 @@ attention resembles its own (the paper's), or how much information it still carr
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -27,6 +25,7 @@ from hibprune.attention import (
 )
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches
+from hibprune.attribution.noise import SeededNoise
 from hibprune.records import Scores
 
 Bottleneck = Literal["paper", "exact", "mutual-information"]
@@ -127,49 +126,6 @@ class HeadInformationBottleneck(MethodBase):
             return max(1, min(self.batch_size, int(self.memory_gib * 2**30 / per_sample)))
 
         return largest
-
-
-@dataclass(frozen=True)
-class SeededNoise:
-    """Random numbers that depend on the seed and the sample, not on the batch it is in.
-
-    So a resumed run, and one with other batches, draws what an undisturbed run would have drawn.
-    """
-
-    generators: tuple[torch.Generator, ...]
-    frames: tuple[int, ...]
-    device: torch.device
-
-    @classmethod
-    def for_batch(cls, calibration: CalibrationBatch, seed: int) -> SeededNoise:
-        """One generator for each sample of the batch."""
-        device = calibration.valid.device
-        generators = []
-        for sample in calibration.batch.ids:
-            digest = hashlib.sha256(f"{seed}/{sample}".encode()).digest()
-            generator = torch.Generator(device=device)
-            generators.append(generator.manual_seed(int.from_bytes(digest[:7], "little")))
-        return cls(tuple(generators), calibration.batch.frames, device)
-
-    def attention(self, heads: int) -> Tensor:
-        """Standard normal (batch, heads, frames, frames), zero where padded."""
-        longest = max(self.frames)
-        result = torch.zeros(len(self.frames), heads, longest, longest, device=self.device)
-        for place, (generator, n) in enumerate(zip(self.generators, self.frames, strict=True)):
-            result[place, :, :n, :n] = torch.randn(
-                heads, n, n, generator=generator, device=self.device
-            )
-        return result
-
-    def values(self, heads: int, head_size: int) -> Tensor:
-        """Standard normal (batch, heads, frames, head size), zero where padded."""
-        longest = max(self.frames)
-        result = torch.zeros(len(self.frames), heads, longest, head_size, device=self.device)
-        for place, (generator, n) in enumerate(zip(self.generators, self.frames, strict=True)):
-            result[place, :, :n] = torch.randn(
-                heads, n, head_size, generator=generator, device=self.device
-            )
-        return result
 
 
 def optimise(

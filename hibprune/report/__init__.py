@@ -17,7 +17,7 @@ def write_report(
     manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str, directory: Path
 ) -> list[str]:
     """Write pictures, `report.md` and the model card; return their paths inside `directory`."""
-    label = score_label(manifest.attribution)
+    label = score_label(manifest)
     written = ["figures/heads.png", "figures/spread.png"]
     head_map(scores, plan, directory / "figures/heads.png", label)
     score_spread(scores, plan, directory / "figures/spread.png", label)

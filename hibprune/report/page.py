@@ -157,9 +157,27 @@ def _heads(manifest: Manifest, scores: Scores, plan: Plan) -> str:
             "*How to read it: heads in order of score; bars reach one standard error over the "
             "calibration samples either way. Where bars cross the cut, other samples might have "
             "chosen other heads.*",
-            _near_cut(scores, plan),
+            _near_cut(scores, plan) if len(manifest.rounds) < 2 else _rounds(manifest),
             table("llr", ["layer", "removed heads (original indices)", "heads kept"], rows),
         ]
+    )
+
+
+def _rounds(manifest: Manifest) -> str:
+    rows = []
+    for number, one in enumerate(manifest.rounds, start=1):
+        removed = sum(map(len, one.removed.values()))
+        went = "; ".join(
+            f"{layer}: {', '.join(map(str, heads))}" for layer, heads in one.removed.items()
+        )
+        stability = "–" if one.split_half is None else f"{one.split_half:.2f}"
+        rows.append((number, removed, went, stability, wording.duration(one.seconds)))
+    header = ["round", "heads", "layer: heads that went", "split-half correlation", "scoring"]
+    return (
+        f"Heads went in {len(manifest.rounds)} rounds, and those left were scored again after each "
+        "on the model without the others. The pictures show the score a head had in its last "
+        "round; as scores of different rounds come from different models, no one cut parts them."
+        f"\n\n{table('rrlrr', header, rows)}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hibprune.manifest import AttributionSummary, LatencySummary, Manifest, MetricSummary
+from hibprune.manifest import LatencySummary, Manifest, MetricSummary
 from hibprune.records import Evaluation, Gate, Interval, paired_change
 
 MINUS = "−"
@@ -221,11 +221,15 @@ def gates_sentence(gates: Sequence[Gate]) -> str:
     return "The gate passed." if len(gates) == 1 else f"All {len(gates)} gates passed."
 
 
-def score_label(attribution: AttributionSummary) -> str:
+def score_label(manifest: Manifest) -> str:
     """What a head's score is: `hib score (similarity), mean over 200 samples`."""
+    attribution = manifest.attribution
     kind = attribution.settings.get("score")
     name = f"{attribution.method} score" + (f" ({kind})" if kind else "")
-    if attribution.samples < 2:
+    if len(manifest.rounds) > 1:
+        name = f"{name} of the head's last round"
+    # Without a split-half correlation there are too few samples, or no scores of single ones.
+    if attribution.split_half is None:
         return name
     return f"{name}, mean over {attribution.samples} samples"
 
@@ -234,8 +238,8 @@ def ranking_sentence(split_half: float | None) -> str:
     """What the split-half correlation says about the ranking, and what it does not."""
     if split_half is None:
         return (
-            "There is no split-half correlation: the method uses no samples, or there were "
-            "fewer than four."
+            "There is no split-half correlation: the method has no scores of single samples, or "
+            "there were fewer than four."
         )
     if split_half >= 0.9:
         reading = "other samples of the same kind would give nearly the same ranking"

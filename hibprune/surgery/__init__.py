@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from hibprune.records import Plan, heads_by_layer
+from hibprune.records import Head, Plan, heads_by_layer
 
 
 def remove_heads(model: PreTrainedModel, plan: Plan) -> None:
@@ -16,6 +18,13 @@ def remove_heads(model: PreTrainedModel, plan: Plan) -> None:
         # A layer that loses its last head has weights without elements.
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         model.prune_heads(heads_by_layer(plan.removed))
+
+
+def copy_without(model: PreTrainedModel, heads: Iterable[Head]) -> PreTrainedModel:
+    """A copy of a model with some heads removed for good."""
+    smaller = copy.deepcopy(model)
+    remove_heads(smaller, Plan(removed=tuple(heads), kept=()))
+    return smaller
 
 
 def save_model(model: PreTrainedModel, directory: Path) -> list[str]:

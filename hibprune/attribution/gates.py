@@ -1,0 +1,166 @@
+"""Hard-concrete gates: which heads are still open once each open head has its price.
+
+One gate per head, the same for all samples, is trained under the task loss and a penalty on the
+expected number of open gates (Louizos et al. 2018; Voita et al. 2019). The model is frozen.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hibprune.attention import (
+    AttentionSite,
+    frozen,
+    head_places,
+    heads_of,
+    outputs_changed,
+    prefix_replayed,
+)
+from hibprune.attribution.base import Loss, MethodBase, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, LengthBatches
+from hibprune.attribution.noise import SeededNoise
+from hibprune.records import Scores
+
+LEAST_CHANCE = 1e-6
+"""Uniform draws are kept this far from 0 and 1, where their logit is infinite."""
+
+
+class HardConcreteGates(MethodBase):
+    """Probability that a head's gate is open, P(gate ≠ 0), after training the gates.
+
+    `penalty` is λ: the task loss that an open gate must save to stay open. `temperature`,
+    `stretch_low` and `stretch_high` (β, γ, ζ) shape the distribution; `initial` is the log α that
+    all gates start from. A step takes `samples_per_step` samples, shuffled, a draw of gates each.
+
+    `fine_tune` also trains the weights behind the convolutions, as Voita et al. did, on a copy that
+    is thrown away: the scores then speak of a model that was trained, and the heads are removed
+    from one that was not.
+
+    What all samples give in front of the first attention is kept in memory. An interrupted training
+    starts anew.
+    """
+
+    method: Literal["gates"]
+    penalty: float = Field(default=0.01, ge=0)
+    steps: int = Field(default=200, ge=1)
+    learning_rate: float = Field(default=0.1, gt=0)
+    samples_per_step: int = Field(default=50, ge=1)
+    temperature: float = Field(default=2 / 3, gt=0)
+    stretch_low: float = Field(default=-0.1, lt=0)
+    stretch_high: float = Field(default=1.1, gt=1)
+    initial: float = 2.0
+    fine_tune: bool = False
+    weights_learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=50, ge=1)
+
+    resources: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+    title: ClassVar[str] = "Hard-concrete gates: probability that a head's gate stays open"
+    source: ClassVar[str] = "Louizos et al. 2018, Voita et al. 2019"
+    cost: ClassVar[str] = "1 forward per sample + steps × samples per step × (forward + backward)"
+
+    def attribute(
+        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
+    ) -> Scores:
+        with frozen(model):
+            log_alpha = train(self, model, samples, loss, session)
+        # In single precision, gates would be level from log α = 15 on.
+        chances = open_probability(self, log_alpha.double())
+        return Scores(
+            method=self.method,
+            heads=heads_of(model),
+            samples=tuple(sample.id for sample in samples),
+            per_sample=(tuple(chances.tolist()),),
+        )
+
+
+def train(
+    method: HardConcreteGates,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Tensor:
+    """Learn log α (heads,) under mean task loss + λ · expected number of open gates.
+
+    Gradients are summed over the batches of a step, and draws depend on step and sample alone: how
+    the samples of a step are split into batches changes nothing.
+    """
+    subject = copy.deepcopy(model) if method.fine_tune else model
+    places = head_places(subject)
+    device = next(subject.parameters()).device
+    log_alpha = torch.full((len(heads_of(subject)),), method.initial, device=device)
+    groups: list[dict[str, Any]] = [{"params": [log_alpha], "lr": method.learning_rate}]
+    if method.fine_tune:
+        groups.append(
+            {"params": list(subject.parameters()), "lr": method.weights_learning_rate},
+        )
+    learned: list[Tensor] = [tensor for group in groups for tensor in group["params"]]
+    for tensor in learned:
+        tensor.requires_grad_(True)
+    optimiser = torch.optim.Adam(groups)
+    batches = LengthBatches(
+        subject, lambda length: method.batch_size, session.notice, attention=False, keep=True
+    )
+    for step, drawn in zip(range(method.steps), _shuffled(samples, method, session), strict=False):
+
+        def descend(
+            calibration: CalibrationBatch, step: int = step
+        ) -> tuple[float, tuple[Tensor | None, ...]]:
+            noise = SeededNoise.for_batch(calibration, f"{session.seed}/{step}")
+            gates = hard_concrete(method, log_alpha, noise.uniform(len(log_alpha)))
+
+            def change(site: AttentionSite, outputs: Tensor) -> Tensor:
+                return outputs * gates[:, None, places[site.layer], None]
+
+            with prefix_replayed(subject, calibration.prefix), outputs_changed(subject, change):
+                total = loss(subject, calibration.batch).sum()
+            # Unused: what lies in front of the first attention is replayed, not computed.
+            return float(total.detach()), torch.autograd.grad(total, learned, allow_unused=True)
+
+        optimiser.zero_grad()
+        with torch.enable_grad():
+            (method.penalty * open_probability(method, log_alpha).sum()).backward()
+            task_loss = 0.0
+            for _, (value, gradients) in batches.each(drawn, descend):
+                task_loss += value / len(drawn)
+                for tensor, gradient in zip(learned, gradients, strict=True):
+                    if gradient is not None:
+                        share = gradient / len(drawn)
+                        tensor.grad = share if tensor.grad is None else tensor.grad + share
+        optimiser.step()
+        session.progress((step + 1) / method.steps * len(samples), len(samples), task_loss)
+    return log_alpha.detach()
+
+
+def _shuffled(
+    samples: Sequence[Sample], method: HardConcreteGates, session: Session
+) -> Iterator[list[Sample]]:
+    """The samples of each step: all of them in a new order before any of them comes again."""
+    generator = np.random.default_rng(session.seed)
+    while True:
+        order = generator.permutation(len(samples))
+        for start in range(0, len(samples), method.samples_per_step):
+            yield [samples[place] for place in order[start : start + method.samples_per_step]]
+
+
+def hard_concrete(method: HardConcreteGates, log_alpha: Tensor, uniform: Tensor) -> Tensor:
+    """Gates in [0, 1] from uniform draws (…, heads): Louizos et al. 2018, eq. 10 and 11."""
+    logistic = torch.logit(uniform, eps=LEAST_CHANCE)
+    concrete = ((logistic + log_alpha) / method.temperature).sigmoid()
+    low, high = method.stretch_low, method.stretch_high
+    return (concrete * (high - low) + low).clamp(0, 1)
+
+
+def open_probability(method: HardConcreteGates, log_alpha: Tensor) -> Tensor:
+    """P(gate ≠ 0) of each gate: Louizos et al. 2018, eq. 12."""
+    closed = method.temperature * math.log(-method.stretch_low / method.stretch_high)
+    return (log_alpha - closed).sigmoid()

@@ -1,0 +1,243 @@
+"""Hard-concrete gates: against closed forms, draws, a plain reference and planted heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hib_reference import agreed_generator
+from test_head_iba import (
+    assert_survives_interruption,
+    distance_from,
+    outputs_hooked,
+    with_useless_heads,
+)
+from test_hib import LENGTHS, samples_of, task_loss, tiny
+from test_rounds import model_and_samples
+from tiny_models import TINY_MODELS, TinyModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hibprune.attention import frozen, heads_of, positions_fitted
+from hibprune.attribution import MethodBase, Sample, Session
+from hibprune.attribution.gates import HardConcreteGates, hard_concrete, open_probability, train
+from hibprune.attribution.head_iba import HeadOutputBottleneck
+from hibprune.recipe import load_recipe
+from hibprune.records import Head
+from hibprune.tasks import Batch
+
+STEPS = 4
+
+
+def method(**fields: Any) -> HardConcreteGates:
+    return HardConcreteGates(method="gates", **{"steps": STEPS, "samples_per_step": 2, **fields})
+
+
+# The distribution ------------------------------------------------------------------------------
+
+LOG_ALPHA = torch.tensor([-3.0, -1.0, 0.0, 0.5, 2.0])
+SHAPES = [{}, {"temperature": 0.33}, {"stretch_low": -0.5, "stretch_high": 1.3}]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_open_probability_is_the_share_of_draws_above_zero(shape: dict[str, float]) -> None:
+    settings = method(**shape)
+    draws = 40_000
+    uniform = torch.rand(draws, 5, generator=torch.Generator().manual_seed(0))
+    gates = hard_concrete(settings, LOG_ALPHA, uniform)
+    expected = open_probability(settings, LOG_ALPHA)
+    error = (expected * (1 - expected) / draws).sqrt()
+    assert ((gates > 0).float().mean(0) - expected).abs().div(error).max() < 4
+    assert 0.01 < expected.min() < expected.max() < 0.999
+    assert gates.min() == 0
+    assert gates.max() == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_draws_follow_the_binary_concrete_distribution(shape: dict[str, float]) -> None:
+    """Between its ends the gate is torch's relaxed Bernoulli, stretched."""
+    settings = method(**shape)
+    uniform = torch.rand(200_000, 1, generator=torch.Generator().manual_seed(0))
+    got = hard_concrete(settings, torch.tensor([0.5]), uniform).flatten()
+    torch.manual_seed(1)
+    relaxed = torch.distributions.RelaxedBernoulli(
+        torch.tensor(settings.temperature), logits=torch.tensor(0.5)
+    ).sample((200_000,))
+    low, high = settings.stretch_low, settings.stretch_high
+    stretched = (low + relaxed * (high - low)).clamp(0, 1)
+    points = torch.linspace(0.0, 0.99, 12)
+    shares = [(draws[:, None] <= points).float().mean(0) for draws in (got, stretched)]
+    assert (shares[0] - shares[1]).abs().max() < 0.006
+    assert shares[0].diff().min() > 0.001
+
+
+def test_gates_wide_open_are_still_told_apart() -> None:
+    log_alpha = torch.tensor([15.0, 16.0, 20.0, 21.0, 30.0])
+    assert (open_probability(method(), log_alpha).diff() == 0).any()
+    assert (open_probability(method(), log_alpha.double()).diff() > 0).all()
+    # What the method gives out is in double precision.
+    model, samples = tiny("wavlm").build(), samples_of(tiny("wavlm"))
+    with frozen(model):
+        learned = train(method(), model, samples, task_loss, Session()).double().numpy()
+    expected = 1 / (1 + np.exp(-(learned - 2 / 3 * np.log(0.1 / 1.1))))
+    got = method().attribute(model, samples, task_loss, Session()).per_sample[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+# Training --------------------------------------------------------------------------------------
+
+
+def reference_log_alpha(
+    model: PreTrainedModel, samples: list[Sample], order: list[list[int]], penalty: float
+) -> Tensor:
+    """One clip at a time through the whole model; formulas as Louizos et al. 2018 print them."""
+    beta, gamma, zeta = 2 / 3, -0.1, 1.1
+    log_alpha = torch.full((len(heads_of(model)),), 2.0, requires_grad=True)
+    optimiser = torch.optim.Adam([log_alpha], lr=0.1)
+    for step, places in enumerate(order):
+        losses = []
+        for sample in (samples[place] for place in places):
+            u = torch.rand(len(log_alpha), generator=agreed_generator(f"7/{step}", sample.id))
+            s = torch.sigmoid((torch.log(u) - torch.log(1 - u) + log_alpha) / beta)
+            z = torch.clamp(s * (zeta - gamma) + gamma, 0, 1)
+            with (
+                outputs_hooked(model, lambda place, output, z=z: output * z[place]),  # type: ignore[misc]
+                positions_fitted(model, sample.inputs),
+            ):
+                batch = Batch((sample.id,), sample.inputs, (sample.target,), ())
+                losses.append(task_loss(model, batch)[0])
+        expected_l0 = torch.sigmoid(log_alpha - beta * np.log(-gamma / zeta)).sum()
+        optimiser.zero_grad()
+        (torch.stack(losses).mean() + penalty * expected_l0).backward()
+        optimiser.step()
+    return log_alpha.detach()
+
+
+@pytest.mark.parametrize("row", TINY_MODELS, ids=lambda row: row.name)
+def test_padded_batches_learn_what_the_plain_reference_does(row: TinyModel) -> None:
+    model, samples = row.build(), samples_of(row, LENGTHS)
+    # Every sample once, two in a step and the third in the next, then in another order.
+    generator = np.random.default_rng(7)
+    order = []
+    for _ in range(2):
+        drawn = generator.permutation(3).tolist()
+        order += [drawn[:2], drawn[2:]]
+    with frozen(model):
+        got = train(method(penalty=0.02), model, samples, task_loss, Session(seed=7))
+        expected = reference_log_alpha(model, samples, order, 0.02)
+    assert torch.allclose(got, expected, atol=2e-3)
+    assert (expected - 2.0).abs().max() > 0.1
+    assert expected.std() > 0.01
+
+
+def test_batches_change_nothing_and_seeds_do() -> None:
+    row = tiny("wav2vec2")
+    model, samples = row.build(), samples_of(row, (0.08, 0.1, 0.09, 0.08, 0.085))
+    settings = {"samples_per_step": 5, "steps": 10}
+    together = method(**settings).attribute(model, samples, task_loss, Session(seed=3))
+    alone = method(**settings, batch_size=1).attribute(model, samples, task_loss, Session(seed=3))
+    assert np.allclose(alone.per_sample, together.per_sample, atol=1e-4)
+    assert method(**settings).attribute(model, samples, task_loss, Session(seed=3)) == together
+    other = method(**settings).attribute(model, samples, task_loss, Session(seed=4))
+    assert not np.allclose(other.per_sample, together.per_sample, atol=1e-4)
+
+
+def test_memory_running_out_changes_nothing_and_is_said_once() -> None:
+    row = tiny("wav2vec2")
+    model, samples = row.build(), samples_of(row, (0.08,) * 4)
+    settings = method(samples_per_step=4)
+    whole = settings.attribute(model, samples, task_loss, Session())
+
+    def greedy(model: Any, batch: Batch) -> Tensor:
+        if len(batch.ids) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return task_loss(model, batch)
+
+    notices: list[str] = []
+    halved = settings.attribute(model, samples, greedy, Session(notice=notices.append))
+    assert np.allclose(halved.per_sample, whole.per_sample, atol=1e-4)
+    assert notices == ["memory ran out; going on with batches of 2"]
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wavlm", "ast", "bert"])
+def test_gates_of_useless_heads_close_and_of_needed_ones_stay_open(name: str) -> None:
+    needed = {Head(0, 1), Head(1, 2)}
+    row = tiny(name)
+    model = with_useless_heads(row, needed)
+    samples = samples_of(row)
+    loss = distance_from(model, samples)
+    settings = method(steps=60, samples_per_step=3, penalty=0.01, learning_rate=0.2)
+    values = settings.attribute(model, samples, loss, Session()).values
+    assert {head for head, chance in values.items() if chance > 0.5} == needed
+    assert max(chance for head, chance in values.items() if head not in needed) < 0.01
+
+
+def test_a_higher_penalty_closes_more_gates() -> None:
+    row = tiny("wav2vec2")
+    model, samples = row.build(), samples_of(row)
+    open_gates = [
+        sum(
+            method(penalty=penalty, steps=30, learning_rate=0.3)
+            .attribute(model, samples, task_loss, Session())
+            .values.values()
+        )
+        for penalty in (0.0, 0.1, 10.0)
+    ]
+    assert open_gates[0] > open_gates[1] + 0.5 > open_gates[2] + 0.5
+    assert open_gates[2] < 0.1
+
+
+def test_fine_tuning_moves_weights_of_a_copy_only() -> None:
+    row = tiny("wavlm")
+    model, samples = row.build(), samples_of(row)
+    seen: list[Tensor] = []
+
+    def watched(model: Any, batch: Batch) -> Tensor:
+        seen.append(attention_weight(model).detach().clone())
+        return task_loss(model, batch)
+
+    settings = method(fine_tune=True, weights_learning_rate=1e-2)
+    before = attention_weight(model).detach().clone()
+    settings.attribute(model, samples, watched, Session())
+    assert torch.equal(seen[0], before)
+    assert not torch.equal(seen[-1], before)
+    assert torch.equal(attention_weight(model), before)
+
+
+def attention_weight(model: PreTrainedModel) -> Tensor:
+    return model.get_parameter("wavlm.encoder.layers.0.attention.v_proj.weight")
+
+
+@pytest.mark.parametrize("fine_tune", [False, True])
+def test_the_model_is_left_as_found(fine_tune: bool) -> None:
+    assert_survives_interruption(method(fine_tune=fine_tune, batch_size=1))
+
+
+def test_pruned_heads_are_neither_scored_nor_missed() -> None:
+    row = tiny("wavlm")
+    model = row.build()
+    model.prune_heads({0: [0, 1, 2, 3], 1: [1]})
+    scores = method().attribute(model, samples_of(row), task_loss, Session())
+    assert scores.heads == heads_of(model)
+    assert np.isfinite(scores.per_sample).all()
+
+
+@pytest.mark.parametrize("name", ["intents", "speech_recognition", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "settings",
+    [method(learning_rate=0.5), HeadOutputBottleneck(method="head-iba", steps=3, initial=0.0)],
+    ids=["gates", "head-iba"],
+)
+def test_every_task_tells_heads_apart(
+    name: str, settings: MethodBase, stand_ins: Callable[[str], Path]
+) -> None:
+    loaded = load_recipe(stand_ins(name) / "recipe.yaml")
+    model, samples = model_and_samples(loaded)
+    scores = settings.attribute(model, samples[:6], loaded.recipe.task.loss, Session())
+    assert scores.heads == heads_of(model)
+    assert len(set(scores.values.values())) == len(scores.heads)
+    assert all(0 < value < 10 for value in scores.values.values())
