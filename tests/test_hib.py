@@ -16,13 +16,12 @@ from torch.nn import functional
 
 from hibprune.attention import attention_sites, frozen, heads_of, positions_fitted, silenced
 from hibprune.attribution import Sample, Session
-from hibprune.attribution.batches import read_unmodified
+from hibprune.attribution.batches import mean_over_frames, read_unmodified
 from hibprune.attribution.hib import (
     HeadInformationBottleneck,
     SeededNoise,
     activate,
     bottleneck,
-    mean_over_frames,
     noisy_mix,
     optimise,
     pearson,

@@ -10,10 +10,16 @@ from hibprune.attribution.magnitude import Magnitude
 from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
 
-METHODS: tuple[type[MethodBase], ...] = (HeadInformationBottleneck, Occlusion, Magnitude, Random)
+METHODS: tuple[type[MethodBase], ...] = (
+    HeadInformationBottleneck,
+    Occlusion,
+    Magnitude,
+    Random,
+)
 
 Method = Annotated[
-    HeadInformationBottleneck | Occlusion | Magnitude | Random, Field(discriminator="method")
+    HeadInformationBottleneck | Occlusion | Magnitude | Random,
+    Field(discriminator="method"),
 ]
 
 __all__ = ["METHODS", "HeadInformationBottleneck", "Method", "MethodBase", "Sample", "Session"]
