@@ -9,16 +9,18 @@ from hibprune.attribution.hib import HeadInformationBottleneck
 from hibprune.attribution.magnitude import Magnitude
 from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
+from hibprune.attribution.taylor import Taylor
 
 METHODS: tuple[type[MethodBase], ...] = (
     HeadInformationBottleneck,
     Occlusion,
+    Taylor,
     Magnitude,
     Random,
 )
 
 Method = Annotated[
-    HeadInformationBottleneck | Occlusion | Magnitude | Random,
+    HeadInformationBottleneck | Occlusion | Taylor | Magnitude | Random,
     Field(discriminator="method"),
 ]
 
