@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hibprune.attribution.attention import AttentionScore
 from hibprune.attribution.base import MethodBase, Sample, Session
+from hibprune.attribution.confidence import Confidence
 from hibprune.attribution.hib import HeadInformationBottleneck
 from hibprune.attribution.magnitude import Magnitude
 from hibprune.attribution.occlusion import Occlusion
@@ -15,12 +17,20 @@ METHODS: tuple[type[MethodBase], ...] = (
     HeadInformationBottleneck,
     Occlusion,
     Taylor,
+    AttentionScore,
+    Confidence,
     Magnitude,
     Random,
 )
 
 Method = Annotated[
-    HeadInformationBottleneck | Occlusion | Taylor | Magnitude | Random,
+    HeadInformationBottleneck
+    | Occlusion
+    | Taylor
+    | AttentionScore
+    | Confidence
+    | Magnitude
+    | Random,
     Field(discriminator="method"),
 ]
 
