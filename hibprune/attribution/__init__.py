@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hibprune.attribution.attattr import AttAttr
 from hibprune.attribution.attention import AttentionScore
 from hibprune.attribution.base import MethodBase, Sample, Session
 from hibprune.attribution.confidence import Confidence
@@ -15,6 +16,7 @@ from hibprune.attribution.taylor import Taylor
 
 METHODS: tuple[type[MethodBase], ...] = (
     HeadInformationBottleneck,
+    AttAttr,
     Occlusion,
     Taylor,
     AttentionScore,
@@ -25,6 +27,7 @@ METHODS: tuple[type[MethodBase], ...] = (
 
 Method = Annotated[
     HeadInformationBottleneck
+    | AttAttr
     | Occlusion
     | Taylor
     | AttentionScore
