@@ -9,6 +9,7 @@ from hibprune.attribution.attention import AttentionScore
 from hibprune.attribution.base import MethodBase, Sample, Session
 from hibprune.attribution.confidence import Confidence
 from hibprune.attribution.hib import HeadInformationBottleneck
+from hibprune.attribution.lrp import LayerwiseRelevance
 from hibprune.attribution.magnitude import Magnitude
 from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
@@ -19,6 +20,7 @@ METHODS: tuple[type[MethodBase], ...] = (
     AttAttr,
     Occlusion,
     Taylor,
+    LayerwiseRelevance,
     AttentionScore,
     Confidence,
     Magnitude,
@@ -30,6 +32,7 @@ Method = Annotated[
     | AttAttr
     | Occlusion
     | Taylor
+    | LayerwiseRelevance
     | AttentionScore
     | Confidence
     | Magnitude
