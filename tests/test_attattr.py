@@ -12,9 +12,16 @@ from test_hib import samples_of, task_loss, tiny
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from hibprune.attention import attention_sites, frozen, heads_of, positions_fitted, silenced
+from hibprune.attention import (
+    attention_sites,
+    frame_count,
+    frozen,
+    heads_of,
+    positions_fitted,
+    silenced,
+)
 from hibprune.attribution import Sample, Session
-from hibprune.attribution.attattr import AttAttr, attributed
+from hibprune.attribution.attattr import COPIES_OF_ATTENTION, AttAttr, attributed
 from hibprune.attribution.batches import read_unmodified
 from hibprune.tasks import Batch
 
@@ -158,17 +165,23 @@ def test_how_many_passes_share_a_batch_changes_nothing(at_once: int) -> None:
     assert sum(sizes) == len(samples) * 20 * len(layers)
 
 
-def test_memory_bounds_the_passes_at_once() -> None:
+@pytest.mark.parametrize(("room", "at_once"), [(0.1, 1), (3.5, 3)])
+def test_memory_bounds_the_passes_at_once(room: float, at_once: int) -> None:
+    """`room` is how many passes over the longer clip fit; the shorter's attention is smaller."""
     row = tiny("wav2vec2")
-    model, samples = row.build(), samples_of(row)
-    sizes: list[int] = []
+    model, samples = row.build(), samples_of(row, (0.5, 0.2))
+    sizes: dict[str, int] = {}
 
     def watched(model: PreTrainedModel, batch: Batch) -> Tensor:
-        sizes.append(len(batch.ids))
+        for clip in batch.ids:
+            sizes[clip] = max(sizes.get(clip, 0), len(batch.ids))
         return task_loss(model, batch)
 
-    method(memory_gib=1e-9).attribute(model, samples, watched, Session())
-    assert set(sizes) == {1}
+    frames = frame_count(model, 8000)
+    gib = room * COPIES_OF_ATTENTION * 4 * len(heads_of(model)) * frames**2 / 2**30
+    method(memory_gib=gib).attribute(model, samples, watched, Session())
+    assert sizes["clip0"] == at_once
+    assert at_once == 1 or sizes["clip1"] > at_once
 
 
 def test_the_answer_left_open_is_the_tasks() -> None:
