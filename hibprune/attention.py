@@ -245,6 +245,30 @@ def _mixing_forward(
     return forward
 
 
+@contextmanager
+def layer_attention_replaced(
+    model: PreTrainedModel, layer: int, mix: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Let `mix` stand in for attention weights times values in one layer of the encoder.
+
+    All other layers attend as usual, and so does this one on the side, since it may hand on more
+    than its output: WavLM's first layer makes the position bias of all.
+    """
+    site = attention_sites(model)[layer]
+    values: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        values[:] = [output.unflatten(-1, (-1, site.head_size)).transpose(1, 2)]
+
+    def replace(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (mix(values.pop()).transpose(1, 2).flatten(-2), *inputs[1:])
+
+    with ExitStack() as stack:
+        stack.callback(site.value.register_forward_hook(keep).remove)
+        stack.callback(site.output.register_forward_pre_hook(replace).remove)
+        yield
+
+
 Prefix = Mapping[str, tuple[Tensor, ...]]
 """Outputs of the modules that no attention reaches, by path; a module may return several."""
 

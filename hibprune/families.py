@@ -79,6 +79,8 @@ class Family:
     """Modules in front of those, which need not run once the prefix is known."""
     positions: str | None = None
     """The table of positions, where the encoder insists on an input that fills all of it."""
+    multipliers: tuple[str, ...] = ()
+    """Patterns of paths within the base model: activations that scale another branch."""
     length_axis: int = 1
     """The dimension of the main input that counts samples, spectrogram frames or tokens."""
     equal_lengths: bool = False
@@ -241,6 +243,7 @@ FAMILIES: tuple[Family, ...] = (
         returns=2,
         prefix=(("encoder.conv3", 2),),
         bypassed=("encoder.conv1", "encoder.groupnorm", "encoder.conv2"),
+        multipliers=("decoder.layers.*.mlp.activation_fn",),
         equal_lengths=True,
     ),
     Family(

@@ -21,6 +21,7 @@ from hibprune.attention import (
     eager_attention,
     frame_count,
     frozen,
+    layer_attention_replaced,
     prefix_recorded,
     prefix_replayed,
     silenced,
@@ -96,6 +97,9 @@ CONTEXTS: dict[str, Callable[[PreTrainedModel, Inputs], AbstractContextManager[o
     "eager_attention": lambda model, clip: eager_attention(model),
     "attention_read": lambda model, clip: attention_read(model),
     "attention_replaced": lambda model, clip: attention_replaced(model, lambda _, values: values),
+    "layer_attention_replaced": lambda model, clip: layer_attention_replaced(
+        model, 1, lambda values: values
+    ),
     "prefix_recorded": lambda model, clip: prefix_recorded(model),
     "prefix_replayed": replayed,
 }
@@ -239,6 +243,29 @@ def test_own_attention_in_the_place_of_attention_changes_nothing(
     if read:
         with attention_replaced(model, lambda layer, values: read[layer].mT @ values):
             assert distance(logits(model, clip), wanted) > MOVED
+
+
+@every_plan
+@every_model
+def test_own_attention_in_the_place_of_one_layers_changes_nothing(
+    tiny: TinyModel, plan: dict[int, list[int]]
+) -> None:
+    """And another in its place reaches the layers above, whose attention is computed anew."""
+    model, clip = tiny.build(), tiny.inputs()
+    model.prune_heads(plan)
+    with attention_read(model) as read:
+        wanted = logits(model, clip, output_attentions=True)
+    for layer, weights in read.items():
+        with layer_attention_replaced(model, layer, lambda values: weights @ values):  # noqa: B023
+            assert distance(logits(model, clip), wanted) < SAME
+        with (
+            layer_attention_replaced(model, layer, lambda values: weights.mT @ values),  # noqa: B023
+            attention_read(model) as other,
+        ):
+            assert distance(logits(model, clip, output_attentions=True), wanted) > MOVED
+        for number in read:
+            moved = distance(other[number], read[number])
+            assert moved > MOVED if number > layer else moved < SAME
 
 
 @every_model

@@ -16,12 +16,11 @@ from torch.nn import functional
 
 from hibprune.attention import attention_sites, frozen, heads_of, positions_fitted, silenced
 from hibprune.attribution import Sample, Session
-from hibprune.attribution.batches import read_unmodified
+from hibprune.attribution.batches import mean_over_frames, read_unmodified
 from hibprune.attribution.hib import (
     HeadInformationBottleneck,
     activate,
     bottleneck,
-    mean_over_frames,
     noisy_mix,
     optimise,
     pearson,

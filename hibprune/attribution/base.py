@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -19,6 +19,8 @@ from hibprune.tasks import Batch, Encoded
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
 """Task loss of each clip of a batch, shape (batch,)."""
+
+StackName = Literal["encoder", "decoder.self", "decoder.cross"]
 
 Row = tuple[float, ...]
 """One sample's score for every head, in the order of `heads_of(model, method.scored_stacks())`."""
@@ -81,3 +83,23 @@ class MethodBase(BaseModel, ABC):
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
     ) -> Scores:
         """Score every head still in those stacks; the model is left as it was found."""
+
+
+class AnyStackMethod(MethodBase, ABC):
+    """A method that also scores a decoder's heads, to compare kinds of attention.
+
+    `stacks` takes `decoder.self` and `decoder.cross` of encoder–decoder models; a plan can be made
+    of the encoder's scores only.
+    """
+
+    stacks: tuple[StackName, ...] = Field(default=("encoder",), min_length=1)
+
+    @field_validator("stacks")
+    @classmethod
+    def _stacks_are_distinct(cls, stacks: tuple[StackName, ...]) -> tuple[StackName, ...]:
+        if len(set(stacks)) < len(stacks):
+            raise ValueError("name each stack once")
+        return stacks
+
+    def scored_stacks(self) -> tuple[str, ...]:
+        return self.stacks

@@ -21,7 +21,9 @@ from transformers import PreTrainedModel
 from hibprune.attention import (
     Prefix,
     attention_read,
+    frame_count,
     frozen,
+    heads_of,
     input_length,
     positions_fitted,
     prefix_recorded,
@@ -33,6 +35,9 @@ from hibprune.tasks import Batch
 
 LONGEST_TO_SHORTEST = 1.25
 """Clips share a batch while the longest is at most this many times the shortest."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,56 @@ class CalibrationBatch:
     prefix: Prefix
     attention: dict[int, Tensor]
     valid: Tensor
+
+    @property
+    def valid_pairs(self) -> Tensor:
+        """True where neither query nor key is padding: (batch, 1, frames, frames)."""
+        return self.valid[:, None, :, None] & self.valid[:, None, None, :]
+
+    def repeated(self, times: int) -> CalibrationBatch:
+        """Every sample `times` times in a row, without their attention."""
+
+        def each(values: tuple[T, ...]) -> tuple[T, ...]:
+            return tuple(value for value in values for _ in range(times))
+
+        batch = self.batch
+        return CalibrationBatch(
+            batch=Batch(
+                ids=each(batch.ids),
+                inputs={k: value.repeat_interleave(times, 0) for k, value in batch.inputs.items()},
+                targets=each(batch.targets),
+                frames=each(batch.frames),
+            ),
+            prefix={
+                path: tuple(part.repeat_interleave(times, 0) for part in parts)
+                for path, parts in self.prefix.items()
+            },
+            attention={},
+            valid=self.valid.repeat_interleave(times, 0),
+        )
+
+
+def within_memory(
+    model: PreTrainedModel, batch_size: int, memory_gib: float, copies: int
+) -> Callable[[int], int]:
+    """The largest batch for a length of input, of at most `batch_size`.
+
+    `copies` tensors of the size of all heads' attention weights are to fit into `memory_gib`.
+    """
+    heads = len(heads_of(model))
+
+    def largest(length: int) -> int:
+        frames = frame_count(model, length)
+        per_sample = max(1, heads * frames * frames * 4 * copies)
+        return max(1, min(batch_size, int(memory_gib * 2**30 / per_sample)))
+
+    return largest
+
+
+def mean_over_frames(per_frame: Tensor, valid: Tensor) -> Tensor:
+    """Mean over a sample's valid frames: (batch, heads, frames) → (batch, heads)."""
+    mask = valid[:, None, :].to(per_frame.dtype)
+    return (per_frame * mask).sum(-1) / mask.sum(-1)
 
 
 ScoreBatch = Callable[[CalibrationBatch, Callable[[float, float], None]], Tensor]

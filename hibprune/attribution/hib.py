@@ -18,13 +18,17 @@ from transformers import PreTrainedModel
 from hibprune.attention import (
     attention_replaced,
     attention_sites,
-    frame_count,
     heads_of,
     positions_fitted,
     prefix_replayed,
 )
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, score_in_batches
+from hibprune.attribution.batches import (
+    CalibrationBatch,
+    mean_over_frames,
+    score_in_batches,
+    within_memory,
+)
 from hibprune.attribution.noise import SeededNoise
 from hibprune.records import Scores
 
@@ -96,7 +100,8 @@ class HeadInformationBottleneck(MethodBase):
             learned = optimise(self, model, calibration, loss, noise, report)
             return self._scores(calibration, learned)
 
-        rows = score_in_batches(model, samples, score_batch, self._batch_size(model), session)
+        batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
+        rows = score_in_batches(model, samples, score_batch, batch_size, session)
         return Scores(
             method=self.method,
             heads=heads_of(model),
@@ -116,16 +121,6 @@ class HeadInformationBottleneck(MethodBase):
                 for weights in learned.values()
             ]
         return torch.cat(per_layer, dim=1)
-
-    def _batch_size(self, model: PreTrainedModel) -> Callable[[int], int]:
-        heads = len(heads_of(model))
-
-        def largest(length: int) -> int:
-            frames = frame_count(model, length)
-            per_sample = heads * frames * frames * 4 * COPIES_OF_ATTENTION
-            return max(1, min(self.batch_size, int(self.memory_gib * 2**30 / per_sample)))
-
-        return largest
 
 
 def optimise(
@@ -237,12 +232,6 @@ def bottleneck(norms: Tensor, head_size: int, noise: float, kind: Bottleneck) ->
 def information(norms: Tensor, noise: float) -> Tensor:
     """log(1 + ‖a‖²/λ²): twice the information per feature of the channel, in nats."""
     return torch.log1p(norms / noise**2)
-
-
-def mean_over_frames(per_frame: Tensor, valid: Tensor) -> Tensor:
-    """Mean over a sample's valid frames: (batch, heads, frames) → (batch, heads)."""
-    mask = valid[:, None, :].to(per_frame.dtype)
-    return (per_frame * mask).sum(-1) / mask.sum(-1)
 
 
 def pearson(first: Tensor, second: Tensor, valid: Tensor) -> Tensor:

@@ -7,43 +7,29 @@ from contextlib import ExitStack
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attention import encoder_kept, heads_of, prefix_replayed, silenced
-from hibprune.attribution.base import Loss, MethodBase, Sample, Session
+from hibprune.attribution.base import AnyStackMethod, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches
 from hibprune.records import ENCODER, Head, Scores
 
-StackName = Literal["encoder", "decoder.self", "decoder.cross"]
 
-
-class Occlusion(MethodBase):
+class Occlusion(AnyStackMethod):
     """Rise of the task loss, a clip at a time, when this head alone is silenced.
 
-    `stacks` also takes `decoder.self` and `decoder.cross` of encoder–decoder models, to compare
-    kinds of attention; a plan can be made of the encoder's scores only. Negative: better without.
+    Negative: better without.
     """
 
     method: Literal["occlusion"]
-    stacks: tuple[StackName, ...] = Field(default=("encoder",), min_length=1)
     batch_size: int = Field(default=16, ge=1)
 
     resources: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     title: ClassVar[str] = "Occlusion: rise of the task loss when one head alone is silenced"
     source: ClassVar[str] = "leave-one-out, as in Michel et al. 2019"
     cost: ClassVar[str] = "2 + heads forward passes per sample"
-
-    @field_validator("stacks")
-    @classmethod
-    def _stacks_are_distinct(cls, stacks: tuple[StackName, ...]) -> tuple[StackName, ...]:
-        if len(set(stacks)) < len(stacks):
-            raise ValueError("name each stack once")
-        return stacks
-
-    def scored_stacks(self) -> tuple[str, ...]:
-        return self.stacks
 
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session

@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,8 +59,8 @@ def main() -> None:
     recipe = loaded.recipe
     material = load(loaded, choose_device("cpu"))
     rows: list[dict[str, Any]] = [
-        {"setting": "none removed", **_accuracies(recipe, material, None)},
-        {"setting": "random, mean of 5 seeds", **_random(recipe, material)},
+        {"setting": "none removed", **accuracies(recipe, material, None)},
+        {"setting": "random, mean of 5 seeds", **random_removal(recipe, material)},
     ]
     _show(rows[0])
     _show(rows[1])
@@ -77,7 +77,7 @@ def main() -> None:
                 "other_seed": _other_seed(recipe, material, fields, first)
                 if arguments.other_seed
                 else None,
-                **_accuracies(recipe, material, first),
+                **accuracies(recipe, material, first),
             }
         )
         _show(rows[-1])
@@ -99,7 +99,7 @@ def main() -> None:
 
 def _scores(recipe: Recipe, material: Material, fields: dict[str, Any], seed: int) -> Scores:
     method = HeadInformationBottleneck(method="hib", **fields).for_task(recipe.task.kind)
-    samples = [_sample(recipe, material, clip) for clip in material.calibration.utterances]
+    samples = [sample(recipe, material, clip) for clip in material.calibration.utterances]
     return method.attribute(
         material.checkpoint.model, samples, recipe.task.loss, Session(seed=seed)
     )
@@ -110,7 +110,7 @@ def _other_seed(recipe: Recipe, material: Material, fields: dict[str, Any], firs
     return spearman(list(first.values.values()), list(second.values.values()))
 
 
-def _sample(recipe: Recipe, material: Material, clip: Utterance) -> Sample:
+def sample(recipe: Recipe, material: Material, clip: Utterance) -> Sample:
     checkpoint = material.checkpoint
     waveform = read_waveform(clip.audio, checkpoint.sampling_rate, recipe.calibration.durations)
     assert clip.target is not None
@@ -118,11 +118,20 @@ def _sample(recipe: Recipe, material: Material, clip: Utterance) -> Sample:
     return Sample(clip.id, checkpoint.inputs(waveform), target)
 
 
-def _accuracies(recipe: Recipe, material: Material, scores: Scores | None) -> dict[str, Any]:
+def accuracies(
+    recipe: Recipe,
+    material: Material,
+    scores: Scores | None,
+    scope: Literal["global", "layerwise"] = "global",
+) -> dict[str, Any]:
     shares: Sequence[float] = SHARES if scores is not None else (0.0,)
     found: dict[str, Any] = {"calibration": [], "validation": []}
     for share in shares:
-        removed = make_plan(scores, Budget(fraction=share)).removed if scores is not None else ()
+        removed = (
+            make_plan(scores, Budget(fraction=share, scope=scope)).removed
+            if scores is not None
+            else ()
+        )
         model = material.checkpoint.model
         with silenced(model, removed):
             for name, clips in (
@@ -140,10 +149,10 @@ def _accuracies(recipe: Recipe, material: Material, scores: Scores | None) -> di
     return found
 
 
-def _random(recipe: Recipe, material: Material) -> dict[str, Any]:
+def random_removal(recipe: Recipe, material: Material) -> dict[str, Any]:
     model = material.checkpoint.model
     runs = [
-        _accuracies(
+        accuracies(
             recipe,
             material,
             Random(method="random").attribute(model, [], recipe.task.loss, Session(seed=seed)),

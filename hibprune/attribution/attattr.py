@@ -1,0 +1,134 @@
+"""AttAttr: integrated gradients of the model's answer along its own attention, from none to all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hibprune.attention import (
+    heads_of,
+    input_length,
+    layer_attention_replaced,
+    prefix_replayed,
+)
+from hibprune.attribution.base import Loss, MethodBase, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, score_in_batches, within_memory
+from hibprune.records import Scores
+
+Answer = Literal["probability", "log-likelihood"]
+
+COPIES_OF_ATTENTION = 4
+"""Tensors of the size of all attention weights alive at once, for each point of the integral: the
+weights, their gradient, and what autograd keeps of the layers above."""
+
+
+class AttAttr(MethodBase):
+    """Largest entry of Attr_h(A) = A_h ⊙ ∫₀¹ ∂F(αA)/∂A_h dα, a layer at a time.
+
+    A holds all heads of the layer, which are scaled together, so a layer's attributions add up to
+    F(A) − F(0); single heads' need not. All other layers attend as usual. The integral is a sum of
+    `steps` equal steps, at their upper ends as in the paper. F is `answer`: `probability` is
+    exp(−loss), that of the true label, or of all slots together; `log-likelihood` is −loss, which
+    for speech recognition is per token of the transcript. Left open, it is the log-likelihood for
+    recognition and the probability for everything else.
+    """
+
+    method: Literal["attattr"]
+    answer: Answer | None = None
+    steps: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=100, ge=1)
+    """Passes at once: samples times steps."""
+    memory_gib: float = Field(default=4.0, gt=0)
+
+    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
+    title: ClassVar[str] = "AttAttr: integrated gradients along the head's own attention"
+    source: ClassVar[str] = "Hao et al. 2021; HIB paper, eq. 18"
+    cost: ClassVar[str] = "1 forward + layers × steps × (forward + backward) per sample"
+
+    def for_task(self, task: str) -> Self:
+        usual: Answer = "log-likelihood" if task.startswith("asr") else "probability"
+        return self.model_copy(update={"answer": usual if self.answer is None else self.answer})
+
+    def attribute(
+        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
+    ) -> Scores:
+        passes = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
+
+        def score_batch(
+            calibration: CalibrationBatch, report: Callable[[float, float], None]
+        ) -> Tensor:
+            at_once = passes(input_length(model, calibration.batch.inputs))
+            attributions = attributed(self, model, calibration, loss, at_once, report)
+            padded = ~calibration.valid_pairs
+            largest = [
+                attribution.masked_fill(padded, float("-inf")).amax((-1, -2))
+                for attribution in attributions.values()
+            ]
+            return torch.cat(largest, dim=1)
+
+        rows = score_in_batches(
+            model, samples, score_batch, lambda length: passes(length) // self.steps, session
+        )
+        return Scores(
+            method=self.method,
+            heads=heads_of(model),
+            samples=tuple(sample.id for sample in samples),
+            per_sample=tuple(rows),
+        )
+
+
+def attributed(
+    method: AttAttr,
+    model: PreTrainedModel,
+    calibration: CalibrationBatch,
+    loss: Loss,
+    at_once: int,
+    report: Callable[[float, float], None] = lambda share, value: None,
+) -> dict[int, Tensor]:
+    """Attr(A) (batch, heads, frames, frames) of every layer that has heads.
+
+    `at_once` passes run as one batch: as many steps as fit for all samples of the batch.
+    """
+    assert method.answer is not None
+    samples = len(calibration.batch.ids)
+    points = torch.arange(1, method.steps + 1, device=calibration.valid.device) / method.steps
+    totals = {layer: torch.zeros_like(weights) for layer, weights in calibration.attention.items()}
+    done = 0
+    for scales in points.split(max(1, at_once // samples)):
+        repeated = calibration.repeated(len(scales))
+        for layer, weights in calibration.attention.items():
+            scaled = (weights[:, None] * scales[:, None, None, None]).flatten(0, 1)
+            gradient, losses = _gradient(method.answer, model, repeated, loss, layer, scaled)
+            totals[layer] += gradient.unflatten(0, (samples, len(scales))).sum(1)
+            done += len(scales)
+            report(done / (method.steps * len(totals)), float(losses.mean()))
+    return {
+        layer: calibration.attention[layer] * total / method.steps
+        for layer, total in totals.items()
+    }
+
+
+def _gradient(
+    answer: Answer,
+    model: PreTrainedModel,
+    calibration: CalibrationBatch,
+    loss: Loss,
+    layer: int,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """∂F/∂A of one layer at the given weights, and the losses there."""
+    weights.requires_grad_(True)
+    with (
+        torch.enable_grad(),
+        prefix_replayed(model, calibration.prefix),
+        layer_attention_replaced(model, layer, lambda values: weights @ values),
+    ):
+        losses = loss(model, calibration.batch)
+        told = (-losses).exp() if answer == "probability" else -losses
+        (gradient,) = torch.autograd.grad(told.sum(), weights)
+    return gradient, losses.detach()

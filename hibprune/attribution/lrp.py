@@ -1,0 +1,203 @@
+"""Layer-wise relevance propagation: how much of the model's answer comes through a head.
+
+Relevance is activation times gradient, under rules that neither create nor lose any on its way
+through a layer (Ali et al. 2022, "XAI for Transformers", section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+from transformers.activations import ACT2CLS
+
+from hibprune.attention import heads_of
+from hibprune.attribution.base import AnyStackMethod, Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, score_in_batches, within_memory
+from hibprune.attribution.sensitivity import COPIES_OF_ATTENTION, columns_by_layer, gate_gradients
+from hibprune.errors import UserError
+from hibprune.families import family_of
+from hibprune.records import Scores
+
+
+class LayerwiseRelevance(AnyStackMethod):
+    """Relevance of a head's output for the answer, as a share of its layer's, a clip at a time.
+
+    Propagation starts from −loss, the log-probability of the truth, where Voita et al. start from
+    the top logit: it is there for every task. What reaches a head is summed over frames and
+    features. With `normalise: layer` absolute values within a layer sum to 1; where all are
+    positive, as under Voita's rules, this is their normalisation. `sign: absolute` ranks a head
+    that speaks against the truth by how much it says, `signed` below one that says nothing.
+    Biases take the share of relevance that they have in what they are added to.
+    """
+
+    method: Literal["lrp"]
+    sign: Literal["absolute", "signed"] = "absolute"
+    normalise: Literal["layer", "none"] = "layer"
+    batch_size: int = Field(default=16, ge=1)
+    memory_gib: float = Field(default=4.0, gt=0)
+
+    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
+    title: ClassVar[str] = "LRP: relevance propagated to the head's output, as a share of its layer"
+    source: ClassVar[str] = "Voita et al. 2019; rules of Ali et al. 2022"
+    cost: ClassVar[str] = "2 forward passes + 1 backward per sample"
+
+    def attribute(
+        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
+    ) -> Scores:
+        heads = heads_of(model, self.stacks)
+        layers = columns_by_layer(heads)
+
+        def score_batch(
+            calibration: CalibrationBatch, report: Callable[[float, float], None]
+        ) -> Tensor:
+            with relevance_conserved(model, multipliers_of(model)):
+                slopes, losses = gate_gradients(model, calibration, loss, self.stacks)
+            report(1.0, float(losses.mean()))
+            relevance = -slopes
+            if self.normalise == "layer":
+                for columns in layers:
+                    total = relevance[:, columns].abs().sum(1, keepdim=True)
+                    relevance[:, columns] /= total.where(total > 0, 1.0)
+            return relevance.abs() if self.sign == "absolute" else relevance
+
+        batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
+        rows = score_in_batches(model, samples, score_batch, batch_size, session, attention=False)
+        return Scores(
+            method=self.method,
+            heads=heads,
+            samples=tuple(sample.id for sample in samples),
+            per_sample=tuple(rows),
+        )
+
+
+ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(
+    entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()
+)
+"""Every activation that transformers can build into a model by name."""
+
+
+@contextmanager
+def relevance_conserved(
+    model: nn.Module, multipliers: Collection[nn.Module] = ()
+) -> Iterator[None]:
+    """Make activation times gradient the relevance of an activation, in a forward pass within.
+
+    Attention weights, the deviation in a LayerNorm and a gated unit's gate are held constant;
+    an activation function f scales its input by the constant f(x)/x. So each layer is linear in
+    its input and the outputs stay what they were. `multipliers` are modules whose output scales
+    another branch.
+
+    Raises:
+        UserError: an activation function is not 0 at 0, so f(x)/x does not exist there.
+    """
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            if module in multipliers:
+                stack.callback(module.register_forward_hook(_held).remove)
+            elif isinstance(module, ACTIVATIONS):
+                _require_zero_at_zero(path, module)
+                stack.callback(module.register_forward_hook(_scaled).remove)
+        stack.enter_context(_ConservingFunctions())
+        yield
+
+
+def multipliers_of(model: PreTrainedModel) -> set[nn.Module]:
+    """The modules whose output scales another branch, by the model's family."""
+    patterns = family_of(model.config.model_type).multipliers
+    return {
+        module
+        for path, module in model.base_model.named_modules()
+        if any(fnmatch(path, pattern) for pattern in patterns)
+    }
+
+
+def _require_zero_at_zero(path: str, module: nn.Module) -> None:
+    weight = next(module.parameters(), torch.zeros(()))
+    if float(module(weight.new_zeros(1)).abs().max()) > 0:
+        raise UserError(
+            f"{path}: relevance cannot be propagated through {type(module).__name__}, which is not "
+            "0 at 0: use taylor, attattr or hib"
+        )
+
+
+def _held(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    return output.detach()
+
+
+def _scaled(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return _as_scaling(inputs[0], output)
+
+
+def _as_scaling(inputs: Tensor, output: Tensor) -> Tensor:
+    """The output of an elementwise function, written as its input times a constant."""
+    ratio = torch.where(inputs == 0, 0.0, output / inputs)
+    return inputs * ratio.detach()
+
+
+def _layer_norm(
+    inputs: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    axes = tuple(range(-len(normalized_shape), 0))
+    centred = inputs - inputs.mean(axes, keepdim=True)
+    deviation = (centred.square().mean(axes, keepdim=True) + eps).sqrt().detach()
+    normal = centred / deviation
+    scaled = normal if weight is None else normal * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _softmax(inputs: Tensor, *rest: Any, **named: Any) -> Tensor:
+    return torch.softmax(inputs.detach(), *rest, **named)
+
+
+def _functional_softmax(inputs: Tensor, *rest: Any, **named: Any) -> Tensor:
+    return functional.softmax(inputs.detach(), *rest, **named)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> Tensor:
+    rest = tuple(part.detach() if isinstance(part, Tensor) else part for part in rest)
+    if isinstance(named.get("attn_mask"), Tensor):
+        named["attn_mask"] = named["attn_mask"].detach()
+    return functional.scaled_dot_product_attention(
+        query.detach(), key.detach(), value, *rest, **named
+    )
+
+
+def _gated_linear_unit(inputs: Tensor, dim: int = -1) -> Tensor:
+    content, gate = inputs.chunk(2, dim)
+    return content * gate.sigmoid().detach()
+
+
+def _tanh(inputs: Tensor) -> Tensor:
+    return _as_scaling(inputs, torch.tanh(inputs))
+
+
+RULES: Mapping[Any, Callable[..., Tensor]] = {
+    functional.layer_norm: _layer_norm,
+    functional.softmax: _functional_softmax,
+    torch.softmax: _softmax,
+    Tensor.softmax: _softmax,
+    functional.scaled_dot_product_attention: _attention,
+    functional.glu: _gated_linear_unit,
+    torch.tanh: _tanh,
+}
+"""What takes the place of functions that models call without a module of their own."""
+
+
+class _ConservingFunctions(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return RULES.get(func, func)(*args, **(kwargs or {}))

@@ -1,0 +1,53 @@
+"""How the loss changes with each head's output: what Taylor and relevance methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hibprune.attention import AttentionSite, attention_sites, outputs_changed, prefix_replayed
+from hibprune.attribution.base import Loss
+from hibprune.attribution.batches import CalibrationBatch
+from hibprune.records import Head
+
+COPIES_OF_ATTENTION = 4
+"""Tensors of the size of all attention weights alive at once, for `within_memory`: what autograd
+keeps of a softmax, its mask and its product where attention is not fused."""
+
+
+def gate_gradients(
+    model: PreTrainedModel, calibration: CalibrationBatch, loss: Loss, stacks: Iterable[str]
+) -> tuple[Tensor, Tensor]:
+    """∂loss/∂ξ at ξ = 1 for a factor ξ on each head's output, and the losses themselves.
+
+    Shapes (batch, heads), in the order of `heads_of(model, stacks)`, and (batch,). By the chain
+    rule it is the sum, over frames and features, of output times gradient at the head's output.
+    """
+    sites = [site for site in attention_sites(model, stacks) if site.heads]
+    size, like = len(calibration.batch.ids), next(model.parameters())
+    gates: Mapping[Head, Tensor] = {
+        site.heads[0]: like.new_ones(size, len(site.heads)).requires_grad_(True) for site in sites
+    }
+
+    def gated(site: AttentionSite, outputs: Tensor) -> Tensor:
+        return outputs * gates[site.heads[0]][:, None, :, None]
+
+    with (
+        torch.enable_grad(),
+        prefix_replayed(model, calibration.prefix),
+        outputs_changed(model, gated, stacks),
+    ):
+        losses = loss(model, calibration.batch)
+        gradients = torch.autograd.grad(losses.sum(), list(gates.values()))
+    return torch.cat(gradients, dim=1), losses.detach()
+
+
+def columns_by_layer(heads: Iterable[Head]) -> list[list[int]]:
+    """The places of the heads of each layer of each stack in a row of scores."""
+    grouped: dict[tuple[str, int], list[int]] = {}
+    for place, head in enumerate(heads):
+        grouped.setdefault((head.stack, head.layer), []).append(place)
+    return list(grouped.values())
