@@ -13,11 +13,14 @@ part writes tests/benchmarks/results/whisper_<part>.json as its rows come.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,18 +28,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from hibprune.attention import positions_fitted, silenced
 from hibprune.attribution import HeadInformationBottleneck, MethodBase, Sample, Session
 from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
+from hibprune.bench import BenchmarkSettings, measure_latency
 from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
 from hibprune.data import AudioFile, DurationLimits, Utterance, read_waveform
+from hibprune.export import export_onnx
 from hibprune.files import write_text
 from hibprune.machine import describe_machine, installed_versions
 from hibprune.planning import Budget, make_plan
-from hibprune.records import Head, Scores
+from hibprune.records import Evaluation, Head, Scores, paired_change
+from hibprune.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
+from hibprune.stages import example_inputs
 from hibprune.statistics import spearman
+from hibprune.surgery import remove_heads, save_configuration
 from hibprune.tasks import Batch, Target
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
 
@@ -194,8 +203,85 @@ def tried(arguments: argparse.Namespace) -> Iterator[tuple[str, MethodBase, floa
 
 
 def table(speech: Speech, arguments: argparse.Namespace, record: Record) -> None:
-    """WER on validation clips with 1 to 12 heads silenced."""
-    raise NotImplementedError
+    """WER on validation clips and ONNX latency at 5 s with 1 to 12 heads gone."""
+    checkpoint = speech.checkpoint
+    spectrograms = [
+        checkpoint.inputs(speech.waveform(clip))["input_features"] for clip in speech.validation
+    ]
+
+    def word_errors(removed: Iterable[Head]) -> Evaluation:
+        with silenced(checkpoint.model, removed):
+            said = transcribe(spectrograms, checkpoint)
+        return TASK.evaluate(
+            said, [str(clip.target) for clip in speech.validation], checkpoint.vocabulary
+        )
+
+    with tempfile.TemporaryDirectory() as scratch:
+        original = exported(checkpoint.model, Path(scratch, "original"))
+        unpruned = word_errors(())
+        record({"ranking": "none removed", **measured(unpruned)})
+        for name, method, silence, seed in compared(arguments):
+            scores, seconds = scored(speech, method, silence, seed)
+            for heads in (1, 3, 6, 9, 12):
+                plan = make_plan(scores, Budget(heads=heads))
+                smaller = copy.deepcopy(checkpoint.model)
+                remove_heads(smaller, plan)
+                pruned = exported(smaller, Path(scratch, "pruned"))
+                record(
+                    {
+                        "ranking": name,
+                        "seed": seed,
+                        "heads": heads,
+                        "removed": [f"{head.layer}.{head.index}" for head in plan.removed],
+                        "scoring_seconds": round(seconds, 1),
+                        "split_half": rounded(scores.split_half),
+                        **measured(word_errors(plan.removed), unpruned),
+                        **latency(original, pruned, checkpoint),
+                    }
+                )
+
+
+def compared(arguments: argparse.Namespace) -> Iterator[tuple[str, MethodBase, float, int]]:
+    """Name, method, seconds of silence after the clip, seed: as `search` found them to do best."""
+    hib = partial(HeadInformationBottleneck, method="hib", steps=arguments.steps)
+    yield "occlusion", Occlusion(method="occlusion"), 0, 0
+    yield "hib, paper", hib(beta=10.0), 0, 0
+    yield "hib, information", hib(bottleneck="mutual-information", score="information"), 0, 0
+    for seed in range(arguments.random_seeds):
+        yield "random", Random(method="random"), 0, seed
+
+
+def measured(evaluation: Evaluation, unpruned: Evaluation | None = None) -> dict[str, Any]:
+    found = {
+        "wer": round(evaluation.value, 4),
+        "interval": [round(bound, 4) for bound in evaluation.interval],
+    }
+    rise = None if unpruned is None else paired_change(unpruned, evaluation)
+    return found if rise is None else {**found, "rise": [round(bound, 4) for bound in rise]}
+
+
+def exported(model: PreTrainedModel, directory: Path) -> Predict:
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / ONNX_DIRECTORY).mkdir(parents=True)
+    export_onnx(model, directory / ONNX_DIRECTORY, TASK.export_task, 18, TASK.graphs)
+    save_configuration(model, directory)
+    return TASK.onnx_timed(directory, "cpu", 1)
+
+
+def latency(original: Predict, pruned: Predict, checkpoint: Checkpoint) -> dict[str, Any]:
+    settings = BenchmarkSettings(seconds=(5.0,), repetitions=10, warmup=2)
+    (found,) = measure_latency(
+        original,
+        pruned,
+        PROVIDERS["cpu"],
+        lambda seconds, batch: example_inputs(checkpoint, seconds, batch),
+        settings,
+    )
+    return {
+        "milliseconds": [round(found.before.p50), round(found.after.p50)],
+        "speed_up": round(found.ratio, 3),
+        "speed_up_interval": [round(bound, 3) for bound in found.ratio_interval],
+    }
 
 
 def scored(speech: Speech, method: MethodBase, silence: float, seed: int) -> tuple[Scores, float]:
@@ -233,14 +319,12 @@ def shuffled_clips() -> list[Utterance]:
     return [Utterance(row["audio"], AudioFile(root / row["audio"]), row["text"]) for row in rows]
 
 
-def transcribe(
-    inputs: list[torch.Tensor], task: SpeechRecognitionSeq2Seq, checkpoint: Checkpoint
-) -> list[Target]:
-    predict = task.torch_predict(checkpoint.model)
+def transcribe(inputs: list[torch.Tensor], checkpoint: Checkpoint) -> list[Target]:
+    predict = TASK.torch_predict(checkpoint.model)
     said: list[Target] = []
     for start in range(0, len(inputs), AT_ONCE):
         tokens = predict({"input_features": torch.cat(inputs[start : start + AT_ONCE])})
-        said.extend(task.decode(row, checkpoint.vocabulary) for row in tokens)
+        said.extend(TASK.decode(row, checkpoint.vocabulary) for row in tokens)
     return said
 
 
