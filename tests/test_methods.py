@@ -64,7 +64,7 @@ CASES = {
             "steps": 60,
         },
     ),
-    "head-iba": Case(fields={"steps": 4}, planted={"beta": 0.01, "steps": 30}),
+    "head-iba": Case(fields={"steps": 4}, planted={"beta": 0.001, "steps": 40}),
     "gates": Case(fields={"steps": 4}, planted={"steps": 60, "penalty": 0.05}, per_sample=False),
     "attattr": Case(fields={"steps": 3}, planted={"steps": 20}),
     "occlusion": Case(),
