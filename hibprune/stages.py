@@ -25,6 +25,7 @@ from hibprune.footprint import measure_footprint
 from hibprune.loading import Material
 from hibprune.narration import Narrator, StepNarration
 from hibprune.output import onnx_bytes
+from hibprune.passes import effort_measured
 from hibprune.planning import make_plan
 from hibprune.recipe import LoadedRecipe, Recipe
 from hibprune.records import (
@@ -42,6 +43,8 @@ from hibprune.surgery import remove_heads, save_configuration, save_model
 from hibprune.tasks import Target
 
 Result = TypeVar("Result")
+
+ATTRIBUTE = "attribute"
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ def _once(
     finding: Callable[[Result], str],
     files: Callable[[Result], list[str]] = lambda result: [],
     version: int = 1,
+    said: str | None = None,
 ) -> Done[Result]:
     step = Step[Result](run.directory, name, version, {**run.basis, **inputs}, result_type)
-    with run.narrator.step(name) as narration:
+    with run.narrator.step(said or name) as narration:
         done = step.once(lambda: compute(step, narration), files)
         narration.found(finding(done.result), done.seconds if done.resumed else None)
     return done
@@ -144,8 +148,13 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
     return done.result, done.key
 
 
-def attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
-    """Score the heads on the calibration clips."""
+def attribute(
+    run: Run, targets: tuple[dict[str, Target], str], name: str = ATTRIBUTE, label: str = ""
+) -> Done[Scores]:
+    """Score the heads on the calibration clips.
+
+    `name` keeps the scores of several methods apart in one directory; `label` is how to call them.
+    """
     method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
 
     def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
@@ -166,16 +175,18 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
         samples = [
             _sample(run, clip, targets[0][clip.id]) for clip in run.material.calibration.utterances
         ]
-        return method.attribute(run.checkpoint.model, samples, run.recipe.task.loss, session)
+        with effort_measured(run.checkpoint.model, len(samples) - len(done)) as effort:
+            scores = method.attribute(run.checkpoint.model, samples, run.recipe.task.loss, session)
+        return scores.model_copy(update={"effort": effort()})
 
     def finding(scores: Scores) -> str:
         split_half = scores.split_half
         stability = "" if split_half is None else f", split-half rank correlation {split_half:.2f}"
-        return f"{len(scores.heads)} heads by {scores.method}{stability}"
+        return f"{len(scores.heads)} heads by {label or scores.method}{stability}"
 
     return _once(
         run,
-        "attribute",
+        name,
         {
             "calibration": run.material.calibration.identity,
             "crop_seconds": run.recipe.calibration.crop_seconds,
@@ -186,6 +197,7 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
         Scores,
         attribute,
         finding,
+        said=ATTRIBUTE,
     )
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 2000
+RESAMPLES_AT_ONCE = 200
+"""What bounds memory: a row of draws has a number for each clip."""
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -43,6 +45,38 @@ def bootstrap_interval(
         rng=np.random.default_rng(seed),
     )
     return (float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def resampled_error_rates(
+    errors: Sequence[Sequence[float]], counted: Sequence[float], seed: int = 0
+) -> np.ndarray:
+    """Error rates (resamples, rows) over clips drawn with replacement (Efron 1979).
+
+    Every row of `errors` sees the same draw, so that differences of rows are paired.
+    """
+    rows, weights = np.asarray(errors, dtype=np.float64), np.asarray(counted, dtype=np.float64)
+    n = len(weights)
+    generator = np.random.default_rng(seed)
+    rates = np.empty((BOOTSTRAP_RESAMPLES, len(rows)))
+    for start in range(0, BOOTSTRAP_RESAMPLES, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, BOOTSTRAP_RESAMPLES - start)
+        draws = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+        rates[start : start + size] = (draws @ rows.T) / (draws @ weights)[:, None]
+    return rates
+
+
+def percentile_interval(resampled: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of resampled values."""
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return (float(low), float(high))
+
+
+def area_under(shares: Sequence[float], values: np.ndarray) -> np.ndarray:
+    """Trapezoidal area under values (…, shares), divided by the range of the shares.
+
+    So it is the mean height of the curve, in the values' own unit.
+    """
+    return np.asarray(np.trapezoid(values, shares, axis=-1) / (shares[-1] - shares[0]))
 
 
 def spearman(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:

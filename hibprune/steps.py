@@ -69,7 +69,7 @@ class Step(Generic[Result]):
 
         `files` names the files, relative to the directory, that the step left there.
         """
-        kept = self._kept(files)
+        kept = self.kept(files)
         if kept is not None:
             return kept
         start = time.perf_counter()
@@ -89,7 +89,8 @@ class Step(Generic[Result]):
         self._partial_path.unlink(missing_ok=True)
         return Done(self.key, result, seconds, resumed=False)
 
-    def _kept(self, files: Callable[[Result], list[str]]) -> Done[Result] | None:
+    def kept(self, files: Callable[[Result], list[str]] = lambda _: []) -> Done[Result] | None:
+        """The result that an earlier run kept, if it is of this very step."""
         record = _read(self._record_path, _Record)
         if record is None or record.key != self.key:
             return None

@@ -17,15 +17,16 @@ PACKAGE = Path(hibprune.__file__).parent
 # Top to bottom. Rooms on one floor do not import one another; a room is a module or a package.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("pipeline",),
+    ("pipeline", "comparing"),
     ("stages",),
     ("outcome", "checking"),
     ("loading", "evaluation", "prediction"),
     ("recipe",),
     ("attribution", "checkpoint"),
     ("tasks",),
-    ("data", "planning", "surgery", "export", "bench", "footprint", "report", "machine"),
-    ("attention", "steps", "output", "manifest", "hibprune"),
+    ("data", "planning", "surgery", "export", "bench", "footprint", "report", "machine", "passes"),
+    ("attention", "steps", "output", "comparison", "hibprune"),
+    ("manifest",),
     ("families", "records", "files", "runtime", "narration"),
     ("errors", "statistics"),
 )

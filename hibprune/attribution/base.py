@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hibprune.families import Family
 from hibprune.records import ENCODER, Scores
 from hibprune.tasks import Batch, Encoded
 
@@ -75,6 +76,10 @@ class MethodBase(BaseModel, ABC):
     def scored_stacks(self) -> tuple[str, ...]:
         """The stacks of attention whose heads it scores."""
         return (ENCODER,)
+
+    def family_fault(self, family: Family) -> str | None:
+        """Why it cannot score models of a family, or None when it can."""
+        return None
 
     @abstractmethod
     def attribute(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from hibprune.attention import encoder_kept, heads_of, prefix_replayed, silenced
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches
+from hibprune.families import Family
 from hibprune.records import ENCODER, Head, Scores
 
 StackName = Literal["encoder", "decoder.self", "decoder.cross"]
@@ -44,6 +45,11 @@ class Occlusion(MethodBase):
 
     def scored_stacks(self) -> tuple[str, ...]:
         return self.stacks
+
+    def family_fault(self, family: Family) -> str | None:
+        there = [stack.name for stack in family.stacks]
+        missing = [stack for stack in self.stacks if stack not in there]
+        return f"it has no attention heads '{missing[0]}'" if missing else None
 
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
