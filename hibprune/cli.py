@@ -229,6 +229,34 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
 
 
 @main.command()
+@click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Directory to write; default exported_models/correlate-<RUN>-<RUN>.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
+def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> None:
+    """Correlate the head scores of two finished RUNs: two tasks, or two methods.
+
+    Prints Spearman's and Pearson's correlation and writes correlate.json, .png and .svg.
+    """
+    with plain_errors():
+        from hibprune.narration import quiet_libraries
+
+        quiet_libraries()
+
+        from hibprune.correlating import correlate_runs, correlation_line
+
+        named = f"correlate-{first.resolve().name}-{second.resolve().name}"
+        correlation = correlate_runs(first, second, output or Path("exported_models") / named)
+        click.echo(
+            correlation.model_dump_json(indent=1) if as_json else correlation_line(correlation)
+        )
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON schema of recipes."""
     import json

@@ -5,8 +5,6 @@ from __future__ import annotations
 from hibprune.manifest import DataSummary, Machine, ModelSummary
 from hibprune.records import Head, Interval, Record
 
-STEM = "compare"
-
 
 class Estimate(Record):
     """A value with its 95 % interval over resampled validation clips."""
@@ -103,3 +101,37 @@ class Comparison(Record):
     def of_scope(self, scope: str) -> tuple[Curve, ...]:
         """The curves of one scope, in the order of the methods."""
         return tuple(curve for curve in self.curves if curve.scope == scope)
+
+
+class CorrelatedRun(Record):
+    """One side of a correlation; `scores` are aligned with the correlation's `heads`."""
+
+    directory: str
+    recipe: str
+    task: str
+    model: str
+    method: str
+    samples: int
+    split_half: float | None
+    scores: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """How a picture calls it."""
+        return f"{self.recipe}, {self.method}"
+
+
+class Correlation(Record):
+    """How far two runs agree on their heads; intervals over resampled heads.
+
+    `layers` holds Spearman's correlation within each layer of at least three heads.
+    """
+
+    family: str
+    heads: tuple[Head, ...]
+    first: CorrelatedRun
+    second: CorrelatedRun
+    spearman: Estimate
+    pearson: Estimate
+    layers: dict[int, float]
+    versions: dict[str, str]

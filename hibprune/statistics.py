@@ -88,6 +88,22 @@ def spearman(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.n
     return float(spearmanr(first, second).statistic)
 
 
+def pearson(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Pearson correlation along an axis; 0 where either side is constant."""
+    a = first - first.mean(axis=axis, keepdims=True)
+    b = second - second.mean(axis=axis, keepdims=True)
+    scale = np.sqrt((a * a).sum(axis=axis) * (b * b).sum(axis=axis))
+    product = (a * b).sum(axis=axis)
+    return np.asarray(np.where(scale > 0, product / np.where(scale > 0, scale, 1), 0.0))
+
+
+def rank_pearson(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Spearman correlation along an axis: Pearson's of the ranks, ties sharing theirs."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(first, axis=axis), rankdata(second, axis=axis), axis)
+
+
 def split_half_correlation(
     per_sample: Sequence[Sequence[float]], splits: int = 20, seed: int = 0
 ) -> float | None:

@@ -117,6 +117,17 @@ class Step(Generic[Result]):
         return kept.rows if kept is not None and kept.key == self.key else {}
 
 
+def kept_result(directory: Path, name: str, result_type: Any) -> tuple[Any, float] | None:
+    """What a step left in a directory and the seconds it took, whatever it depended on."""
+    record = _read(directory / "steps" / f"{name}.json", _Record)
+    if record is None:
+        return None
+    try:
+        return TypeAdapter(result_type).validate_python(record.result), record.seconds
+    except ValidationError:
+        return None
+
+
 class _Record(BaseModel):
     """What is kept of a finished step, and checked before it is believed."""
 

@@ -17,7 +17,7 @@ PACKAGE = Path(hibprune.__file__).parent
 # Top to bottom. Rooms on one floor do not import one another; a room is a module or a package.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("pipeline", "comparing"),
+    ("pipeline", "comparing", "correlating"),
     ("stages",),
     ("outcome", "checking"),
     ("loading", "evaluation", "prediction"),

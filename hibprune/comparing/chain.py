@@ -20,7 +20,7 @@ from hibprune.loading import Material, load, loaded_line, skipped_lines
 from hibprune.machine import describe_machine, installed_versions
 from hibprune.narration import Narrator
 from hibprune.outcome import data_summary, model_summary
-from hibprune.output import LOG_FILE, check_output, open_output
+from hibprune.output import COMPARISON, LOG_FILE, check_output, open_output
 from hibprune.planning import Budget, lowest_heads
 from hibprune.recipe import LoadedRecipe
 from hibprune.records import Evaluation, Head, Scores, heads_by_layer
@@ -69,7 +69,7 @@ def compare_recipe(
         comparison = _compare(run, choice, scored, heads, shlex.join(command))
         with narrator.step("report") as narration:
             write_comparison(comparison, directory)
-            narration.found(f"{directory / 'compare.md'}")
+            narration.found(f"{directory / f'{COMPARISON}.md'}")
     return comparison
 
 
@@ -88,7 +88,7 @@ def _check_amounts(choice: Choice, heads: tuple[Head, ...], budget: Budget) -> l
             raise UserError(f"--fractions: all are less than one head ({scope}): raise them")
         none = [f"{fraction:g}" for fraction, amount in sorted(amounts.items()) if not amount]
         if none:
-            lines.append(f"{scope}: {listing(none)} of the heads is less than one head: left out")
+            lines.append(f"{scope}: fraction {listing(none)} is less than one head: left out")
     return lines
 
 

@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hibprune.comparison import STEM, Comparison, Curve, Estimate, Point, ScoredMethod
+from hibprune.comparison import Comparison, Curve, Estimate, Point, ScoredMethod
 from hibprune.files import write_text
+from hibprune.output import COMPARISON
 from hibprune.report.curves import curve_figure
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.wording import (
@@ -33,10 +34,10 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
     """Write pictures, page and table and, last of all, the JSON."""
     for scope in comparison.scopes:
         for suffix in ("png", "svg"):
-            curve_figure(comparison, scope, directory / f"{STEM}-{scope}.{suffix}")
-    write_text(directory / f"{STEM}.csv", comparison_csv(comparison))
-    write_text(directory / f"{STEM}.md", comparison_markdown(comparison))
-    write_text(directory / f"{STEM}.json", comparison.model_dump_json(indent=1) + "\n")
+            curve_figure(comparison, scope, directory / f"{COMPARISON}-{scope}.{suffix}")
+    write_text(directory / f"{COMPARISON}.csv", comparison_csv(comparison))
+    write_text(directory / f"{COMPARISON}.md", comparison_markdown(comparison))
+    write_text(directory / f"{COMPARISON}.json", comparison.model_dump_json(indent=1) + "\n")
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -87,7 +88,9 @@ def _what(comparison: Comparison) -> str:
 def _scope(comparison: Comparison, scope: str) -> str:
     curves = comparison.of_scope(scope)
     heading = f"## {WHERE[scope]} ({scope})"
-    picture = f"![{plain(WHERE[scope])}: the metric over the share removed]({STEM}-{scope}.png)"
+    picture = (
+        f"![{plain(WHERE[scope])}: the metric over the share removed]({COMPARISON}-{scope}.png)"
+    )
     return "\n\n".join([heading, picture, _areas(comparison, curves), _values(comparison, curves)])
 
 
@@ -110,6 +113,8 @@ def finding(comparison: Comparison, curve: Curve) -> str:
     if difference is None:
         return "the reference"
     low, high = difference.interval
+    if low == high == 0:
+        return "the same"
     if low <= 0 <= high:
         return "within the noise"
     return "better" if (low > 0) == comparison.higher_is_better else "worse"

@@ -121,7 +121,8 @@ def _draw(axes: Axes, comparison: Comparison, curve: Curve, whole: Estimate) -> 
         markersize=5,
         markeredgecolor="white",
         markeredgewidth=0.6,
-        zorder=4 if curve.label == comparison.reference else 3,
+        # Beneath the others, which would vanish behind its broad line.
+        zorder=2 if curve.label == comparison.reference else 3,
         clip_on=False,
     )
 

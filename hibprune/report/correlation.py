@@ -1,0 +1,70 @@
+"""The picture of two runs' scores against each other, head by head and layer by layer."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hibprune.comparison import Correlation
+from hibprune.report.figures import FAINT, GRID, INK, KEPT, TEXT_SIZE, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TITLE_WIDTH = 36
+"""Letters in a line above the scatter or beside an axis."""
+
+
+def correlation_figure(correlation: Correlation, path: Path) -> None:
+    """Draw a dot for every head, its layer by colour, and the rank correlation in every layer."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    layers = correlation.layers
+    figure = Figure(figsize=(8.2, 4.2), layout="constrained")
+    heads, by_layer = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    dots = heads.scatter(
+        correlation.first.scores,
+        correlation.second.scores,
+        c=[head.layer for head in correlation.heads],
+        cmap="viridis",
+        s=34,
+        edgecolors="white",
+        linewidths=0.6,
+    )
+    bar = figure.colorbar(dots, ax=heads, pad=0.02, aspect=30)
+    bar.set_label("layer, 0 nearest the input", size=TEXT_SIZE - 1, color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    bar.ax.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
+    low, high = correlation.spearman.interval
+    _dress(
+        heads,
+        f"Spearman {correlation.spearman.value:.2f} ({low:.2f} to {high:.2f}), "
+        f"{len(correlation.heads)} heads",
+        f"score: {correlation.first.label}",
+        f"score: {correlation.second.label}",
+    )
+    by_layer.axvline(0, color=FAINT, linewidth=1)
+    by_layer.hlines(list(layers), 0, list(layers.values()), color=KEPT, linewidth=1.6)
+    by_layer.plot(list(layers.values()), list(layers), "o", color=KEPT, markersize=6)
+    by_layer.set_xlim(-1.08, 1.08)
+    by_layer.set_ylim(-0.6, max(layers, default=0) + 0.6)
+    by_layer.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=13))
+    _dress(by_layer, "Within each layer", "Spearman's rank correlation", "layer")
+    by_layer.set_xticks(np.linspace(-1, 1, 5))
+    save(figure, path)
+
+
+def _dress(axes: Axes, title: str, across: str, up: str) -> None:
+    axes.set_title(title, loc="left", size=TEXT_SIZE, color=INK)
+    axes.set_xlabel(textwrap.fill(across, TITLE_WIDTH), size=TEXT_SIZE, color=INK)
+    axes.set_ylabel(textwrap.fill(up, TITLE_WIDTH), size=TEXT_SIZE, color=INK)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
