@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import bootstrap, pearsonr, spearmanr
@@ -156,9 +158,7 @@ def test_correlations_agree_with_scipy() -> None:
     for number in range(5):
         one, other = first[number], second[number]
         assert pearson(first, second)[number] == pytest.approx(pearsonr(one, other).statistic)
-        assert rank_pearson(first, second)[number] == pytest.approx(
-            spearmanr(one, other).statistic
-        )
+        assert rank_pearson(first, second)[number] == pytest.approx(spearmanr(one, other).statistic)
     assert pearson(np.ones(4), np.arange(4.0)) == 0
 
 
@@ -173,7 +173,7 @@ def test_names_beside_curves_do_not_cover_each_other(wanted: list[float]) -> Non
         (place - height / 2, place + height / 2)
         for place, height in zip(places, heights, strict=True)
     ]
-    assert all(low[1] <= high[0] + 1e-9 for low, high in zip(edges, edges[1:], strict=False))
+    assert all(low[1] <= high[0] + 1e-9 for low, high in itertools.pairwise(edges))
     assert edges[0][0] >= -1e-9
     assert edges[-1][1] <= 1 + 1e-9
 
