@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hibprune.comparison import Correlation
-from hibprune.report.figures import FAINT, GRID, INK, KEPT, TEXT_SIZE, save
+from hibprune.report.figures import FAINT, INK, KEPT, TEXT_SIZE, dress, save
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-TITLE_WIDTH = 36
-"""Letters in a line above the scatter or beside an axis."""
+NAME_WIDTH = 36
+"""Letters in a line beside an axis."""
 
 
 def correlation_figure(correlation: Correlation, path: Path) -> None:
@@ -41,12 +37,12 @@ def correlation_figure(correlation: Correlation, path: Path) -> None:
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar.ax.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
     low, high = correlation.spearman.interval
-    _dress(
+    dress(
         heads,
         f"Spearman {correlation.spearman.value:.2f} ({low:.2f} to {high:.2f}), "
         f"{len(correlation.heads)} heads",
-        f"score: {correlation.first.label}",
-        f"score: {correlation.second.label}",
+        textwrap.fill(f"score: {correlation.first.label}", NAME_WIDTH),
+        textwrap.fill(f"score: {correlation.second.label}", NAME_WIDTH),
     )
     by_layer.axvline(0, color=FAINT, linewidth=1)
     by_layer.hlines(list(layers), 0, list(layers.values()), color=KEPT, linewidth=1.6)
@@ -54,17 +50,6 @@ def correlation_figure(correlation: Correlation, path: Path) -> None:
     by_layer.set_xlim(-1.08, 1.08)
     by_layer.set_ylim(-0.6, max(layers, default=0) + 0.6)
     by_layer.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=13))
-    _dress(by_layer, "Within each layer", "Spearman's rank correlation", "layer")
+    dress(by_layer, "Within each layer", "Spearman's rank correlation", "layer")
     by_layer.set_xticks(np.linspace(-1, 1, 5))
     save(figure, path)
-
-
-def _dress(axes: Axes, title: str, across: str, up: str) -> None:
-    axes.set_title(title, loc="left", size=TEXT_SIZE, color=INK)
-    axes.set_xlabel(textwrap.fill(across, TITLE_WIDTH), size=TEXT_SIZE, color=INK)
-    axes.set_ylabel(textwrap.fill(up, TITLE_WIDTH), size=TEXT_SIZE, color=INK)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hibprune.comparison import Comparison, Curve, Estimate
-from hibprune.report.figures import FAINT, GRID, INK, TEXT_SIZE, save
+from hibprune.report.figures import FAINT, GRID, INK, TEXT_SIZE, dress, save
 from hibprune.report.wording import metric_name
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B08000", "#7
 """Okabe and Ito's, which stay apart for every kind of colour vision, two of them darkened."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 DASHES = ("-", (0, (5, 1.6)))
-BAND = "#8b929b"
+WHERE = {"global": "over the whole model", "layerwise": "the same share of every layer"}
 LABEL_WIDTH = 30
 """Letters in a line of a label beside the curves."""
 
@@ -38,7 +38,7 @@ def style_of(comparison: Comparison, label: str) -> Style:
     """The style of a method: the reference is drawn boldest, drawn scores are grey."""
     drawn = {method.label for method in comparison.methods if method.drawn}
     if label in drawn:
-        return Style(BAND, "", (0, (2, 1.5)), 1.6)
+        return Style(FAINT, "", (0, (2, 1.5)), 1.6)
     labels = [method.label for method in comparison.methods if method.label not in drawn]
     place = labels.index(label)
     return Style(
@@ -59,45 +59,36 @@ def curve_figure(comparison: Comparison, scope: str, path: Path) -> None:
     names = {curve.label: textwrap.wrap(curve.label, LABEL_WIDTH) for curve in curves}
     lines = sum(map(len, names.values()))
     height = max(4.4, 0.9 + 0.235 * lines)
+    below = 0.78 / height
     figure = Figure(figsize=(8.2, height))
-    axes = figure.add_axes((0.085, 0.13, 0.60, 0.77))
+    axes = figure.add_axes((0.085, below, 0.60, 0.93 - below))
     shares = sorted({point.share for curve in curves for point in curve.points})
-    _uncertainty_of_whole(axes, whole, shares[-1])
+    axes.axhspan(*whole.interval, color=GRID, alpha=0.6, linewidth=0, zorder=0)
     for curve in curves:
         _draw(axes, comparison, curve, whole)
-    _name_at_the_end(axes, 0.77 * height, comparison, curves, names)
+    _name_at_the_end(axes, (0.93 - below) * height, comparison, curves, names)
     axes.set_xlim(0, shares[-1])
     axes.set_ylim(*_range(curves, whole))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     metric = metric_name(comparison.metric)
     aim = "higher" if comparison.higher_is_better else "lower"
-    axes.set_title(
+    dress(
+        axes,
         f"{metric[0].upper()}{metric[1:]} on {comparison.validation.n} clips ({aim} is better)",
-        loc="left",
-        size=TEXT_SIZE,
+        f"attention heads removed, {WHERE[scope]}",
+        "",
+    )
+    drawn = [method.label for method in comparison.methods if method.drawn]
+    band = f"    grey band: {drawn[0]}, from the lowest to the highest draw" if drawn else ""
+    figure.text(
+        0.085,
+        0.02,
+        f"light strip: 95 % interval with no head removed{band}",
+        size=TEXT_SIZE - 2,
         color=INK,
     )
-    where = {"global": "over the whole model", "layerwise": "the same share of every layer"}
-    axes.set_xlabel(f"attention heads removed, {where[scope]}", size=TEXT_SIZE, color=INK)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
     save(figure, path)
-
-
-def _uncertainty_of_whole(axes: Axes, whole: Estimate, end: float) -> None:
-    axes.axhspan(*whole.interval, color=GRID, alpha=0.6, linewidth=0, zorder=0)
-    axes.text(
-        0.012 * end,
-        whole.interval.low,
-        "none removed, 95 % interval",
-        size=TEXT_SIZE - 2.5,
-        color=FAINT,
-        va="top",
-    )
 
 
 def _draw(axes: Axes, comparison: Comparison, curve: Curve, whole: Estimate) -> None:

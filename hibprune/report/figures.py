@@ -249,6 +249,18 @@ def _latency_panel(axes: Axes, latency: LatencySummary, setting: str) -> None:
     axes.set_title(heading, loc="left", size=TEXT_SIZE, color=INK)
 
 
+def dress(axes: Axes, title: str, across: str, up: str) -> None:
+    """Give a plot its title, the names of its axes and a faint grid."""
+    axes.set_title(title, loc="left", size=TEXT_SIZE, color=INK)
+    axes.set_xlabel(across, size=TEXT_SIZE, color=INK)
+    axes.set_ylabel(up, size=TEXT_SIZE, color=INK)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a picture, PNG or SVG by its suffix; the same picture always gives the same bytes."""
     import matplotlib
