@@ -145,6 +145,20 @@ def test_differences_are_paired_over_clips() -> None:
     assert second.to_reference.interval == pytest.approx((0.1, 0.1))
 
 
+def test_intervals_of_accuracy_count_what_is_right() -> None:
+    evaluated = {(): accuracy(*[0.0] * 6), ONE: accuracy(*[0.0] * 6), OTHER: accuracy(*[1.0] * 6)}
+    tracks = [
+        Track("hib", "global", (0.3,), ((ONE,),)),
+        Track("other", "global", (0.3,), ((OTHER,),)),
+    ]
+    always, never = curves_of(tracks, evaluated, heads=4, reference="hib")
+    assert always.area is not None
+    assert never.to_reference is not None
+    assert (always.area.value, always.area.interval) == (1, (1, 1))
+    # From all right to none right: half on the way.
+    assert (never.to_reference.value, never.to_reference.interval) == (-0.5, (-0.5, -0.5))
+
+
 def test_points_alone_have_no_area() -> None:
     evaluated = {(): accuracy(0, 0), TWO: accuracy(1, 0)}
     (curve,) = points_of([Track("hib", "global", (0.5,), ((TWO,),))], evaluated, heads=4)
