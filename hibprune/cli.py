@@ -118,6 +118,98 @@ def run(
 
 @main.command()
 @RECIPE
+@click.option(
+    "--methods",
+    default="all",
+    show_default=True,
+    metavar="METHOD,…",
+    help="E.g. hib,hib:beta=10:score=similarity,random. A name has the recipe's settings where it "
+    "is the recipe's method, else its defaults; `:setting=value` changes one.",
+)
+@click.option(
+    "--fractions",
+    default="0.1,0.2,0.3,0.4,0.5,0.6,0.7",
+    show_default=True,
+    help="Shares of the heads to remove, rounded down to whole heads.",
+)
+@click.option("--scope", default="global,layerwise", show_default=True, help="One or both.")
+@click.option(
+    "--seeds", default=5, show_default=True, help="Draws of the random baseline, from the recipe's."
+)
+@click.option(
+    "--metric", help="Of the curves; default token-accuracy for asr-seq2seq, the task's otherwise."
+)
+@click.option(
+    "--points",
+    default="0.1,0.3,0.5",
+    show_default=True,
+    help="Fractions to measure the task's own metric at, where the curves show another.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Directory to write; default exported_models/<recipe name>-compare. In that of a run, its "
+    "scores are taken up.",
+)
+@OVERRIDES
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Override the device.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
+@click.option("--quiet", is_flag=True, help="No progress bars and no closing lines: for logs.")
+def compare(
+    recipe: Path,
+    methods: str,
+    fractions: str,
+    scope: str,
+    seeds: int,
+    metric: str | None,
+    points: str,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Hold attribution methods against each other on RECIPE's model and data.
+
+    Scores once by every method, silences the lowest heads share by share and measures. Writes
+    curves, areas with intervals, costs and rank correlations as compare.md, .json, .csv, .png and
+    .svg.
+    """
+    share_the_processor()
+    with plain_errors():
+        from rich.console import Console
+
+        from hibprune.narration import Narrator, quiet_libraries
+
+        quiet_libraries()
+
+        from hibprune.recipe import load_recipe
+
+        if device is not None:
+            overrides = (*overrides, f"device={device}")
+        loaded = load_recipe(recipe, overrides)
+        directory = output or Path("exported_models") / f"{loaded.recipe.name}-compare"
+        console = Console(stderr=as_json)
+
+        from hibprune.comparing import Wishes, compare_recipe
+        from hibprune.report.comparison import summary_lines
+
+        comparison = compare_recipe(
+            loaded,
+            overrides,
+            Wishes(methods, fractions, scope, seeds, metric, points),
+            directory,
+            Narrator(console, console.is_terminal and not quiet),
+            ("hibprune", *sys.argv[1:]),
+        )
+        if as_json:
+            click.echo(comparison.model_dump_json(indent=1))
+        elif not quiet:
+            click.echo("\n".join(summary_lines(comparison)))
+
+
+@main.command()
+@RECIPE
 @OVERRIDES
 @click.option("--offline", is_flag=True, help="Do not ask the Hugging Face Hub.")
 def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
@@ -134,6 +226,34 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
         for line in unchecked:
             click.echo(f"not checked: {line}")
         click.echo(f"{recipe}: ok")
+
+
+@main.command()
+@click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Directory to write; default exported_models/correlate-<RUN>-<RUN>.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
+def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> None:
+    """Correlate the head scores of two finished RUNs: two tasks, or two methods.
+
+    Prints Spearman's and Pearson's correlation and writes correlate.json, .png and .svg.
+    """
+    with plain_errors():
+        from hibprune.narration import quiet_libraries
+
+        quiet_libraries()
+
+        from hibprune.correlating import correlate_runs, correlation_line
+
+        named = f"correlate-{first.resolve().name}-{second.resolve().name}"
+        correlation = correlate_runs(first, second, output or Path("exported_models") / named)
+        click.echo(
+            correlation.model_dump_json(indent=1) if as_json else correlation_line(correlation)
+        )
 
 
 @main.command()

@@ -101,18 +101,12 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
     cases = outcome.parity.result.cases
     return Manifest(
         recipe=recipe.name,
-        model=ModelSummary(
-            source=recipe.model.source,
-            on_hub=recipe.model.local_directory(outcome.loaded.root) is None,
-            revision=recipe.model.revision,
-            family=material.checkpoint.family.model_type,
-            identity=material.checkpoint.identity,
-        ),
+        model=model_summary(outcome.loaded, material),
         task=recipe.task.kind,
         device=outcome.device,
         seed=recipe.seed,
-        calibration=_data(material.calibration, recipe.calibration.source.kind),
-        validation=_data(material.validation, recipe.validation.source.kind),
+        calibration=data_summary(material.calibration, recipe.calibration.source.kind),
+        validation=data_summary(material.validation, recipe.validation.source.kind),
         attribution=AttributionSummary(
             method=scores.method,
             settings=method.model_dump(mode="json", exclude={"method"}),
@@ -190,7 +184,20 @@ def _by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
     return {layer: tuple(indices) for layer, indices in heads_by_layer(heads).items()}
 
 
-def _data(selection: Selection, kind: str) -> DataSummary:
+def model_summary(loaded: LoadedRecipe, material: Material) -> ModelSummary:
+    """Which checkpoint a run works on."""
+    source = loaded.recipe.model
+    return ModelSummary(
+        source=source.source,
+        on_hub=source.local_directory(loaded.root) is None,
+        revision=source.revision,
+        family=material.checkpoint.family.model_type,
+        identity=material.checkpoint.identity,
+    )
+
+
+def data_summary(selection: Selection, kind: str) -> DataSummary:
+    """Which clips a run works on, from a source of some kind."""
     return DataSummary(
         kind=kind,
         n=len(selection.utterances),

@@ -16,6 +16,8 @@ LOG_FILE = "run.log"
 STEPS = "steps"
 PREDICTIONS = "predictions"
 """What each model said of every validation clip: baseline, pruned and exported, one file each."""
+COMPARISON = "compare"
+"""Stem of the files of a comparison, which may share the directory of a run."""
 MARKER = f"{STEPS}/.hibprune"
 """Written before anything else; tells a directory of ours from any other."""
 
@@ -83,10 +85,11 @@ def onnx_bytes(directory: Path, graphs: Sequence[str]) -> int:
 def file_digests(directory: Path) -> dict[str, str]:
     """sha256 of every file a user may deploy or read, by its path in the directory."""
     own = {LOG_FILE, "manifest.json"}
+    others = (f"{STEPS}/", f"{COMPARISON}.", f"{COMPARISON}-")
     paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
     names = ((path, path.relative_to(directory).as_posix()) for path in paths)
     return {
         name: sha256_of(path)
         for path, name in names
-        if name not in own and not name.startswith(f"{STEPS}/")
+        if name not in own and not name.startswith(others)
     }

@@ -71,12 +71,31 @@ ONLY_ROUND = Round()
 def make_plan(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> Plan:
     """Remove the lowest scores within the budget; ties go to the lower (layer, index) first.
 
-    A fraction is rounded down to whole heads. The budget is of all heads, also those gone in rounds
-    before; the plan is of those that `scores` are of.
+    The budget is of all heads, also those gone in rounds before; the plan is of those that
+    `scores` are of.
 
     Raises:
         UserError: the budget asks for more heads than may go, or for less than one; a score is not
             finite; or a head is not the encoder's.
+    """
+    removed = lowest_heads(scores, budget, part)
+    if not removed:
+        raise UserError(
+            f"budget: fraction {budget.fraction:g} of {len(scores.heads)} heads ({budget.scope}) "
+            "is less than one head: raise it"
+        )
+    kept = set(scores.heads) - set(removed)
+    return Plan(removed=removed, kept=tuple(sorted(kept)))
+
+
+def lowest_heads(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> tuple[Head, ...]:
+    """The heads that a budget removes, sorted; none where its fraction is less than one head.
+
+    A fraction is rounded down to whole heads.
+
+    Raises:
+        UserError: the budget asks for more heads than may go; a score is not finite; or a head is
+            not the encoder's.
     """
     values = scores.values
     others = sorted({head.stack for head in values} - {ENCODER})
@@ -102,12 +121,7 @@ def make_plan(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> Plan:
             for layer in sorted({head.layer for head in ranking})
             for head in _lowest_of_layer(ranking, layer, budget, part)
         ]
-    if not removed:
-        raise UserError(
-            f"budget: fraction {budget.fraction:g} of {len(ranking)} heads ({budget.scope}) is "
-            "less than one head: raise it"
-        )
-    return Plan(removed=tuple(sorted(removed)), kept=tuple(sorted(set(values) - set(removed))))
+    return tuple(sorted(removed))
 
 
 def check_budget(budget: Budget, heads: tuple[Head, ...]) -> None:

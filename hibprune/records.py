@@ -53,6 +53,18 @@ def heads_by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
     return grouped
 
 
+class Effort(Record):
+    """What scoring took: seconds, and clips sent through the encoder and back.
+
+    For `samples` of the calibration clips: fewer than all where an interrupted run had done some.
+    """
+
+    seconds: float
+    forwards: int
+    backwards: int
+    samples: int
+
+
 class Scores(Record):
     """How much each head matters to the task: higher matters more.
 
@@ -65,6 +77,7 @@ class Scores(Record):
     heads: tuple[Head, ...]
     samples: tuple[str, ...]
     per_sample: tuple[tuple[float, ...], ...]
+    effort: Effort | None = None
 
     @property
     def values(self) -> dict[Head, float]:

@@ -25,7 +25,8 @@ from hibprune.footprint import measure_footprint
 from hibprune.loading import Material
 from hibprune.narration import Narrator, StepNarration
 from hibprune.output import PREDICTIONS, onnx_bytes
-from hibprune.planning import Round, make_plan
+from hibprune.passes import effort_measured
+from hibprune.planning import ONLY_ROUND, Round, make_plan
 from hibprune.recipe import LoadedRecipe, Recipe
 from hibprune.records import (
     Benchmark,
@@ -43,6 +44,8 @@ from hibprune.surgery import copy_without, remove_heads, save_configuration, sav
 from hibprune.tasks import Target
 
 Result = TypeVar("Result")
+
+ATTRIBUTE = "attribute"
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ def _once(
     finding: Callable[[Result], str],
     files: Callable[[Result], list[str]] = lambda result: [],
     version: int = 1,
+    said: str | None = None,
 ) -> Done[Result]:
     step = Step[Result](run.directory, name, version, {**run.basis, **inputs}, result_type)
-    with run.narrator.step(name) as narration:
+    with run.narrator.step(said or name) as narration:
         done = step.once(lambda: compute(step, narration), files)
         narration.found(finding(done.result), done.seconds if done.resumed else None)
     return done
@@ -161,10 +165,19 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
     return done.result, done.key
 
 
-def attribute(run: Run, targets: tuple[dict[str, Target], str], part: Round) -> Done[Scores]:
-    """Score the heads that are left on the calibration clips."""
+def attribute(
+    run: Run,
+    targets: tuple[dict[str, Target], str],
+    part: Round = ONLY_ROUND,
+    name: str = ATTRIBUTE,
+    label: str = "",
+) -> Done[Scores]:
+    """Score the heads that are left on the calibration clips.
+
+    `name` keeps the scores of several methods apart in one directory; `label` is how to call them.
+    """
     method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
-    name = step_name("attribute", part.number)
+    said = step_name(ATTRIBUTE, part.number)
 
     def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
         def progress(done: float, total: int, loss: float | None) -> None:
@@ -173,7 +186,7 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str], part: Round) -> 
 
         done = step.partial()
         if done:
-            run.narrator.say(f"{name}: going on after {len(done)} samples scored before")
+            run.narrator.say(f"{said}: going on after {len(done)} samples scored before")
         session = Session(
             seed=run.recipe.seed,
             done=done,
@@ -187,16 +200,18 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str], part: Round) -> 
         model = run.checkpoint.model
         if part.gone:
             model = copy_without(model, part.gone)
-        return method.attribute(model, samples, run.recipe.task.loss, session)
+        with effort_measured(model, len(samples) - len(done)) as effort:
+            scores = method.attribute(model, samples, run.recipe.task.loss, session)
+        return scores.model_copy(update={"effort": effort()})
 
     def finding(scores: Scores) -> str:
         split_half = scores.split_half
         stability = "" if split_half is None else f", split-half rank correlation {split_half:.2f}"
-        return f"{len(scores.heads)} heads by {scores.method}{stability}"
+        return f"{len(scores.heads)} heads by {label or scores.method}{stability}"
 
     return _once(
         run,
-        name,
+        step_name(name, part.number),
         {
             "calibration": run.material.calibration.identity,
             "crop_seconds": run.recipe.calibration.crop_seconds,
@@ -208,6 +223,7 @@ def attribute(run: Run, targets: tuple[dict[str, Target], str], part: Round) -> 
         Scores,
         attribute,
         finding,
+        said=said,
     )
 
 

@@ -69,7 +69,7 @@ class Step(Generic[Result]):
 
         `files` names the files, relative to the directory, that the step left there.
         """
-        kept = self._kept(files)
+        kept = self.kept(files)
         if kept is not None:
             return kept
         start = time.perf_counter()
@@ -89,7 +89,8 @@ class Step(Generic[Result]):
         self._partial_path.unlink(missing_ok=True)
         return Done(self.key, result, seconds, resumed=False)
 
-    def _kept(self, files: Callable[[Result], list[str]]) -> Done[Result] | None:
+    def kept(self, files: Callable[[Result], list[str]] = lambda _: []) -> Done[Result] | None:
+        """The result that an earlier run kept, if it is of this very step."""
         record = _read(self._record_path, _Record)
         if record is None or record.key != self.key:
             return None
@@ -114,6 +115,17 @@ class Step(Generic[Result]):
         """What an interrupted run of this very step had so far; empty if there was none."""
         kept = _read(self._partial_path, _Partial)
         return kept.rows if kept is not None and kept.key == self.key else {}
+
+
+def kept_result(directory: Path, name: str, result_type: Any) -> tuple[Any, float] | None:
+    """What a step left in a directory and the seconds it took, whatever it depended on."""
+    record = _read(directory / "steps" / f"{name}.json", _Record)
+    if record is None:
+        return None
+    try:
+        return TypeAdapter(result_type).validate_python(record.result), record.seconds
+    except ValidationError:
+        return None
 
 
 class _Record(BaseModel):

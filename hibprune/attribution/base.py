@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hibprune.families import Family
 from hibprune.records import ENCODER, Scores
 from hibprune.tasks import Batch, Encoded
 
@@ -78,6 +79,10 @@ class MethodBase(BaseModel, ABC):
         """The stacks of attention whose heads it scores."""
         return (ENCODER,)
 
+    def family_fault(self, family: Family) -> str | None:
+        """Why it cannot score models of a family, or None when it can."""
+        return None
+
     @abstractmethod
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
@@ -103,3 +108,8 @@ class AnyStackMethod(MethodBase, ABC):
 
     def scored_stacks(self) -> tuple[str, ...]:
         return self.stacks
+
+    def family_fault(self, family: Family) -> str | None:
+        there = [stack.name for stack in family.stacks]
+        missing = [stack for stack in self.stacks if stack not in there]
+        return f"it has no attention heads '{missing[0]}'" if missing else None

@@ -88,7 +88,7 @@ def head_map(scores: Scores, plan: Plan, path: Path, label: str = "mean score") 
     )
     colour_bar.ax.tick_params(labelsize=TEXT_SIZE - 1, color=FAINT, labelcolor=INK)
     _legend_of_marks(figure, grid, left / total_width, 1 - 0.16 / total_height)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _colour_range(values: np.ndarray) -> Normalize:
@@ -200,7 +200,7 @@ def score_spread(scores: Scores, plan: Plan, path: Path, label: str = "mean scor
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
     axes.legend(frameon=False, fontsize=TEXT_SIZE - 1, loc="upper left", labelcolor=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def latency_figure(latency: Sequence[LatencySummary], path: Path) -> None:
@@ -220,7 +220,7 @@ def latency_figure(latency: Sequence[LatencySummary], path: Path) -> None:
         size=TEXT_SIZE - 1,
         color=INK,
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _latency_panel(axes: Axes, latency: LatencySummary, setting: str) -> None:
@@ -249,14 +249,28 @@ def _latency_panel(axes: Axes, latency: LatencySummary, setting: str) -> None:
     axes.set_title(heading, loc="left", size=TEXT_SIZE, color=INK)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def dress(axes: Axes, title: str, across: str, up: str) -> None:
+    """Give a plot its title, the names of its axes and a faint grid."""
+    axes.set_title(title, loc="left", size=TEXT_SIZE, color=INK)
+    axes.set_xlabel(across, size=TEXT_SIZE, color=INK)
+    axes.set_ylabel(up, size=TEXT_SIZE, color=INK)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
 
-    FigureCanvasAgg(figure)
-    # Without the version stamp the same run gives the same bytes.
-    write_via_temporary(
-        path,
-        lambda temporary: figure.savefig(
-            temporary, dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None}
-        ),
-    )
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, PNG or SVG by its suffix; the same picture always gives the same bytes."""
+    import matplotlib
+
+    # Stamps of version, date and chance would make every run's bytes its own.
+    stamp = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "hibprune"}):
+        write_via_temporary(
+            path,
+            lambda temporary: figure.savefig(
+                temporary, dpi=DOTS_PER_INCH, facecolor="white", metadata=stamp
+            ),
+        )

@@ -8,6 +8,7 @@ from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 from hibprune.tasks.classification import KeywordSpotting, SpeakerIdentification
 from hibprune.tasks.ctc import SpeechRecognitionCTC
 from hibprune.tasks.intent import IntentClassification
+from hibprune.tasks.measures import Measure
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
 
 Task = Annotated[
@@ -19,4 +20,4 @@ Task = Annotated[
     Field(discriminator="kind"),
 ]
 
-__all__ = ["Batch", "Encoded", "Target", "Task", "TaskBase", "Vocabulary"]
+__all__ = ["Batch", "Encoded", "Measure", "Target", "Task", "TaskBase", "Vocabulary"]

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from hibprune.data import TargetFields
 from hibprune.records import Evaluation
 from hibprune.runtime import ONNX_DIRECTORY, Predict, onnx_predict, onnx_session, torch_predict
+from hibprune.tasks.measures import Measure, OwnMetric
 
 Target = str | dict[str, str]
 """What is true of a clip: a label, a text, or a label per slot."""
@@ -66,6 +67,8 @@ class TaskBase(BaseModel, ABC):
     """The files its exported models consist of, the one that runs first in front."""
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    curve_metric: ClassVar[str | None] = None
+    """A metric that costs less than the task's own, where curves want hundreds of evaluations."""
 
     @property
     @abstractmethod
@@ -112,6 +115,10 @@ class TaskBase(BaseModel, ABC):
     def onnx_timed(self, directory: Path, device: str, threads: int) -> Predict:
         """What the benchmark times: the same work for every model, whatever it predicts."""
         return self.onnx_predict(directory, device, threads)
+
+    def measure(self, metric: str, vocabulary: Vocabulary) -> Measure:
+        """The way to measure `metric`, which is `self.metric` or `self.curve_metric`."""
+        return OwnMetric(self, vocabulary)
 
     @abstractmethod
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:

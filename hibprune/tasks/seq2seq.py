@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Literal
@@ -20,7 +21,7 @@ from transformers.models.whisper.english_normalizer import (
 
 from hibprune.data import TargetFields
 from hibprune.errors import UserError
-from hibprune.records import Evaluation
+from hibprune.records import Evaluation, Interval
 from hibprune.runtime import (
     ONNX_DIRECTORY,
     PROVIDERS,
@@ -29,7 +30,9 @@ from hibprune.runtime import (
     require_provider,
     session_options,
 )
+from hibprune.statistics import bootstrap_interval
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
+from hibprune.tasks.measures import Measure
 from hibprune.tasks.steering import (
     TRANSCRIBE,
     language_code,
@@ -70,6 +73,7 @@ class SpeechRecognitionSeq2Seq(TaskBase):
     )
     metric: ClassVar[str] = "WER"
     higher_is_better: ClassVar[bool] = False
+    curve_metric: ClassVar[str | None] = "token accuracy"
 
     @property
     def fields(self) -> TargetFields:
@@ -120,22 +124,14 @@ class SpeechRecognitionSeq2Seq(TaskBase):
         return encoded
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        device = next(iter(batch.inputs.values())).device
-        longest = max(len(target) for target in batch.targets)
-        said = torch.full((len(batch.targets), longest), IGNORED, device=device)
-        for place, target in enumerate(batch.targets):
-            said[place, : len(target)] = torch.tensor(target, device=device)
-        steering = said < IGNORED
-        fed = torch.where(steering, IGNORED - said, said)
-        fed = fed.masked_fill(said == IGNORED, model.config.eos_token_id)
-        start = torch.full_like(fed[:, :1], model.config.decoder_start_token_id)
-        fed = torch.cat([start, fed[:, :-1]], dim=1)
-        logits = model(**batch.inputs, decoder_input_ids=fed, use_cache=False).logits.float()
-        scored = said >= 0
-        losses = functional.cross_entropy(
-            logits.transpose(1, 2), said.masked_fill(~scored, IGNORED), reduction="none"
-        )
-        return losses.sum(1) / scored.sum(1)
+        logits, said = teacher_forced(model, batch.inputs, batch.targets)
+        losses = functional.cross_entropy(logits.transpose(1, 2), said, reduction="none")
+        return losses.sum(1) / (said != IGNORED).sum(1)
+
+    def measure(self, metric: str, vocabulary: Vocabulary) -> Measure:
+        if metric == self.curve_metric:
+            return TokenAccuracy(self, vocabulary)
+        return super().measure(metric, vocabulary)
 
     def torch_predict(self, model: PreTrainedModel) -> Predict:
         device = next(model.parameters()).device
@@ -242,6 +238,67 @@ def _masked(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return inputs
     mask = torch.ones_like(inputs["input_values"], dtype=torch.long)
     return {**inputs, "attention_mask": mask}
+
+
+def teacher_forced(
+    model: PreTrainedModel, inputs: dict[str, Tensor], targets: Sequence[Encoded]
+) -> tuple[Tensor, Tensor]:
+    """Logits (batch, tokens, vocabulary) when the decoder is fed the truth, and that truth.
+
+    Of the truth (batch, tokens), steering tokens and padding are `IGNORED`.
+    """
+    device = next(iter(inputs.values())).device
+    longest = max(len(target) for target in targets)
+    said = torch.full((len(targets), longest), IGNORED, device=device)
+    for place, target in enumerate(targets):
+        said[place, : len(target)] = torch.tensor(target, device=device)
+    steering = said < IGNORED
+    fed = torch.where(steering, IGNORED - said, said)
+    fed = fed.masked_fill(said == IGNORED, model.config.eos_token_id)
+    start = torch.full_like(fed[:, :1], model.config.decoder_start_token_id)
+    fed = torch.cat([start, fed[:, :-1]], dim=1)
+    logits = model(**inputs, decoder_input_ids=fed, use_cache=False).logits.float()
+    return logits, said.masked_fill(said < 0, IGNORED)
+
+
+@dataclass(frozen=True)
+class TokenAccuracy(Measure):
+    """Share of the tokens of the transcripts, ends of text included, that come first in the logits.
+
+    The decoder is fed the truth, so that a clip costs one pass where WER costs one for each token.
+    """
+
+    task: SpeechRecognitionSeq2Seq
+    vocabulary: Vocabulary
+
+    def answers(
+        self, model: PreTrainedModel, inputs: dict[str, Tensor], targets: Sequence[Target]
+    ) -> list[Any]:
+        """Tokens that are wrong and tokens in all, for each clip."""
+        device = next(model.parameters()).device
+        on_device = {name: value.to(device) for name, value in inputs.items()}
+        encoded = [self.task.encode(target, self.vocabulary) for target in targets]
+        with torch.inference_mode():
+            logits, said = teacher_forced(model, on_device, encoded)
+        scored = said != IGNORED
+        wrong = (logits.argmax(-1) != said) & scored
+        return list(zip(wrong.sum(1).tolist(), scored.sum(1).tolist(), strict=True))
+
+    def evaluate(self, answers: Sequence[Any], references: Sequence[Target]) -> Evaluation:
+        wrong, tokens = ([float(answer[place]) for answer in answers] for place in (0, 1))
+
+        def share(wrong: np.ndarray, tokens: np.ndarray, axis: int) -> np.ndarray:
+            return np.asarray(1 - wrong.sum(axis=axis) / tokens.sum(axis=axis))
+
+        return Evaluation(
+            metric="token accuracy",
+            value=1 - sum(wrong) / sum(tokens),
+            interval=Interval(*bootstrap_interval([wrong, tokens], share)),
+            n=len(references),
+            higher_is_better=True,
+            errors=tuple(wrong),
+            counted=tuple(tokens),
+        )
 
 
 def english_normaliser(tokenizer: Any) -> Callable[[str], str]:

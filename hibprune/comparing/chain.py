@@ -1,0 +1,261 @@
+"""The chain of a comparison: load, score by every method, plan, evaluate, write."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hibprune import stages
+from hibprune.attention import heads_of
+from hibprune.comparing.curves import Track, curves_of, points_of
+from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate_silenced
+from hibprune.comparing.wishes import Choice, Entry, Wishes, choose, servable
+from hibprune.comparison import Comparison, Estimate, ScoredMethod
+from hibprune.errors import UserError
+from hibprune.files import digest, plain_disk_errors
+from hibprune.loading import Material, load, loaded_line, skipped_lines
+from hibprune.machine import describe_machine, installed_versions
+from hibprune.narration import Narrator
+from hibprune.outcome import data_summary, model_summary
+from hibprune.output import COMPARISON, LOG_FILE, check_output, open_output
+from hibprune.planning import Budget, lowest_heads
+from hibprune.recipe import LoadedRecipe
+from hibprune.records import Evaluation, Head, Scores, heads_by_layer
+from hibprune.report.comparison import write_comparison
+from hibprune.report.wording import listing
+from hibprune.runtime import choose_device
+from hibprune.statistics import BOOTSTRAP_RESAMPLES, spearman
+from hibprune.steps import Done, Step
+
+PLANS_AT_ONCE = 16
+"""Evaluated in one go through the clips; what a killed comparison loses at most."""
+
+Scored = tuple[tuple[Entry, tuple[Done[Scores], ...]], ...]
+"""Every method with the scores of each of its draws."""
+
+
+def compare_recipe(
+    loaded: LoadedRecipe,
+    overrides: Sequence[str],
+    wishes: Wishes,
+    directory: Path,
+    narrator: Narrator,
+    command: Sequence[str] = (),
+) -> Comparison:
+    """Compare methods on a recipe's model and data, taking up what is done in the directory.
+
+    Raises:
+        UserError: wishes, recipe, model or data are at fault; nothing is written before they have
+            been checked.
+    """
+    choice = choose(loaded, overrides, wishes)
+    check_output(directory)
+    device = choose_device(loaded.recipe.device)
+    with narrator.step("load") as narration:
+        material = load(loaded, device, narration.advance)
+        narration.found(loaded_line(material, device))
+    choice, left_out = servable(choice, material.checkpoint.family)
+    heads = heads_of(material.checkpoint.model)
+    too_small = _check_amounts(choice, heads, loaded.recipe.budget)
+    for line in (*skipped_lines(material), *left_out, *too_small):
+        narrator.say(line)
+    with open_output(directory), plain_disk_errors(directory):
+        narrator.log_to(directory / LOG_FILE)
+        run = stages.Run(loaded, material, directory, device, narrator)
+        scored = _score(run, choice)
+        comparison = _compare(run, choice, scored, heads, shlex.join(command))
+        with narrator.step("report") as narration:
+            write_comparison(comparison, directory)
+            narration.found(f"{directory / f'{COMPARISON}.md'}")
+    return comparison
+
+
+def _check_amounts(choice: Choice, heads: tuple[Head, ...], budget: Budget) -> list[str]:
+    """See that every fraction can be had, whatever the scores; a line for those that are none."""
+    flat = Scores(method="none", heads=heads, samples=(), per_sample=((0.0,) * len(heads),))
+    lines = []
+    for scope in choice.scopes:
+        amounts = {}
+        for fraction in (*choice.fractions, *choice.points):
+            try:
+                amounts[fraction] = len(lowest_heads(flat, at_fraction(budget, fraction, scope)))
+            except UserError as error:
+                raise UserError(f"fraction {fraction:g}, {scope}: {error}") from error
+        if not any(amounts[fraction] for fraction in choice.fractions):
+            raise UserError(f"--fractions: all are less than one head ({scope}): raise them")
+        none = [f"{fraction:g}" for fraction, amount in sorted(amounts.items()) if not amount]
+        if none:
+            lines.append(f"{scope}: fraction {listing(none)} is less than one head: left out")
+    return lines
+
+
+def at_fraction(budget: Budget, fraction: float, scope: str) -> Budget:
+    """A recipe's budget with another amount and scope."""
+    return budget.model_copy(update={"fraction": fraction, "heads": None, "scope": scope})
+
+
+def _score(run: stages.Run, choice: Choice) -> Scored:
+    targets = stages.calibration_targets(run)
+    return tuple(
+        (
+            entry,
+            tuple(
+                stages.attribute(
+                    replace(run, loaded=variant), targets, name=name, label=entry.label
+                )
+                for variant, name in zip(entry.variants, entry.step_names, strict=True)
+            ),
+        )
+        for entry in choice.entries
+    )
+
+
+def _tracks(
+    scored: Scored, scopes: Sequence[str], fractions: Sequence[float], budget: Budget
+) -> list[Track]:
+    tracks = []
+    for scope in scopes:
+        for entry, draws in scored:
+            silent = {
+                fraction: tuple(
+                    lowest_heads(draw.result, at_fraction(budget, fraction, scope))
+                    for draw in draws
+                )
+                for fraction in fractions
+            }
+            silent = {fraction: sets for fraction, sets in silent.items() if sets[0]}
+            tracks.append(Track(entry.label, scope, tuple(silent), tuple(silent.values())))
+    return tracks
+
+
+def _compare(
+    run: stages.Run,
+    choice: Choice,
+    scored: Scored,
+    heads: tuple[Head, ...],
+    command: str,
+) -> Comparison:
+    recipe, material = run.recipe, run.material
+    tracks = _tracks(scored, choice.scopes, choice.fractions, recipe.budget)
+    checks = _tracks(scored, choice.scopes, choice.points, recipe.budget)
+    own_metric, metric = recipe.task.metric, choice.metric
+    evaluated = {metric: evaluations(run, metric, tracks)}
+    if choice.points:
+        evaluated[own_metric] = evaluations(run, own_metric, checks)
+    means = [list(draws[0].result.values.values()) for _, draws in scored]
+    return Comparison(
+        recipe=recipe.name,
+        command=command,
+        model=model_summary(run.loaded, material),
+        task=recipe.task.kind,
+        device=run.device.type,
+        seed=recipe.seed,
+        calibration=data_summary(material.calibration, recipe.calibration.source.kind),
+        validation=data_summary(material.validation, recipe.validation.source.kind),
+        metric=metric,
+        higher_is_better=evaluated[metric][()].higher_is_better,
+        whole={
+            name: Estimate(value=of_plan[()].value, interval=of_plan[()].interval)
+            for name, of_plan in evaluated.items()
+        },
+        resamples=BOOTSTRAP_RESAMPLES,
+        heads=heads,
+        methods=tuple(_method(entry, draws, material) for entry, draws in scored),
+        reference=choice.reference,
+        scopes=choice.scopes,
+        curves=curves_of(tracks, evaluated[metric], len(heads), choice.reference),
+        points=points_of(checks, evaluated[own_metric], len(heads)) if choice.points else (),
+        rank_correlations=tuple(tuple(spearman(a, b) for b in means) for a in means),
+        evaluations=sum(map(len, evaluated.values())),
+        machine=describe_machine(),
+        versions=installed_versions(),
+    )
+
+
+def _method(entry: Entry, draws: tuple[Done[Scores], ...], material: Material) -> ScoredMethod:
+    scores, effort = draws[0].result, draws[0].result.effort
+    samples = len(material.calibration.utterances)
+    interrupted = effort is not None and 0 < effort.samples < samples
+    per_sample: tuple[float, float] | None = None
+    seconds = draws[0].seconds
+    if effort is not None and effort.samples:
+        per_sample = (effort.forwards / effort.samples, effort.backwards / effort.samples)
+        seconds = effort.seconds * samples / effort.samples
+    return ScoredMethod(
+        label=entry.label,
+        method=entry.method.name(),
+        settings=entry.method.model_dump(mode="json", exclude={"method"}),
+        drawn=entry.drawn,
+        seeds=tuple(variant.recipe.seed for variant in entry.variants),
+        seconds=seconds,
+        interrupted=interrupted,
+        forwards_per_sample=None if per_sample is None else per_sample[0],
+        backwards_per_sample=None if per_sample is None else per_sample[1],
+        split_half=scores.split_half,
+        scores=tuple(scores.values.values()),
+    )
+
+
+def evaluations(run: stages.Run, metric: str, tracks: Sequence[Track]) -> dict[Silent, Evaluation]:
+    """The metric for every set of heads in the tracks and for the whole model, each set once.
+
+    Kept in the directory set by set, so that another method or fraction costs its own sets alone.
+    """
+    plans: list[Silent] = list(dict.fromkeys([(), *(p for track in tracks for p in track.plans)]))
+    steps = {plan: _evaluation_step(run, metric, plan) for plan in plans}
+    with run.narrator.step("evaluate") as narration:
+        kept = {plan: step.kept() for plan, step in steps.items()}
+        missing = [plan for plan in plans if kept[plan] is None]
+        evaluated = {plan: done.result for plan, done in kept.items() if done is not None}
+        if missing:
+            evaluated |= _evaluate(run, metric, missing, steps, narration.advance)
+        value = stages.metric_line(evaluated[()])
+        before = len(plans) - len(missing)
+        known = f", {before} of them before" if before else ""
+        narration.found(f"{len(plans)} sets of heads silenced{known}; none silenced: {value}")
+    return {plan: evaluated[plan] for plan in plans}
+
+
+def _evaluation_step(run: stages.Run, metric: str, plan: Silent) -> Step[Evaluation]:
+    heads = heads_by_layer(plan)
+    inputs = {
+        **run.basis,
+        "validation": run.material.validation.identity,
+        "metric": metric,
+        "silent": {str(layer): own for layer, own in heads.items()},
+    }
+    name = f"evaluate/{digest(metric, str(heads))[:16]}"
+    return Step[Evaluation](run.directory, name, 1, inputs, Evaluation)
+
+
+def _evaluate(
+    run: stages.Run,
+    metric: str,
+    plans: Sequence[Silent],
+    steps: Mapping[Silent, Step[Evaluation]],
+    progress: Callable[[float, float], None],
+) -> dict[Silent, Evaluation]:
+    measure = run.recipe.task.measure(metric, run.checkpoint.vocabulary)
+    limits = run.recipe.validation.durations
+    clips = run.material.validation.utterances
+    batches = batches_of_one_length(run.checkpoint, clips, limits)
+    evaluated: dict[Silent, Evaluation] = {}
+    for start in range(0, len(plans), PLANS_AT_ONCE):
+        chosen = plans[start : start + PLANS_AT_ONCE]
+
+        def advance(done: int, total: int, start: int = start, size: int = len(chosen)) -> None:
+            progress(start + size * done / total, len(plans))
+
+        results = evaluate_silenced(
+            run.checkpoint, measure, clips, limits, batches, chosen, advance
+        )
+        for plan, result in zip(chosen, results, strict=True):
+            evaluated[plan] = steps[plan].once(functools.partial(_same, result)).result
+    return evaluated
+
+
+def _same(result: Evaluation) -> Evaluation:
+    return result

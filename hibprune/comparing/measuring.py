@@ -1,0 +1,105 @@
+"""Measures many plans by silenced heads, which gives what removal would leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hibprune.attention import prefix_recorded, prefix_replayed, silenced
+from hibprune.checkpoint import Checkpoint
+from hibprune.data import DurationLimits, Utterance, read_waveform
+from hibprune.records import Evaluation, Head
+from hibprune.tasks import Measure, Target
+
+Silent = tuple[Head, ...]
+"""The heads that a plan would remove, sorted."""
+
+CLIPS_AT_ONCE = 16
+SECONDS_AT_ONCE = 60.0
+"""Of sound in one batch: what bounds the memory that the convolutions take."""
+
+
+def batches_of_one_length(
+    checkpoint: Checkpoint, clips: Sequence[Utterance], limits: DurationLimits
+) -> list[list[int]]:
+    """Places of clips that can go through the model together, since there is nothing to pad."""
+    waiting: dict[tuple[int, ...], list[int]] = {}
+    full: list[list[int]] = []
+    for place, clip in enumerate(clips):
+        waveform = read_waveform(clip.audio, checkpoint.sampling_rate, limits)
+        shape = tuple(checkpoint.inputs(waveform)[checkpoint.model.main_input_name].shape)
+        seconds = len(waveform) / checkpoint.sampling_rate
+        if checkpoint.max_seconds < math.inf:
+            seconds = checkpoint.max_seconds
+        batch = waiting.setdefault(shape, [])
+        batch.append(place)
+        if len(batch) >= min(CLIPS_AT_ONCE, int(SECONDS_AT_ONCE / seconds)):
+            full.append(waiting.pop(shape))
+    return [*full, *waiting.values()]
+
+
+def evaluate_silenced(
+    checkpoint: Checkpoint,
+    measure: Measure,
+    clips: Sequence[Utterance],
+    limits: DurationLimits,
+    batches: Sequence[Sequence[int]],
+    plans: Sequence[Silent],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Evaluation]:
+    """The metric over labelled clips for each plan, with its 95 % interval.
+
+    `batches` are places of equally long clips. What no attention reaches is computed once for all
+    plans.
+
+    Raises:
+        UserError: the model gives out numbers that are not finite.
+    """
+    references = [clip.target for clip in clips if clip.target is not None]
+    answers: list[list[Any]] = [[None] * len(clips) for _ in plans]
+    done = 0
+    for places in batches:
+        features = [
+            checkpoint.inputs(read_waveform(clips[place].audio, checkpoint.sampling_rate, limits))
+            for place in places
+        ]
+        inputs = {name: torch.cat([one[name] for one in features]) for name in features[0]}
+        targets = [references[place] for place in places]
+        for number, batch in enumerate(_answers(checkpoint, measure, inputs, targets, plans)):
+            for place, answer in zip(places, batch, strict=True):
+                answers[number][place] = answer
+            done += len(places)
+            progress(done, len(clips) * len(plans))
+    return [measure.evaluate(own, references) for own in answers]
+
+
+def _answers(
+    checkpoint: Checkpoint,
+    measure: Measure,
+    inputs: dict[str, Tensor],
+    targets: Sequence[Target],
+    plans: Sequence[Silent],
+) -> Iterator[list[Any]]:
+    model = checkpoint.model
+    with torch.inference_mode(), prefix_recorded(model) as prefix:
+        first = _silently(checkpoint, measure, inputs, targets, plans[0])
+    yield first
+    for plan in plans[1:]:
+        with prefix_replayed(model, prefix):
+            rest = _silently(checkpoint, measure, inputs, targets, plan)
+        yield rest
+
+
+def _silently(
+    checkpoint: Checkpoint,
+    measure: Measure,
+    inputs: dict[str, Tensor],
+    targets: Sequence[Target],
+    plan: Silent,
+) -> list[Any]:
+    with silenced(checkpoint.model, plan):
+        return measure.answers(checkpoint.model, inputs, targets)

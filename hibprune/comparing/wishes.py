@@ -1,0 +1,255 @@
+"""What a comparison is asked for on the command line, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from hibprune.attribution import METHODS, MethodBase
+from hibprune.attribution.random import Random
+from hibprune.errors import UserError, did_you_mean
+from hibprune.families import Family
+from hibprune.files import digest
+from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
+from hibprune.records import ENCODER
+from hibprune.stages import ATTRIBUTE
+
+SCOPES = ("global", "layerwise")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The options of `hibprune compare`, as typed; None where the task decides."""
+
+    methods: str = ALL
+    fractions: str = "0.1,0.2,0.3,0.4,0.5,0.6,0.7"
+    scope: str = "global,layerwise"
+    seeds: int = 5
+    metric: str | None = None
+    points: str = "0.1,0.3,0.5"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in the comparison. `variants` are the recipe with it, one for each draw of scores.
+
+    `own` tells the recipe's own method with its own settings.
+    """
+
+    label: str
+    variants: tuple[LoadedRecipe, ...]
+    own: bool
+
+    @property
+    def method(self) -> MethodBase:
+        """The method with all its settings."""
+        recipe = self.variants[0].recipe
+        return recipe.attribution.for_task(recipe.task.kind)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its scores are chance, so that one draw says little."""
+        return isinstance(self.method, Random)
+
+    @property
+    def step_names(self) -> tuple[str, ...]:
+        """Where the scores of each draw are kept; what a run scores, where a run keeps it."""
+        settings = self.method.model_dump(mode="json", exclude=set(self.method.resources))
+        named = json.dumps(settings, sort_keys=True)
+        seeds = [variant.recipe.seed for variant in self.variants]
+        names = [f"{ATTRIBUTE}-{self.method.name()}-{digest(named, str(s))[:8]}" for s in seeds]
+        return (ATTRIBUTE, *names[1:]) if self.own else tuple(names)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What will be compared. `points` are fractions at which the task's own metric is measured."""
+
+    entries: tuple[Entry, ...]
+    all_methods: bool
+    fractions: tuple[float, ...]
+    scopes: tuple[str, ...]
+    metric: str
+    points: tuple[float, ...]
+
+    @property
+    def reference(self) -> str:
+        """What the others' areas are held against: the recipe's own method, if it is there."""
+        own = [entry.label for entry in self.entries if entry.own]
+        chosen = [entry.label for entry in self.entries if not entry.drawn]
+        return (own or chosen or [self.entries[0].label])[0]
+
+
+def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Choice:
+    """Read the options.
+
+    Raises:
+        UserError: a method, setting, fraction, scope or metric is not known or out of range.
+    """
+    task = loaded.recipe.task
+    metrics = {
+        metric.replace(" ", "-"): metric
+        for metric in (task.curve_metric, task.metric)
+        if metric is not None
+    }
+    wanted = wishes.metric or next(iter(metrics))
+    if wanted not in metrics:
+        raise UserError(f"--metric: '{wanted}' is not one of {', '.join(metrics)} ({task.kind})")
+    metric = metrics[wanted]
+    if wishes.seeds < 1:
+        raise UserError(f"--seeds: should be at least 1, not {wishes.seeds}")
+    return Choice(
+        entries=entries_of(loaded, overrides, wishes),
+        all_methods=wishes.methods == ALL,
+        fractions=fractions_of("--fractions", wishes.fractions),
+        scopes=_scopes(wishes.scope),
+        metric=metric,
+        points=() if metric == task.metric else fractions_of("--points", wishes.points),
+    )
+
+
+def fractions_of(option: str, text: str) -> tuple[float, ...]:
+    """Rising fractions from `0.1,0.2`.
+
+    Raises:
+        UserError: one is not a number, or not between 0 and 1.
+    """
+    fractions = set()
+    for part in _parts(option, text):
+        try:
+            fraction = float(part)
+        except ValueError as error:
+            raise UserError(f"{option}: '{part}' is not a number: e.g. 0.1,0.2,0.3") from error
+        if not 0 < fraction < 1:
+            raise UserError(f"{option}: {part} is not between 0 and 1: e.g. 0.1,0.2,0.3")
+        fractions.add(fraction)
+    return tuple(sorted(fractions))
+
+
+def entries_of(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> tuple[Entry, ...]:
+    """The methods of `hib,hib:beta=10:bottleneck=paper,random`.
+
+    A name means the recipe's settings where it is the recipe's method, the defaults otherwise;
+    what follows it changes single settings.
+
+    Raises:
+        UserError: a method or setting is not known, or two entries come to the same.
+    """
+    names = [method.name() for method in METHODS]
+    wanted = names if wishes.methods == ALL else _parts("--methods", wishes.methods)
+    entries: dict[str, tuple[str, Entry]] = {}
+    for text in wanted:
+        name, *settings = text.split(":")
+        if name not in names:
+            hint = did_you_mean(name, names, cutoff=0.5) or f": one of {', '.join(names)}"
+            raise UserError(f"--methods: unknown method '{name}'{hint}")
+        variant = _with_method(loaded, overrides, text, name, settings)
+        label = _label(variant.recipe)
+        entry = Entry(label, (variant,), own=label == _label(loaded.recipe))
+        if entry.method.scored_stacks() != (ENCODER,):
+            raise UserError(
+                f"--methods {text}: stacks: only the encoder's heads can be removed: leave it out"
+            )
+        if entry.drawn:
+            seeds = range(variant.recipe.seed, variant.recipe.seed + wishes.seeds)
+            entry = replace(entry, variants=tuple(_with_seed(variant, seed) for seed in seeds))
+        if entry.label in entries:
+            raise UserError(
+                f"--methods: '{text}' is the same as '{entries[entry.label][0]}': leave one out"
+            )
+        entries[entry.label] = (text, entry)
+    return tuple(entry for _, entry in entries.values())
+
+
+def servable(choice: Choice, family: Family) -> tuple[Choice, list[str]]:
+    """The choice without methods that a family cannot serve, and a line for each left out.
+
+    Raises:
+        UserError: such a method was asked for by name; names the methods that can.
+    """
+    faults = {entry.label: entry.method.family_fault(family) for entry in choice.entries}
+    unfit = {label: fault for label, fault in faults.items() if fault is not None}
+    if unfit and not choice.all_methods:
+        label, fault = next(iter(unfit.items()))
+        able = [
+            method.name()
+            for method in METHODS
+            if method.model_validate({"method": method.name()}).family_fault(family) is None
+        ]
+        raise UserError(
+            f"--methods: {label} cannot score model type '{family.model_type}': {fault}: "
+            f"use {', '.join(able)}"
+        )
+    entries = tuple(entry for entry in choice.entries if entry.label not in unfit)
+    return replace(choice, entries=entries), [f"{x}: left out: {y}" for x, y in unfit.items()]
+
+
+def _with_method(
+    loaded: LoadedRecipe, overrides: Sequence[str], text: str, name: str, settings: Sequence[str]
+) -> LoadedRecipe:
+    own = loaded.recipe.attribution
+    content: dict[str, Any] = {"method": name}
+    if own.name() == name:
+        content |= own.model_dump(mode="json", exclude_unset=True)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not key or not equals:
+            raise UserError(f"--methods {text}: '{setting}': give it as setting=value")
+        try:
+            content[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--methods {text}: '{value}' is not a YAML value") from error
+    try:
+        return load_recipe(loaded.path, (*overrides, f"attribution={json.dumps(content)}"))
+    except UserError as error:
+        faults = str(error).replace(f"{loaded.path}: attribution.", "")
+        raise UserError(
+            "\n".join(f"--methods {text}: {fault}" for fault in faults.splitlines())
+        ) from error
+
+
+def _with_seed(loaded: LoadedRecipe, seed: int) -> LoadedRecipe:
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"seed": seed}))
+
+
+def _label(recipe: Recipe) -> str:
+    """The method's name, and the settings that are not its defaults for the task."""
+    method = recipe.attribution.for_task(recipe.task.kind)
+    usual = type(method).model_validate({"method": method.name()}).for_task(recipe.task.kind)
+    told = [
+        _setting(field, getattr(method, field))
+        for field in type(method).model_fields
+        if field not in method.resources and getattr(method, field) != getattr(usual, field)
+    ]
+    return f"{method.name()} ({', '.join(told)})" if told else method.name()
+
+
+def _setting(field: str, value: object) -> str:
+    name = {"beta": "β"}.get(field, field.replace("_", " "))
+    if value is None or isinstance(value, bool):
+        return name if value else f"no {name}"
+    if isinstance(value, str):
+        return value
+    shown = "+".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+    return f"{name} {shown}"
+
+
+def _scopes(text: str) -> tuple[str, ...]:
+    wanted = _parts("--scope", text)
+    for scope in wanted:
+        if scope not in SCOPES:
+            hint = did_you_mean(scope, SCOPES) or f": one of {', '.join(SCOPES)}"
+            raise UserError(f"--scope: unknown scope '{scope}'{hint}")
+    return tuple(scope for scope in SCOPES if scope in wanted)
+
+
+def _parts(option: str, text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UserError(f"{option}: nothing in it")
+    return parts
