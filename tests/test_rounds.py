@@ -185,7 +185,10 @@ def test_one_round_is_a_run_without_a_schedule(
     plain = finished("keyword_spotting")
     for name in ("attribute", "plan", "prune"):
         assert step(tmp_path, name)["key"] == step(plain, name)["key"], name
-        assert step(tmp_path, name)["result"] == step(plain, name)["result"], name
+        results = [step(place, name)["result"] for place in (tmp_path, plain)]
+        for result in results:
+            result.pop("effort", None)  # takes its time
+        assert results[0] == results[1], name
     weights = [sha256_of(place / "model.safetensors") for place in (tmp_path, plain)]
     assert weights[0] == weights[1]
 
