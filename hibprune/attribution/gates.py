@@ -45,13 +45,18 @@ class HardConcreteGates(MethodBase):
     is thrown away: the scores then speak of a model that was trained, and the heads are removed
     from one that was not.
 
+    On the quickstart with 67 % of the heads removed, λ = 0.01, 0.03 and 0.1 keep 86.5, 92.5 and
+    95.5 % accuracy on the calibration clips; with 200 steps 0.01 keeps 73.5 %: half of the gates
+    are shut by then, and the order of those that stand open says little. Up to 50 % all keep 98 %
+    (tests/benchmarks/method_settings.py '{method: gates, penalty: 0.1}').
+
     What all samples give in front of the first attention is kept in memory. An interrupted training
     starts anew.
     """
 
     method: Literal["gates"]
-    penalty: float = Field(default=0.01, ge=0)
-    steps: int = Field(default=200, ge=1)
+    penalty: float = Field(default=0.1, ge=0)
+    steps: int = Field(default=100, ge=1)
     learning_rate: float = Field(default=0.1, gt=0)
     samples_per_step: int = Field(default=50, ge=1)
     temperature: float = Field(default=2 / 3, gt=0)

@@ -33,6 +33,10 @@ class HeadOutputBottleneck(MethodBase):
     """Information that a head's output keeps when every unit of it costs β, in nats per feature.
 
     `initial` is the α that all heads start from: 5 lets 99.3 % through, as in the paper.
+
+    On the quickstart with 67 % of the heads removed, β = 0.03, 0.1, 0.3 and 1 keep 75.5, 78.0, 68.5
+    and 63.0 % accuracy on the calibration clips, and within a layer (layerwise) 85.5 % with either
+    of the first two (tests/benchmarks/method_settings.py '{method: head-iba}').
     """
 
     method: Literal["head-iba"]
