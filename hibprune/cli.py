@@ -229,16 +229,16 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
 
 
 @main.command()
-@click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Directory to write; default exported_models/correlate-<RUN>-<RUN>.",
+    help="Directory to write; default exported_models/correlate-<first>-<second>.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
 def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> None:
-    """Correlate the head scores of two finished RUNs: two tasks, or two methods.
+    """Correlate the head scores of two finished runs, by directory: two tasks, or two methods.
 
     Prints Spearman's and Pearson's correlation and writes correlate.json, .png and .svg.
     """
