@@ -23,11 +23,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("loading", "evaluation", "prediction"),
     ("recipe",),
     ("attribution", "checkpoint"),
-    ("tasks",),
+    ("tasks", "preprocessing"),
     ("data", "planning", "surgery", "export", "bench", "footprint", "report", "machine"),
     ("attention", "steps", "output", "manifest", "hibprune"),
     ("families", "records", "files", "runtime", "narration"),
-    ("errors", "statistics"),
+    ("errors", "statistics", "medium"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

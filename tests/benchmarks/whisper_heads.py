@@ -26,7 +26,7 @@ from hibprune.attribution import HeadInformationBottleneck, MethodBase, Sample, 
 from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
 from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
-from hibprune.data import AudioFile, DurationLimits, Utterance, read_waveform
+from hibprune.data import AudioFile, DurationLimits, Utterance
 from hibprune.machine import describe_machine, installed_versions
 from hibprune.planning import Budget, make_plan
 from hibprune.records import Head
@@ -130,7 +130,7 @@ def shuffled_clips() -> list[Utterance]:
 
 
 def read(clip: Utterance, checkpoint: Checkpoint) -> Any:
-    return read_waveform(clip.audio, checkpoint.sampling_rate, LIMITS)
+    return checkpoint.read(clip.content, LIMITS)
 
 
 def sample_of(clip: Utterance, task: SpeechRecognitionSeq2Seq, checkpoint: Checkpoint) -> Sample:
