@@ -6,6 +6,7 @@ has learned its task. Everything else is as in earnest.
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from dataclasses import dataclass
@@ -260,6 +261,44 @@ def _recipe(
         "export": {unit: exported, "batches": [1, 2]},
         "benchmark": {unit: timed, "repetitions": 3, "warmup": 1},
     }
+
+
+def as_csv(stand_in: StandIn) -> dict[str, Any]:
+    """Texts and labels once more as CSV files; returns the source of either split."""
+    for split in ("calibration", "validation"):
+        with (stand_in.root / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["review", "verdict"])
+            writer.writeheader()
+            for row in stand_in.rows(split):
+                # Quoted, so that lines and rows are not the same number.
+                writer.writerow({"review": row["text"] + "\n", "verdict": row["label"]})
+    named = {"text": "review", "label": "verdict"}
+    return {
+        split: {"kind": "manifest", "path": f"{split}.csv", **named}
+        for split in ("calibration", "validation")
+    }
+
+
+def as_dataset(stand_in: StandIn) -> dict[str, Any]:
+    """The same as a `save_to_disk` directory, with class names of its own."""
+    import datasets
+
+    classes = datasets.ClassLabel(names=["negative", "positive"])
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": classes})
+    splits = {
+        split: datasets.Dataset.from_dict(
+            {
+                "sentence": [row["text"] for row in stand_in.rows(split)],
+                "label": [row["label"].lower() for row in stand_in.rows(split)],
+            },
+            features=features,
+        )
+        for split in ("calibration", "validation")
+    }
+    datasets.DatasetDict(splits).save_to_disk(str(stand_in.root / "reviews"))
+    renamed = {"negative": "NEGATIVE", "positive": "POSITIVE"}
+    common = {"kind": "datasets", "path": "reviews", "text": "sentence", "label_names": renamed}
+    return {split: {**common, "split": split} for split in splits}
 
 
 def write_clip(path: Path, generator: np.random.Generator, hertz: float = 440.0) -> None:

@@ -94,8 +94,8 @@ def score_in_batches(
             if scores is None:
                 if len(chosen) == 1:
                     raise UserError(
-                        f"{chosen[0].id}: attribution of this clip alone does not fit into memory: "
-                        "use shorter clips (max_seconds) or a machine with more memory"
+                        f"{chosen[0].id}: attribution of this sample alone does not fit into "
+                        "memory: use shorter ones (of sound: max_seconds) or a machine with more"
                     )
                 largest = len(chosen) // 2
                 session.notice(f"memory ran out; going on with batches of {largest}")
