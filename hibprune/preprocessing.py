@@ -81,7 +81,8 @@ class Preprocessor(ABC):
         """Why an example cannot have this length, or None when it can."""
         if length.value <= self.longest:
             return None
-        return f"{length} is more than the {self.longest:g} that the model takes"
+        longest = Length(value=self.longest, unit=length.unit)
+        return f"{length} is more than the {longest} that the model takes"
 
 
 @dataclass(frozen=True)

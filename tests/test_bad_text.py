@@ -143,9 +143,11 @@ TAKES = "text-classification takes text"
         ("benchmark.tokens=[16, 1.5]",
          "recipe.yaml: benchmark.tokens.1: should be a whole number, not 1.5"),
         ("benchmark.tokens=[16, 49]",
-         "benchmark.tokens: 49 tokens is more than the 48 that the model takes: set shorter ones"),
+         "benchmark.tokens: 49 tokens is more than the 48 tokens that the model takes: "
+         "set shorter ones"),
         ("export.tokens=[64]",
-         "export.tokens: 64 tokens is more than the 48 that the model takes: set shorter ones"),
+         "export.tokens: 64 tokens is more than the 48 tokens that the model takes: "
+         "set shorter ones"),
         ("gates.largest_wer_rise=0.1",
          "recipe.yaml: gates.largest_wer_rise: the metric of text-classification is accuracy: "
          "use largest_accuracy_drop"),

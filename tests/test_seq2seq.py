@@ -111,6 +111,16 @@ def test_clips_longer_than_the_window_are_refused(
     assert not (spoiled.root / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["benchmark", "export"])
+def test_examples_longer_than_the_window_are_refused(speaker: StandIn, place: str) -> None:
+    """The extractor would cut them to the window, and figures would stand beside a wrong length."""
+    recipe = CliRunner().invoke(main, ["check", str(speaker.recipe), f"--set={place}.seconds=[2]"])
+    assert recipe.exit_code == 2
+    assert recipe.stderr == (
+        f"error: {place}.seconds: 2 s is more than the 1 s that the model takes: set shorter ones\n"
+    )
+
+
 class TestRun:
     @pytest.fixture(scope="class")
     def finished(
@@ -165,3 +175,14 @@ class TestRun:
         result = CliRunner().invoke(main, ["predict", str(finished[0]), str(clip)])
         assert result.exit_code == 0, result.output
         assert result.output.startswith(f"{clip}: ")
+
+    def test_predict_refuses_what_the_extractor_would_cut(
+        self, finished: tuple[Path, Manifest], tmp_path: Path
+    ) -> None:
+        import soundfile
+
+        noise = np.random.default_rng(0).normal(scale=0.1, size=20_000)
+        soundfile.write(tmp_path / "long.wav", noise, 16_000)
+        result = CliRunner().invoke(main, ["predict", str(finished[0]), str(tmp_path / "long.wav")])
+        assert result.exit_code == 2
+        assert result.stderr == f"error: {tmp_path}/long.wav: longer than 1 s (1.2 s)\n"

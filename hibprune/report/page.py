@@ -294,7 +294,7 @@ def _latency_limits(manifest: Manifest) -> str:
     settings = plain("; ".join(wording.by_setting(manifest.latency)))
     return (
         f"Other latencies: measured at {lengths} with {settings} on the machine above and "
-        f"nowhere else; {medium.preparation} is not in it."
+        f"nowhere else; without {medium.preparation}."
     )
 
 
