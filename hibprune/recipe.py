@@ -79,8 +79,7 @@ class InputLimits(Settings):
 
 
 class Calibration(InputLimits):
-    """The clips or texts that heads are scored on, drawn by the recipe's seed and balanced over
-    classes.
+    """What heads are scored on, drawn by the recipe's seed and balanced over classes.
 
     `labels: model` takes the model's own predictions for the truth, for data without labels.
     `crop_seconds` scores on the beginning of each clip, for tasks with labels: the memory of

@@ -70,8 +70,8 @@ class Example(NamedTuple):
     argument: str
     imports: str
     preparing: str
-    batches: str
-    """What to keep in mind of inputs that share a batch."""
+    caution: str
+    """What whoever deploys the ONNX model has to keep in mind of its inputs."""
 
 
 EXAMPLES: dict[MediumName, Example] = {
@@ -219,7 +219,7 @@ def _removed(manifest: Manifest) -> str:
 def _limits(manifest: Manifest) -> str:
     medium = manifest.medium
     limits = [
-        EXAMPLES[medium.name].batches,
+        EXAMPLES[medium.name].caution,
         f"The metric holds for the {manifest.metric.n} validation {medium.many}; try other "
         f"{medium.variety} before deploying.",
         "No training followed the removal of heads.",
