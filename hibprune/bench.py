@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from hibprune.medium import Length, LengthSettings, Medium
 from hibprune.records import Latency
 from hibprune.runtime import Predict
 
 
-class BenchmarkSettings(BaseModel):
-    """Clip lengths to time at batch 1, how often, and with how many threads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class BenchmarkSettings(LengthSettings):
+    """Lengths to time at batch 1, how often, and with how many threads."""
 
     seconds: tuple[float, ...] = Field(default=(1.0, 5.0, 15.0), min_length=1)
+    tokens: tuple[int, ...] = Field(default=(16, 64, 128), min_length=1)
     repetitions: int = Field(default=30, ge=2)
     warmup: int = Field(default=5, ge=1)
     threads: int = Field(default=1, ge=1)
@@ -27,8 +27,9 @@ def measure_latency(
     original: Predict,
     pruned: Predict,
     provider: str,
-    inputs: Callable[[float, int], dict[str, Tensor]],
+    inputs: Callable[[Length, int], dict[str, Tensor]],
     settings: BenchmarkSettings,
+    medium: Medium,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Latency, ...]:
     """Time two ONNX models against each other at every length.
@@ -37,8 +38,9 @@ def measure_latency(
     one leaves in the caches fall on both alike.
     """
     latencies = []
-    for place, seconds in enumerate(settings.seconds):
-        example = inputs(seconds, 1)
+    lengths = settings.lengths(medium)
+    for place, length in enumerate(lengths):
+        example = inputs(length, 1)
         before, after = _interleaved(original, pruned, example, settings)
         latencies.append(
             Latency(
@@ -46,12 +48,12 @@ def measure_latency(
                 provider=provider,
                 threads=settings.threads,
                 batch=1,
-                seconds=seconds,
+                length=length,
                 before_ms=before,
                 after_ms=after,
             )
         )
-        progress((place + 1) / len(settings.seconds))
+        progress((place + 1) / len(lengths))
     return tuple(latencies)
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 
-from hibprune.attention import heads_of
 from hibprune.checkpoint import Checkpoint, load_checkpoint
 from hibprune.data import Utterance, missing_audio, require_disjoint
 from hibprune.errors import UserError
@@ -15,12 +14,12 @@ from hibprune.loading import (
     CALIBRATION,
     VALIDATION,
     calibration_order,
+    check_model,
     check_targets,
     require_sources,
     sources,
     validation_order,
 )
-from hibprune.planning import check_budget
 from hibprune.recipe import LoadedRecipe
 
 
@@ -40,9 +39,7 @@ def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
     with _gathered(faults):
         if recipe.model.local_directory(root) is not None:
             checkpoint = load_checkpoint(recipe.model, recipe.task, root, torch.device("cpu"))
-            check_budget(
-                recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks())
-            )
+            check_model(recipe, checkpoint)
         elif offline:
             unchecked.append(f"model {recipe.model.source}: on the Hub")
         else:
@@ -68,7 +65,7 @@ def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
     if CALIBRATION in clips and recipe.calibration.samples > available:
         faults.append(
             f"{loaded.path}: calibration.samples: {recipe.calibration.samples} asked for, "
-            f"but there are {available} clips"
+            f"but there are {recipe.task.medium.counted(available)}"
         )
     if len(clips) == 2:
         with _gathered(faults):

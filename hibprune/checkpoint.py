@@ -1,37 +1,37 @@
-"""Loads a task model with what turns sound into its inputs and its outputs into words."""
+"""Loads a task model with what makes its inputs and turns its outputs into words."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
-from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hibprune.data import Content, DurationLimits
 from hibprune.errors import UserError
 from hibprune.families import Family, family_of
 from hibprune.files import digest, sha256_of
+from hibprune.preprocessing import (
+    Preprocessor,
+    Reading,
+    SoundPreprocessor,
+    class_names,
+    load_preprocessor,
+    pretrained,
+)
 from hibprune.tasks import TaskBase, Vocabulary
 
 FILES_OF_A_MODEL = ("*.json", "*.txt", "*.safetensors", "*.model")
 PICKLED_WEIGHTS = "pytorch_model*.bin*"
-UNREADABLE = (
-    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "vocab.txt",
+    "merges.txt",
 )  # fmt: skip
-"""What transformers raises over damaged files and settings of the wrong type."""
-PARTS = {
-    "AutoConfig": "its config.json",
-    "AutoFeatureExtractor": "its feature extractor (preprocessor_config.json)",
-    "AutoTokenizer": "its tokenizer (tokenizer_config.json, vocab.json)",
-}
 UNTRAINED_IS_FINE = ("masked_spec_embed",)
 """Weights that only pre-training uses; many fine-tuned checkpoints leave them out."""
 
@@ -71,57 +71,43 @@ class ModelSource(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A task model in evaluation mode, ready to be fed sound."""
+    """A task model in evaluation mode, with what prepares its inputs."""
 
     model: PreTrainedModel
-    feature_extractor: Any
+    preprocessor: Preprocessor
     vocabulary: Vocabulary
     family: Family
     source: ModelSource
     directory: Path
     identity: str
 
-    @property
-    def sampling_rate(self) -> int:
-        """Samples per second that the model wants."""
-        return int(self.feature_extractor.sampling_rate)
+    def read(self, content: Content, limits: DurationLimits) -> Reading:
+        """A waveform at the model's sampling rate, or a text. Raises ContentFault."""
+        return self.preprocessor.read(content, limits)
 
-    @property
-    def max_seconds(self) -> float:
-        """The longest clip the model takes whole."""
-        return longest_clip(self.feature_extractor)
+    def inputs(self, reading: Reading) -> dict[str, Tensor]:
+        """The model's inputs for one clip or text."""
+        return self.preprocessor.inputs(reading)
 
-    def inputs(self, waveform: np.ndarray) -> dict[str, Tensor]:
-        """The model's inputs for one clip or, given (batch, samples), for clips of equal length."""
-        clips = list(np.atleast_2d(waveform))
-        features = self.feature_extractor(
-            clips, sampling_rate=self.sampling_rate, return_tensors="pt"
-        )
-        name = self.model.main_input_name
-        return {name: features[name]}
-
-    def calibration_inputs(self, waveform: np.ndarray) -> dict[str, Tensor]:
-        """The model's inputs for one clip, as long as the clip where `inputs` fill 30 s.
+    def calibration_inputs(self, reading: Reading) -> dict[str, Tensor]:
+        """The model's inputs for one clip or text, as long as that where others fill 30 s.
 
         For encoder–decoder models, which cannot pad within a batch, silence is added up to a whole
         half second, so that clips of about one length can share a batch.
         """
-        if len(self.family.stacks) == 1:
-            return self.inputs(waveform)
-        step = self.sampling_rate // 2
+        prepare = self.preprocessor
+        if len(self.family.stacks) == 1 or not isinstance(prepare, SoundPreprocessor):
+            return self.inputs(reading)
+        waveform = np.asarray(reading)
+        step = prepare.sampling_rate // 2
         filled = np.pad(waveform, (0, -len(waveform) % step))
         inputs = self.inputs(filled)
         if self.family.positions is None:
             return inputs
         name, axis = self.model.main_input_name, self.family.length_axis
-        frames = len(filled) // self.feature_extractor.hop_length
+        frames = len(filled) // prepare.feature_extractor.hop_length
         whole = inputs[name]
         return {name: whole.narrow(axis, 0, min(frames, whole.shape[axis]))}
-
-
-def longest_clip(feature_extractor: Any) -> float:
-    """Seconds that a feature extractor takes whole; Whisper's drops what is beyond its 30 s."""
-    return float(getattr(feature_extractor, "chunk_length", math.inf))
 
 
 def weight_files(directory: Path, pickle: bool) -> list[Path]:
@@ -133,7 +119,7 @@ def weight_files(directory: Path, pickle: bool) -> list[Path]:
 def load_checkpoint(
     source: ModelSource, task: TaskBase, root: Path, device: torch.device
 ) -> Checkpoint:
-    """Load a model with its feature extractor and vocabulary, in float32.
+    """Load a model with what prepares its inputs and its vocabulary, in float32.
 
     Raises:
         UserError: it cannot be found or read, its heads are not known, it does not serve the task,
@@ -145,17 +131,17 @@ def load_checkpoint(
             f"{source.source}: no safetensors weights: set model.pickle: true to read "
             "pytorch_model.bin (weights only), or model.revision to one that has them"
         )
-    config = _pretrained("AutoConfig", directory, source)
+    config = pretrained("AutoConfig", directory, source.source)
     family = family_of(config.model_type, source.source)
     if type(config) not in getattr(transformers, task.model_class)._model_mapping:
         raise UserError(
             f"{source.source}: cannot serve '{task.model_dump()['kind']}': transformers has no "
             f"{task.model_class} of model type '{config.model_type}'"
         )
-    model, loading = _pretrained(
+    model, loading = pretrained(
         task.model_class,
         directory,
-        source,
+        source.source,
         dtype=torch.float32,
         output_loading_info=True,
         # They are told of below, and more plainly than by transformers.
@@ -170,11 +156,10 @@ def load_checkpoint(
         )
     if loading["mismatched_keys"]:
         raise UserError(f"{source.source}: its weights do not have the shapes its config.json says")
-    text_task = task.fields.kind == "text"
-    tokenizer = _pretrained("AutoTokenizer", directory, source) if text_task else None
-    labels = tuple(model.config.id2label[i] for i in sorted(model.config.id2label))
+    writes = task.fields.kind == "text"
+    tokenizer = pretrained("AutoTokenizer", directory, source.source) if writes else None
     vocabulary = Vocabulary(
-        labels=labels,
+        labels=class_names(model.config),
         tokenizer=tokenizer,
         generation=getattr(model, "generation_config", None),
         positions=getattr(model.config, "max_target_positions", None),
@@ -184,24 +169,13 @@ def load_checkpoint(
         raise UserError(f"{source.source}: cannot serve '{task.model_dump()['kind']}': {fault}")
     return Checkpoint(
         model=model.to(device).eval(),
-        feature_extractor=_pretrained("AutoFeatureExtractor", directory, source),
+        preprocessor=load_preprocessor(task.medium, model.config, directory, source.source),
         vocabulary=vocabulary,
         family=family,
         source=source,
         directory=directory,
         identity=_identity(directory, source.pickle),
     )
-
-
-def _pretrained(auto_class: str, directory: Path, source: ModelSource, **options: Any) -> Any:
-    try:
-        return getattr(transformers, auto_class).from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False, **options
-        )
-    except UNREADABLE as error:
-        part = PARTS.get(auto_class, "its weights (model.safetensors)")
-        reason = shorten(str(error) or repr(error), 200, placeholder=" …")
-        raise UserError(f"{source.source}: cannot read {part}: {reason}") from error
 
 
 def _from_hub(source: ModelSource) -> Path:
@@ -226,6 +200,7 @@ def _from_hub(source: ModelSource) -> Path:
 
 
 def _identity(directory: Path, pickle: bool) -> str:
-    names = ["config.json", "preprocessor_config.json"]
+    """A digest of all that decides what the model says; tokenizers make inputs and targets."""
+    names = ["config.json", "preprocessor_config.json", *TOKENIZER_FILES]
     files = [directory / name for name in names if (directory / name).is_file()]
     return digest(*(sha256_of(path) for path in [*files, *weight_files(directory, pickle)]))

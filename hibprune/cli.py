@@ -279,10 +279,13 @@ def methods() -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(directory: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Run the exported model of DIRECTORY on sound FILES and print what it says of each."""
+def predict(directory: Path, inputs: tuple[str, ...], as_json: bool) -> None:
+    """Run the exported model of DIRECTORY on INPUTS and print what it says of each.
+
+    INPUTS are sound files; for a text task they are the texts themselves, each one argument.
+    """
     with plain_errors():
         import json
 
@@ -290,13 +293,14 @@ def predict(directory: Path, files: tuple[Path, ...], as_json: bool) -> None:
 
         quiet_libraries()
 
-        from hibprune.prediction import predict_files
+        from hibprune.prediction import answers
 
-        for file, prediction in predict_files(directory, files):
+        for answer in answers(directory, inputs):
+            said = answer.prediction
             if as_json:
-                click.echo(json.dumps({"file": str(file), "prediction": prediction}))
-            elif isinstance(prediction, dict):
-                slots = ", ".join(f"{slot}={label}" for slot, label in prediction.items())
-                click.echo(f"{file}: {slots}")
-            else:
-                click.echo(f"{file}: {prediction}")
+                line = {answer.medium.argument: answer.argument, "prediction": said}
+                click.echo(json.dumps(line))
+                continue
+            if isinstance(said, dict):
+                said = ", ".join(f"{slot}={label}" for slot, label in said.items())
+            click.echo(f"{answer.named}: {said}")

@@ -1,4 +1,4 @@
-"""Measures a task's metric on clips, whatever runs the model."""
+"""Measures a task's metric on clips or texts, whatever runs the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hibprune.checkpoint import Checkpoint
-from hibprune.data import DurationLimits, Utterance, read_waveform
+from hibprune.data import DurationLimits, Utterance
 from hibprune.errors import UserError
 from hibprune.records import Evaluation
 from hibprune.runtime import Predict
@@ -23,21 +23,20 @@ def predict_targets(
     limits: DurationLimits,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Target]:
-    """What the model says about each clip.
+    """What the model says about each clip or text.
 
-    One clip at a time, as at deployment: padding would change the outputs of many checkpoints.
+    One at a time, as at deployment: padding would change the outputs of many checkpoints.
 
     Raises:
         UserError: the model gives out numbers that are not finite.
     """
     predictions: list[Target] = []
     for utterance in utterances:
-        waveform = read_waveform(utterance.audio, checkpoint.sampling_rate, limits)
-        output = predict(checkpoint.inputs(waveform))[0]
+        output = predict(checkpoint.inputs(checkpoint.read(utterance.content, limits)))[0]
         if not np.isfinite(output).all():
             raise UserError(
                 f"{utterance.id}: the model's outputs are not finite: its weights are damaged, "
-                "or it cannot take this clip"
+                f"or it cannot take this {task.medium.one}"
             )
         predictions.append(task.decode(output, checkpoint.vocabulary))
         progress(len(predictions), len(utterances))
@@ -52,7 +51,7 @@ def evaluate(
     limits: DurationLimits,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Evaluation, list[Target]]:
-    """The task's metric over labelled clips, with its 95 % interval, and the predictions."""
+    """The task's metric over labelled clips or texts, with its 95 % interval, and predictions."""
     predictions = predict_targets(predict, checkpoint, task, utterances, limits, progress)
     references = [utterance.target for utterance in utterances if utterance.target is not None]
     return task.evaluate(predictions, references, checkpoint.vocabulary), predictions

@@ -14,29 +14,29 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.files import scratch_directory, write_via_temporary
+from hibprune.medium import Length, LengthSettings, Medium
 from hibprune.records import Parity, ParityCase
 from hibprune.runtime import Predict
 
 
-class ExportSettings(BaseModel):
+class ExportSettings(LengthSettings):
     """How to export, and how closely the file must agree with PyTorch.
 
     `tolerance` is the largest absolute difference of logits, looked for at every combination of
-    `seconds` and `batches`.
+    `seconds` (of text, `tokens`) and `batches`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     opset: int = Field(default=18, ge=14, le=20)
     tolerance: float = Field(default=1e-3, gt=0)
     seconds: tuple[float, ...] = Field(default=(1.0, 2.5, 5.0), min_length=1)
+    tokens: tuple[int, ...] = Field(default=(16, 40, 128), min_length=1)
     batches: tuple[int, ...] = Field(default=(1, 3), min_length=1)
 
 
@@ -130,34 +130,35 @@ def write_metadata(path: Path, properties: Mapping[str, object]) -> None:
 def check_parity(
     reference: Predict,
     exported: Predict,
-    inputs: Callable[[float, int], dict[str, Tensor]],
+    inputs: Callable[[Length, int], dict[str, Tensor]],
     settings: ExportSettings,
+    medium: Medium,
 ) -> Parity:
     """Compare logits of the exported model with PyTorch's over lengths and batch sizes.
 
-    `inputs` makes a batch of equally long clips from seconds and batch size.
+    `inputs` makes a batch of equally long clips or texts from their length and batch size.
 
     Raises:
         UserError: they differ in shape, or by more than the tolerance, somewhere.
     """
     cases = []
-    for seconds in settings.seconds:
+    for length in settings.lengths(medium):
         for batch in settings.batches:
-            example = inputs(seconds, batch)
+            example = inputs(length, batch)
             wanted, found = reference(example), exported(example)
             if wanted.shape != found.shape:
                 raise UserError(
                     f"export: ONNX gives logits of shape {found.shape} where PyTorch gives "
-                    f"{wanted.shape}, at {seconds:g} s, batch {batch}: try another opset"
+                    f"{wanted.shape}, at {length}, batch {batch}: try another opset"
                 )
             difference = float(np.abs(wanted - found).max())
-            cases.append(ParityCase(batch=batch, seconds=seconds, max_abs_diff=difference))
+            cases.append(ParityCase(batch=batch, length=length, max_abs_diff=difference))
     parity = Parity(tolerance=settings.tolerance, cases=tuple(cases))
     # `max` alone would pass over NaN, which is neither more nor less than any number.
     worst = max(cases, key=lambda case: (math.isnan(case.max_abs_diff), case.max_abs_diff))
     if not worst.max_abs_diff <= settings.tolerance:
         raise UserError(
-            f"export: ONNX and PyTorch differ by {worst.max_abs_diff:.1e} at {worst.seconds:g} s, "
+            f"export: ONNX and PyTorch differ by {worst.max_abs_diff:.1e} at {worst.length}, "
             f"batch {worst.batch}, over export.tolerance {settings.tolerance:g}: "
             "try another opset or, if the metric holds, raise the tolerance"
         )

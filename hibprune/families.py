@@ -86,6 +86,12 @@ class Family:
     equal_lengths: bool = False
     """A batch needs clips of equal length: padded frames would influence valid ones."""
 
+    tokenizer_outputs: tuple[str, ...] = ()
+    """What models of text take of that which their tokenizer gives out."""
+    positions_after_padding: bool = False
+    """Positions are counted from behind the number of the padding token, which the table of
+    positions has to hold as well."""
+
     @property
     def modeling_module(self) -> str:
         """Full name of the module that defines the family's classes."""
@@ -254,6 +260,7 @@ FAMILIES: tuple[Family, ...] = (
         stacks=(BERT_LIKE,),
         returns=2,
         prefix=(("embeddings", 1),),
+        tokenizer_outputs=("input_ids", "attention_mask", "token_type_ids"),
     ),
     Family(
         model_type="roberta",
@@ -263,6 +270,8 @@ FAMILIES: tuple[Family, ...] = (
         stacks=(BERT_LIKE,),
         returns=2,
         prefix=(("embeddings", 1),),
+        tokenizer_outputs=("input_ids", "attention_mask"),
+        positions_after_padding=True,
     ),
     Family(
         model_type="distilbert",
@@ -284,6 +293,7 @@ FAMILIES: tuple[Family, ...] = (
         attention_input="query",
         returns=2,
         prefix=(("embeddings", 1),),
+        tokenizer_outputs=("input_ids", "attention_mask"),
     ),
 )
 

@@ -9,16 +9,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hibprune.attention import frozen
+from hibprune.medium import Length
 from hibprune.records import Footprint
 
 
 def measure_footprint(
-    model: PreTrainedModel, inputs: dict[str, Tensor], seconds: float
+    model: PreTrainedModel, inputs: dict[str, Tensor], length: Length
 ) -> Footprint:
     """Count parameters, and the multiply-adds of matrix products and convolutions in one forward.
 
-    `inputs` are one clip of `seconds`; a decoder makes one step unless they hold tokens for it.
-    Half of torch's floating-point operation count.
+    `inputs` are one clip or text of some length; a decoder makes one step unless they hold tokens
+    for it. Half of torch's floating-point operation count.
     """
     device = next(model.parameters()).device
     if model.config.is_encoder_decoder and "decoder_input_ids" not in inputs:
@@ -36,5 +37,5 @@ def measure_footprint(
     return Footprint(
         parameters=sum(weight.numel() for weight in model.parameters()),
         macs=counter.get_total_flops() // 2,
-        at_seconds=seconds,
+        length=length,
     )

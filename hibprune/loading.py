@@ -1,4 +1,4 @@
-"""From a recipe to a model and clips that are known to be good, before anything is written."""
+"""From a recipe to a model and data that are known to be good, before anything is written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from hibprune.attention import heads_of
 from hibprune.checkpoint import Checkpoint, load_checkpoint
 from hibprune.data import (
+    Content,
     DataSource,
     Selection,
     Utterance,
@@ -20,7 +21,8 @@ from hibprune.data import (
 )
 from hibprune.errors import UserError
 from hibprune.planning import check_budget
-from hibprune.recipe import LoadedRecipe, Recipe
+from hibprune.preprocessing import Reading
+from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.tasks import TaskBase
 
 CALIBRATION, VALIDATION = "calibration", "validation"
@@ -50,7 +52,7 @@ def load(
     require_sources(loaded)
     calibration, validation = list_clips(recipe, loaded.root)
     checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
-    check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
+    check_model(recipe, checkpoint)
     labelled_calibration = recipe.calibration.labels == "dataset"
     if labelled_calibration:
         check_targets(CALIBRATION, calibration, recipe.task, checkpoint)
@@ -59,8 +61,7 @@ def load(
     drawn = usable(
         calibration_order(recipe, calibration),
         CALIBRATION,
-        checkpoint.sampling_rate,
-        recipe.calibration.durations.up_to(checkpoint.max_seconds),
+        reader(checkpoint, recipe.calibration),
         recipe.calibration.samples,
         recipe.calibration.max_unreadable,
         progress,
@@ -69,14 +70,33 @@ def load(
     measured = usable(
         validation_order(recipe, validation),
         VALIDATION,
-        checkpoint.sampling_rate,
-        recipe.validation.durations.up_to(checkpoint.max_seconds),
+        reader(checkpoint, recipe.validation),
         None if limit is None else min(limit, len(validation)),
         recipe.validation.max_unreadable,
         progress,
     )
     require_disjoint(drawn.utterances, measured.utterances)
     return Material(checkpoint, drawn, measured)
+
+
+def check_model(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """See that the model has the heads to remove, and takes inputs as long as the recipe wants.
+
+    Raises:
+        UserError: it has not, or takes shorter ones only.
+    """
+    check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
+    medium = recipe.task.medium
+    for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
+        for length in settings.lengths(medium):
+            fault = checkpoint.preprocessor.length_fault(length)
+            if fault:
+                raise UserError(f"{place}.{medium.unit}: {fault}: set shorter ones")
+
+
+def reader(checkpoint: Checkpoint, limits: InputLimits) -> Callable[[Content], Reading]:
+    """Reads what the model is given, or raises ContentFault."""
+    return lambda content: checkpoint.read(content, limits.durations)
 
 
 def require_sources(loaded: LoadedRecipe, offline: bool = False) -> None:
@@ -132,7 +152,8 @@ def check_targets(
         if utterance.target is None:
             remedy = " or set calibration.labels: model" if place == CALIBRATION else ""
             raise UserError(
-                f"{place}: {utterance.id} has no {task.fields.kind}: label the clips{remedy}"
+                f"{place}: {utterance.id} has no {task.fields.kind}: label "
+                f"the {task.medium.many}{remedy}"
             )
         try:
             task.encode(utterance.target, checkpoint.vocabulary)
@@ -148,8 +169,9 @@ def check_targets(
 
 def skipped_lines(material: Material) -> list[str]:
     """The clips that cannot be used, a line each; past a handful, how many more there are."""
+    medium = material.checkpoint.preprocessor.medium
     skipped = [
-        f"skipped {place} clip {clip}: {reason}"
+        f"skipped {place} {medium.one} {clip}: {reason}"
         for place, selection in (
             (CALIBRATION, material.calibration),
             (VALIDATION, material.validation),
@@ -175,5 +197,6 @@ def loaded_line(material: Material, device: torch.device) -> str:
     return (
         f"{material.checkpoint.family.model_type} on {device.type}, "
         f"{len(material.calibration.utterances)} calibration and "
-        f"{len(material.validation.utterances)} validation clips{lost}"
+        f"{len(material.validation.utterances)} validation "
+        f"{material.checkpoint.preprocessor.medium.many}{lost}"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hibprune.records import Evaluation, Gate, Interval, Percentiles, Record
+from typing import ClassVar
+
+from hibprune.medium import MEDIA, Medium, MediumName, Unit
+from hibprune.records import AtLength, Evaluation, Gate, Interval, Percentiles, Record
 
 FILE_NAME = "manifest.json"
 
@@ -60,10 +63,10 @@ class Change(Record):
     after: int
 
 
-class MacsChange(Change):
-    """Multiply-adds before and after for one clip of `at_seconds`."""
+class MacsChange(AtLength, Change):
+    """Multiply-adds before and after for one input of some length."""
 
-    at_seconds: float
+    length_prefix: ClassVar[str] = "at_"
 
 
 class MetricSummary(Record):
@@ -78,22 +81,25 @@ class MetricSummary(Record):
 
 
 class ParitySummary(Record):
-    """Largest difference of logits between PyTorch and the ONNX file, and where it was sought."""
+    """Largest difference of logits between PyTorch and the ONNX file, and where it was sought.
+
+    `lengths` are in `unit`.
+    """
 
     max_abs_diff: float
     tolerance: float
-    lengths: tuple[float, ...]
+    lengths: tuple[int | float, ...]
+    unit: Unit = "seconds"
     batches: tuple[int, ...]
 
 
-class LatencySummary(Record):
+class LatencySummary(AtLength):
     """Latency at one length, in milliseconds; `ratio` above 1 means the pruned model is faster."""
 
     runtime: str
     provider: str
     threads: int
     batch: int
-    seconds: float
     repetitions: int
     before: Percentiles
     after: Percentiles
@@ -112,14 +118,17 @@ class Machine(Record):
 
 
 class SkippedClip(Record):
-    """An audio file that could not be used, and why."""
+    """A sound file or text that could not be used, and why."""
 
     id: str
     reason: str
 
 
 class DataSummary(Record):
-    """How many clips were used from where; `identity` is a digest of their content and targets."""
+    """How many clips or texts were used from where.
+
+    `identity` is a digest of their content and targets.
+    """
 
     kind: str
     n: int
@@ -133,6 +142,7 @@ class Manifest(Record):
     recipe: str
     model: ModelSummary
     task: str
+    input: MediumName = "sound"
     device: str
     seed: int
     calibration: DataSummary
@@ -151,3 +161,8 @@ class Manifest(Record):
     machine: Machine
     versions: dict[str, str]
     files: dict[str, str]
+
+    @property
+    def medium(self) -> Medium:
+        """What goes into the model, with the words for it."""
+        return MEDIA[self.input]

@@ -103,6 +103,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         recipe=recipe.name,
         model=model_summary(outcome.loaded, material),
         task=recipe.task.kind,
+        input=recipe.task.medium.name,
         device=outcome.device,
         seed=recipe.seed,
         calibration=data_summary(material.calibration, recipe.calibration.source.kind),
@@ -127,7 +128,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             for one in rounds
         ),
         parameters=Change(before=before.parameters, after=after.parameters),
-        macs=MacsChange(before=before.macs, after=after.macs, at_seconds=before.at_seconds),
+        macs=MacsChange(before=before.macs, after=after.macs, length=before.length),
         size_bytes=Change(before=benchmark.original_bytes, after=file_bytes),
         metric=MetricSummary(
             name=baseline.metric,
@@ -140,7 +141,8 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         parity=ParitySummary(
             max_abs_diff=outcome.parity.result.max_abs_diff,
             tolerance=outcome.parity.result.tolerance,
-            lengths=tuple(sorted({case.seconds for case in cases})),
+            lengths=tuple(sorted({case.length.value for case in cases})),
+            unit=recipe.task.medium.unit,
             batches=tuple(sorted({case.batch for case in cases})),
         ),
         latency=tuple(map(_latency, benchmark.latencies)),
@@ -212,7 +214,7 @@ def _latency(latency: Latency) -> LatencySummary:
         provider=latency.provider,
         threads=latency.threads,
         batch=latency.batch,
-        seconds=latency.seconds,
+        length=latency.length,
         repetitions=len(latency.before_ms),
         before=latency.before,
         after=latency.after,

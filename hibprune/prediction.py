@@ -1,67 +1,84 @@
-"""Runs an exported model on sound files, as a deployer would."""
+"""Runs an exported model on sound files or texts, as a deployer would."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
 
 import numpy as np
-import transformers
 
-from hibprune.checkpoint import longest_clip
-from hibprune.data import AudioFault, AudioFile, read_waveform
+from hibprune.data import ContentFault, DurationLimits
 from hibprune.errors import UserError
+from hibprune.medium import SOUND, Medium
 from hibprune.output import RECIPE_FILE
+from hibprune.preprocessing import Preprocessor, class_names, load_preprocessor, pretrained
 from hibprune.recipe import load_recipe
 from hibprune.runtime import ONNX_DIRECTORY, Predict
 from hibprune.tasks import Target, TaskBase, Vocabulary
 
+LONGEST_NAMED = 100
+
 
 @dataclass(frozen=True)
 class Deployment:
-    """An exported model with what it needs to be fed sound and understood; no PyTorch model."""
+    """An exported model with what it needs to be fed and understood; no PyTorch model."""
 
     predict: Predict
-    feature_extractor: Any
+    preprocessor: Preprocessor
     vocabulary: Vocabulary
 
-    def output(self, waveform: np.ndarray) -> np.ndarray:
-        """What the model gives out for one clip."""
-        features = self.feature_extractor(
-            waveform, sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt"
-        )
-        name = self.feature_extractor.model_input_names[0]
-        return np.asarray(self.predict({name: features[name]})[0])
+    def output(self, argument: str, limits: DurationLimits) -> np.ndarray:
+        """What the model gives out for a sound file or a text. Raises ContentFault."""
+        reading = self.preprocessor.read(self.preprocessor.content(argument), limits)
+        return np.asarray(self.predict(self.preprocessor.inputs(reading))[0])
 
 
-def predict_files(directory: Path, files: Sequence[Path]) -> Iterator[tuple[Path, Target]]:
-    """Each file with what the exported model says of it: label, text, or a label per slot.
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one argument: a label, a text, or a label per slot."""
+
+    argument: str
+    medium: Medium
+    prediction: Target
+
+    @property
+    def named(self) -> str:
+        """The argument as a line names it."""
+        return _named(self.argument, self.medium)
+
+
+def answers(directory: Path, arguments: Sequence[str]) -> Iterator[Answer]:
+    """What the exported model says of each argument: a sound file, or a text for tasks on text.
 
     Raises:
         UserError: the directory is not that of a finished run; or, once the others are done, a line
-            for each file that cannot be used.
+            for each argument that cannot be used.
     """
     _require_files(directory, [RECIPE_FILE])
     recipe = load_recipe(directory / RECIPE_FILE).recipe
     graphs = [f"{ONNX_DIRECTORY}/{graph}" for graph in recipe.task.graphs]
     _require_files(directory, [*graphs, "config.json"])
     deployment = _open(directory, recipe.task)
-    limits = recipe.validation.durations.up_to(longest_clip(deployment.feature_extractor))
     faults = []
-    for file in files:
+    for argument in arguments:
         try:
-            waveform = read_waveform(
-                AudioFile(file), deployment.feature_extractor.sampling_rate, limits
-            )
-        except AudioFault as fault:
-            faults.append(f"{file}: {fault.reason}")
+            output = deployment.output(argument, recipe.validation.durations)
+        except ContentFault as fault:
+            faults.append(f"{_named(argument, recipe.task.medium)}: {fault.reason}")
             continue
-        yield file, recipe.task.decode(deployment.output(waveform), deployment.vocabulary)
+        prediction = recipe.task.decode(output, deployment.vocabulary)
+        yield Answer(argument, recipe.task.medium, prediction)
     if faults:
         raise UserError("\n".join(faults))
+
+
+def _named(argument: str, medium: Medium) -> str:
+    """A file's path as given; a text in quotes, on one line and not all of a long one."""
+    if medium is SOUND:
+        return argument
+    return f"'{shorten(argument, LONGEST_NAMED, placeholder=' …')}'"
 
 
 def _require_files(directory: Path, names: Sequence[str]) -> None:
@@ -72,21 +89,11 @@ def _require_files(directory: Path, names: Sequence[str]) -> None:
 
 def _open(directory: Path, task: TaskBase) -> Deployment:
     predict = task.onnx_predict(directory, "cpu")
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        labels = {int(number): label for number, label in config.get("id2label", {}).items()}
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
-        tokenizer = (
-            transformers.AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False
-            )
-            if task.fields.kind == "text"
-            else None
-        )
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise UserError(f"{directory}: cannot be read: {reason}") from error
-    vocabulary = Vocabulary(tuple(labels[i] for i in sorted(labels)), tokenizer)
-    return Deployment(predict, extractor, vocabulary)
+    config = pretrained("AutoConfig", directory, str(directory))
+    writes = task.fields.kind == "text"
+    tokenizer = pretrained("AutoTokenizer", directory, str(directory)) if writes else None
+    return Deployment(
+        predict,
+        load_preprocessor(task.medium, config, directory, str(directory)),
+        Vocabulary(class_names(config), tokenizer),
+    )

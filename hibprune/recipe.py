@@ -19,6 +19,7 @@ from hibprune.checkpoint import ModelSource
 from hibprune.data import DataSource, DurationLimits
 from hibprune.errors import UserError, did_you_mean
 from hibprune.export import ExportSettings
+from hibprune.medium import Unit
 from hibprune.planning import Budget, Schedule
 from hibprune.tasks import Task
 
@@ -41,8 +42,11 @@ PLAIN_TYPES = {
 }
 """Pydantic's kinds of fault without their last word (`int_parsing`, `int_type`), as people say."""
 
-SHORTEST_EXAMPLE = 0.1
-"""Seconds; the convolutions of the models want some hundreds of samples."""
+SHORTEST_EXAMPLE: dict[Unit, float] = {"seconds": 0.1, "tokens": 1}
+"""The convolutions of models of sound want some hundreds of samples."""
+
+TIMED = ("min_seconds", "max_seconds", "crop_seconds")
+"""Keys about data that only sound has."""
 
 
 class Settings(BaseModel):
@@ -51,15 +55,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ClipLimits(Settings):
-    """Which clips can be used, and what share of them may be unusable before the run stops."""
+class InputLimits(Settings):
+    """Which clips can be used, and what share of them may be unusable before the run stops.
+
+    Texts have no seconds: the longest that can be used is the model's to say.
+    """
 
     min_seconds: float = Field(default=0.1, gt=0)
     max_seconds: float = Field(default=40.0, gt=0)
     max_unreadable: float = Field(default=0.01, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _some_clip_fits(self) -> ClipLimits:
+    def _some_clip_fits(self) -> InputLimits:
         if self.min_seconds > self.max_seconds:
             raise ValueError(
                 f"min_seconds {self.min_seconds:g} is more than max_seconds {self.max_seconds:g}"
@@ -71,10 +78,10 @@ class ClipLimits(Settings):
         return DurationLimits(min_seconds=self.min_seconds, max_seconds=self.max_seconds)
 
 
-class Calibration(ClipLimits):
-    """The clips that heads are scored on, drawn by the recipe's seed and balanced over classes.
+class Calibration(InputLimits):
+    """What heads are scored on, drawn by the recipe's seed and balanced over classes.
 
-    `labels: model` takes the model's own predictions for the truth, for audio without labels.
+    `labels: model` takes the model's own predictions for the truth, for data without labels.
     `crop_seconds` scores on the beginning of each clip, for tasks with labels: the memory of
     attribution grows with the square of the length.
     """
@@ -85,8 +92,8 @@ class Calibration(ClipLimits):
     crop_seconds: float | None = Field(default=None, gt=0)
 
 
-class Validation(ClipLimits):
-    """The clips the metric is measured on: all, or `limit` of them drawn by the recipe's seed."""
+class Validation(InputLimits):
+    """What the metric is measured on: all of it, or `limit` drawn by the recipe's seed."""
 
     source: DataSource
     limit: int | None = Field(default=None, ge=1)
@@ -123,6 +130,25 @@ class Recipe(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
+    def _data_and_lengths_are_of_what_goes_in(self) -> Recipe:
+        medium = self.task.medium
+        takes = f"{self.task.kind} takes {medium.name}"
+        for place, data in (("calibration", self.calibration), ("validation", self.validation)):
+            if medium not in data.source.media:
+                held = " or ".join(one.name for one in data.source.media)
+                raise ValueError(
+                    f"{place}.source: {data.source.kind} holds {held}, but {takes}: "
+                    "choose another data source or task"
+                )
+            timed = [key for key in TIMED if key in data.model_fields_set]
+            if timed and medium.unit != "seconds":
+                raise ValueError(f"{place}.{timed[0]}: {takes}, which has no seconds: leave it out")
+        for place, settings in (("benchmark", self.benchmark), ("export", self.export)):
+            for unit in settings.model_fields_set & {"seconds", "tokens"} - {medium.unit}:
+                raise ValueError(f"{place}.{unit}: {takes}: give {medium.unit}")
+        return self
+
+    @model_validator(mode="after")
     def _only_labels_survive_cropping(self) -> Recipe:
         if self.calibration.crop_seconds is not None and self.task.fields.kind == "text":
             raise ValueError("calibration.crop_seconds: a cropped clip no longer holds its text")
@@ -141,14 +167,13 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _lengths_are_lengths(self) -> Recipe:
-        for place, lengths in (
-            ("benchmark", self.benchmark.seconds),
-            ("export", self.export.seconds),
-        ):
-            if min(lengths) < SHORTEST_EXAMPLE:
+        unit = self.task.medium.unit
+        for place, settings in (("benchmark", self.benchmark), ("export", self.export)):
+            shortest = min(getattr(settings, unit))
+            if shortest < SHORTEST_EXAMPLE[unit]:
                 raise ValueError(
-                    f"{place}.seconds: should be at least {SHORTEST_EXAMPLE:g}, "
-                    f"not {min(lengths):g}"
+                    f"{place}.{unit}: should be at least {SHORTEST_EXAMPLE[unit]:g}, "
+                    f"not {shortest:g}"
                 )
         if min(self.export.batches) < 1:
             raise ValueError(

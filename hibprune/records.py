@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from hibprune.medium import SYMBOLS, Length
 from hibprune.statistics import bootstrap_interval, split_half_correlation
 
 ENCODER = "encoder"
@@ -109,7 +116,7 @@ class Plan(Record):
 class Evaluation(Record):
     """A task metric with its 95 % interval over `n` utterances.
 
-    `errors` holds what is wrong with each clip and `counted` what could have been: 0 or 1 of 1 for
+    `errors` holds what is wrong with each and `counted` what could have been: 0 or 1 of 1 for
     a label, words for a transcript.
     """
 
@@ -123,9 +130,9 @@ class Evaluation(Record):
 
 
 def paired_change(before: Evaluation, after: Evaluation) -> Interval | None:
-    """95 % bootstrap interval of the rise of the error rate, over clips both models were given.
+    """95 % bootstrap interval of the rise of the error rate, over inputs both models were given.
 
-    None where the clips are not known to be the same.
+    None where these are not known to be the same.
     """
     if not before.errors or before.counted != after.counted:
         return None
@@ -136,19 +143,49 @@ def paired_change(before: Evaluation, after: Evaluation) -> Interval | None:
     return Interval(*bootstrap_interval([before.errors, after.errors, before.counted], rise))
 
 
-class Footprint(Record):
-    """Size of a PyTorch model: parameters, and multiply-adds for one clip of `at_seconds`."""
+class AtLength(Record):
+    """Base of what holds for inputs of one length.
+
+    In JSON the unit is the key: `"seconds": 5.0` or `"tokens": 64`, behind `length_prefix`.
+    """
+
+    length_prefix: ClassVar[str] = ""
+
+    length: Length
+
+    @model_validator(mode="before")
+    @classmethod
+    def _length_from_its_unit(cls, content: Any) -> Any:
+        for unit in SYMBOLS if isinstance(content, dict) else ():
+            key = f"{cls.length_prefix}{unit}"
+            if key in content:
+                others = {name: value for name, value in content.items() if name != key}
+                return {**others, "length": {"value": content[key], "unit": unit}}
+        return content
+
+    @model_serializer(mode="wrap")
+    def _unit_as_key(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        key = f"{self.length_prefix}{self.length.unit}"
+        return {
+            key if name == "length" else name: self.length.value if name == "length" else value
+            for name, value in content.items()
+        }
+
+
+class Footprint(AtLength):
+    """Size of a PyTorch model: parameters, and multiply-adds for one input of some length."""
+
+    length_prefix: ClassVar[str] = "at_"
 
     parameters: int
     macs: int
-    at_seconds: float
 
 
-class ParityCase(Record):
+class ParityCase(AtLength):
     """Largest absolute difference of logits between PyTorch and ONNX Runtime for one shape."""
 
     batch: int
-    seconds: float
     max_abs_diff: float
 
 
@@ -164,15 +201,15 @@ class Parity(Record):
 
 
 class Percentiles(Record):
-    """Latency percentiles in milliseconds and the median real-time factor."""
+    """Latency percentiles in milliseconds; for sound, the median real-time factor."""
 
     p50: float
     p90: float
     p99: float
-    real_time_factor: float
+    real_time_factor: float | None
 
 
-class Latency(Record):
+class Latency(AtLength):
     """Raw interleaved times (milliseconds) of the original and the pruned model at one length.
 
     `before_ms[i]` and `after_ms[i]` were measured one right after the other.
@@ -182,17 +219,16 @@ class Latency(Record):
     provider: str
     threads: int
     batch: int
-    seconds: float
     before_ms: tuple[float, ...]
     after_ms: tuple[float, ...]
 
     @property
     def before(self) -> Percentiles:
-        return _percentiles(self.before_ms, self.seconds)
+        return _percentiles(self.before_ms, self.length)
 
     @property
     def after(self) -> Percentiles:
-        return _percentiles(self.after_ms, self.seconds)
+        return _percentiles(self.after_ms, self.length)
 
     @property
     def ratio(self) -> float:
@@ -209,9 +245,10 @@ class Latency(Record):
         return Interval(*bootstrap_interval([self.before_ms, self.after_ms], ratio))
 
 
-def _percentiles(times_ms: tuple[float, ...], seconds: float) -> Percentiles:
+def _percentiles(times_ms: tuple[float, ...], length: Length) -> Percentiles:
     p50, p90, p99 = (float(value) for value in np.percentile(times_ms, [50, 90, 99]))
-    return Percentiles(p50=p50, p90=p90, p99=p99, real_time_factor=p50 / 1000 / seconds)
+    factor = None if length.seconds is None else p50 / 1000 / length.seconds
+    return Percentiles(p50=p50, p90=p90, p99=p99, real_time_factor=factor)
 
 
 class Removal(Record):

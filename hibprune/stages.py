@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.bench import measure_latency
 from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
-from hibprune.data import Utterance, read_waveform
+from hibprune.data import Utterance
 from hibprune.errors import UserError
 from hibprune.evaluation import evaluate, predict_targets, prediction_lines
 from hibprune.export import check_parity, export_onnx, write_metadata
@@ -160,7 +158,9 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
         {"calibration": run.material.calibration.identity},
         dict[str, Target],
         label,
-        lambda targets: f"{len(targets)} calibration clips labelled by the model itself",
+        lambda targets: (
+            f"{len(targets)} calibration {run.recipe.task.medium.many} labelled by the model itself"
+        ),
     )
     return done.result, done.key
 
@@ -229,18 +229,18 @@ def attribute(
 
 def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
     settings = run.recipe.calibration
-    waveform = read_waveform(clip.audio, run.checkpoint.sampling_rate, settings.durations)
+    reading = run.checkpoint.read(clip.content, settings.durations)
     if settings.crop_seconds is not None:
-        waveform = waveform[: round(settings.crop_seconds * run.checkpoint.sampling_rate)]
+        reading = run.checkpoint.preprocessor.beginning(reading, settings.crop_seconds)
     try:
         encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
     except ValueError as error:
         # The data set's own targets were seen to when they were loaded.
         raise UserError(
             f"calibration: {clip.id}: what the model says of it is no target for it: {error}: "
-            "leave the clip out or set calibration.labels: dataset"
+            "leave it out or set calibration.labels: dataset"
         ) from error
-    return Sample(clip.id, run.checkpoint.calibration_inputs(waveform), encoded)
+    return Sample(clip.id, run.checkpoint.calibration_inputs(reading), encoded)
 
 
 def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
@@ -263,18 +263,18 @@ def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
 
 def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
     """Remove them from a copy of the model and save it with what feeds it."""
+    length = run.recipe.benchmark.lengths(run.recipe.task.medium)[0]
 
     def prune(_: Step[Removal], narration: StepNarration) -> Removal:
         model = copy.deepcopy(run.checkpoint.model)
-        seconds = run.recipe.benchmark.seconds[0]
-        example = example_inputs(run.checkpoint, seconds, 1)
-        before = measure_footprint(model, example, seconds)
+        example = run.checkpoint.preprocessor.example(length, 1)
+        before = measure_footprint(model, example, length)
         remove_heads(model, plan.result)
-        after = measure_footprint(model, example, seconds)
+        after = measure_footprint(model, example, length)
 
         def write(place: Path) -> None:
             save_model(model, place)
-            for part in (run.checkpoint.feature_extractor, run.checkpoint.vocabulary.tokenizer):
+            for part in (run.checkpoint.preprocessor.part, run.checkpoint.vocabulary.tokenizer):
                 if part is not None:
                     part.save_pretrained(place)
 
@@ -284,7 +284,7 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
     return _once(
         run,
         "prune",
-        {"plan": plan.key, "seconds": run.recipe.benchmark.seconds[0]},
+        {"plan": plan.key, length.unit: length.value},
         Removal,
         prune,
         lambda removal: (
@@ -337,8 +337,9 @@ def export(
         return check_parity(
             task.torch_states(reference),
             task.onnx_states(run.directory),
-            lambda seconds, batch: example_inputs(pruned, seconds, batch),
+            pruned.preprocessor.example,
             settings,
+            task.medium,
         )
 
     return _once(
@@ -392,8 +393,9 @@ def benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
                 task.onnx_timed(scratch, run.device.type, settings.threads),
                 task.onnx_timed(run.directory, run.device.type, settings.threads),
                 PROVIDERS[run.device.type],
-                lambda seconds, batch: example_inputs(run.checkpoint, seconds, batch),
+                run.checkpoint.preprocessor.example,
                 settings,
+                task.medium,
                 lambda share: narration.advance(share, 1.0),
             )
             return Benchmark(latencies=latencies, original_bytes=onnx_bytes(scratch, task.graphs))
@@ -404,15 +406,8 @@ def benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
         {"export": export.key, "settings": settings.model_dump(mode="json")},
         Benchmark,
         benchmark,
-        lambda done: ", ".join(f"{x.seconds:g} s ×{x.ratio:.2f}" for x in done.latencies),
+        lambda done: ", ".join(f"{x.length} ×{x.ratio:.2f}" for x in done.latencies),
     )
-
-
-def example_inputs(checkpoint: Checkpoint, seconds: float, batch: int) -> dict[str, Tensor]:
-    """Inputs made of seeded noise, `batch` clips of `seconds`: what shapes and speed depend on."""
-    samples = round(seconds * checkpoint.sampling_rate)
-    noise = np.random.default_rng(0).standard_normal((batch, samples)) * 0.1
-    return checkpoint.inputs(noise.astype(np.float32))
 
 
 def metric_line(evaluation: Evaluation) -> str:

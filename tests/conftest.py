@@ -52,6 +52,12 @@ def stand_in(stand_ins: Callable[[str], Path], tmp_path: Path) -> StandIn:
     return StandIn(Path(shutil.copytree(stand_ins("keyword_spotting"), tmp_path / "task")))
 
 
+@pytest.fixture
+def reviews(stand_in_of: Callable[[str], StandIn]) -> StandIn:
+    """A classifier of text in a directory of its own, to be spoiled."""
+    return stand_in_of("text_classification")
+
+
 @pytest.fixture(scope="session")
 def finished(
     stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory

@@ -1,11 +1,14 @@
-"""Stand-ins of whole tasks: a tiny model, a few dozen short clips and a recipe in a directory.
+"""Stand-ins of whole tasks: a tiny model, a few dozen clips or texts and a recipe in a directory.
 
-The models are untrained, so metrics are those of guessing; everything else is as in earnest.
+The models of sound are untrained, so that their metrics are those of guessing; the model of text
+has learned its task. Everything else is as in earnest.
 """
 
 from __future__ import annotations
 
+import csv
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,13 @@ STAND_INS = (
     "encoder_decoder",
     "encoder_decoder_of_languages",
     "encoder_decoder_on_waveforms",
+    "text_classification",
 )
+GOOD, BAD = ("good", "great", "lovely"), ("bad", "awful", "dull")
+FILLERS = ("the", "a", "was", "and", "very", "it", "we", "saw", "with", "of", "film", "plot")
+SENTIMENTS = ("NEGATIVE", "POSITIVE")
+LONGEST_TEXT = 48
+"""Tokens, with the two special ones."""
 """The makers below."""
 
 
@@ -250,6 +259,75 @@ def _word_pieces() -> Any:
     )
 
 
+def text_classification(root: Path) -> StandIn:
+    """A tiny DistilBERT that knows: what is said after "but" counts."""
+    from transformers import DistilBertTokenizerFast
+
+    stand_in = StandIn(root)
+    root.mkdir(parents=True, exist_ok=True)
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    (root / "vocab.txt").write_text("\n".join((*special, "but", *GOOD, *BAD, *FILLERS)))
+    tokenizer = DistilBertTokenizerFast(str(root / "vocab.txt"))
+    _sentiment_model(tokenizer).save_pretrained(stand_in.model)
+    tokenizer.save_pretrained(stand_in.model)
+    generator = random.Random(0)
+    said: set[str] = set()
+    for split, count in (("calibration", CALIBRATION_CLIPS), ("validation", VALIDATION_CLIPS)):
+        rows: list[dict[str, str]] = []
+        while len(rows) < count:
+            text, positive = _opinion(generator)
+            if text not in said:
+                rows.append({"text": text, "label": SENTIMENTS[positive]})
+            said.add(text)
+        stand_in.write_rows(split, rows)
+    stand_in.write(_recipe({"kind": "text-classification"}, "tokens", [8, 24], [16]))
+    return stand_in
+
+
+def _opinion(generator: random.Random) -> tuple[str, bool]:
+    """A text of 3 to 15 words and whether its last judgement is a good one."""
+
+    def fillers() -> list[str]:
+        return generator.choices(FILLERS, k=generator.randint(0, 4))
+
+    first, last = generator.random() < 0.5, generator.random() < 0.5
+    judgements = [generator.choice(GOOD if good else BAD) for good in (first, last)]
+    words = [*fillers(), judgements[0], *fillers(), "but", *fillers(), judgements[1], *fillers()]
+    return " ".join(words), last
+
+
+def _sentiment_model(tokenizer: Any) -> Any:
+    """Trained for a second or two, to where it makes no mistake."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.manual_seed(0)
+    model = DistilBertForSequenceClassification(
+        DistilBertConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=LONGEST_TEXT,
+            dim=32,
+            n_layers=LAYERS,
+            n_heads=HEADS,
+            hidden_dim=37,
+            initializer_range=0.08,
+            id2label=dict(enumerate(SENTIMENTS)),
+            label2id={label: number for number, label in enumerate(SENTIMENTS)},
+            dropout=0.0,
+            attention_dropout=0.0,
+            seq_classif_dropout=0.0,
+        )
+    )
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    generator = random.Random(1)
+    for _ in range(80):
+        texts, labels = zip(*(_opinion(generator) for _ in range(32)), strict=True)
+        inputs = tokenizer(list(texts), padding=True, return_tensors="pt")
+        optimiser.zero_grad()
+        model(**inputs, labels=torch.tensor(labels).long()).loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
 def _classifier(labels: dict[int, str]) -> Any:
     model = TINY_MODELS[0].build()
     model.config.id2label = labels
@@ -272,22 +350,64 @@ def _stand_in(
             write_clip(stand_in.clip(split, number), generator, 300 + 60 * place)
             rows.append({"audio": f"{split}/{number}.wav", **targets[place]})
         stand_in.write_rows(split, rows)
-    stand_in.write(
-        {
-            "model": {"source": "model"},
-            "task": task,
-            "calibration": {
-                "source": {"kind": "manifest", "path": "calibration.jsonl"},
-                "samples": CALIBRATION_CLIPS,
-            },
-            "validation": {"source": {"kind": "manifest", "path": "validation.jsonl"}},
-            "attribution": {"method": "hib", "steps": 3, "batch_size": 7},
-            "budget": {"fraction": 0.4},
-            "export": {"seconds": [0.5, 1.0], "batches": [1, 2]},
-            "benchmark": {"seconds": [0.5], "repetitions": 3, "warmup": 1},
-        }
-    )
+    stand_in.write(_recipe(task, "seconds", [0.5, 1.0], [0.5]))
     return stand_in
+
+
+def _recipe(
+    task: dict[str, Any], unit: str, exported: list[float], timed: list[float]
+) -> dict[str, Any]:
+    return {
+        "model": {"source": "model"},
+        "task": task,
+        "calibration": {
+            "source": {"kind": "manifest", "path": "calibration.jsonl"},
+            "samples": CALIBRATION_CLIPS,
+        },
+        "validation": {"source": {"kind": "manifest", "path": "validation.jsonl"}},
+        "attribution": {"method": "hib", "steps": 3, "batch_size": 7},
+        "budget": {"fraction": 0.4},
+        "export": {unit: exported, "batches": [1, 2]},
+        "benchmark": {unit: timed, "repetitions": 3, "warmup": 1},
+    }
+
+
+def as_csv(stand_in: StandIn) -> dict[str, Any]:
+    """Texts and labels once more as CSV files; returns the source of either split."""
+    for split in ("calibration", "validation"):
+        with (stand_in.root / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["review", "verdict"])
+            writer.writeheader()
+            for row in stand_in.rows(split):
+                # Quoted, so that lines and rows are not the same number.
+                writer.writerow({"review": row["text"] + "\n", "verdict": row["label"]})
+    named = {"text": "review", "label": "verdict"}
+    return {
+        split: {"kind": "manifest", "path": f"{split}.csv", **named}
+        for split in ("calibration", "validation")
+    }
+
+
+def as_dataset(stand_in: StandIn) -> dict[str, Any]:
+    """The same as a `save_to_disk` directory, with class names of its own."""
+    import datasets
+
+    classes = datasets.ClassLabel(names=["negative", "positive"])
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": classes})
+    splits = {
+        split: datasets.Dataset.from_dict(
+            {
+                "sentence": [row["text"] for row in stand_in.rows(split)],
+                "label": [row["label"].lower() for row in stand_in.rows(split)],
+            },
+            features=features,
+        )
+        for split in ("calibration", "validation")
+    }
+    datasets.DatasetDict(splits).save_to_disk(str(stand_in.root / "reviews"))
+    renamed = {"negative": "NEGATIVE", "positive": "POSITIVE"}
+    common = {"kind": "datasets", "path": "reviews", "text": "sentence", "label_names": renamed}
+    return {split: {**common, "split": split} for split in splits}
 
 
 def write_clip(path: Path, generator: np.random.Generator, hertz: float = 440.0) -> None:

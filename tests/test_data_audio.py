@@ -12,8 +12,8 @@ import soundfile
 from data_standins import tone, write_clip
 
 from hibprune.data import (
-    AudioFault,
     AudioFile,
+    ContentFault,
     DurationLimits,
     EncodedAudio,
     content_digest,
@@ -75,7 +75,7 @@ def test_a_segment_is_cut_where_it_says(tmp_path: Path) -> None:
 
 
 def reason(audio: AudioFile | EncodedAudio, limits: DurationLimits = LIMITS) -> str:
-    with pytest.raises(AudioFault) as fault:
+    with pytest.raises(ContentFault) as fault:
         read_waveform(audio, 16_000, limits)
     return fault.value.reason
 

@@ -33,7 +33,7 @@ def source(kind: str, **options: Any) -> Any:
 
 def readable(utterances: list[Utterance]) -> bool:
     return all(
-        len(read_waveform(one.audio, 16_000, DurationLimits())) >= 8000 for one in utterances
+        len(read_waveform(one.content, 16_000, DurationLimits())) >= 8000 for one in utterances
     )
 
 
@@ -50,7 +50,7 @@ def test_speech_commands(tmp_path: Path) -> None:
     }
     assert found[0].id == "speech_commands_v0.01/yes/cccc0001_nohash_0.wav"
     assert readable(found[:7])
-    silences = [one.audio for one in found if one.target == "_silence_"]
+    silences = [one.content for one in found if one.target == "_silence_"]
     assert all(len(read_waveform(one, 16_000, DurationLimits())) == 16_000 for one in silences)
 
 
@@ -219,7 +219,7 @@ def test_noise_clips_are_segments_of_the_recording(tmp_path: Path) -> None:
     # 12 s recordings: validation owns 4 s to 8 s, so one-second clips start between 4 s and 7 s.
     starts: dict[str, list[float]] = {}
     for one in silences:
-        assert isinstance(one.audio, AudioFile)
-        starts.setdefault(one.audio.path.stem, []).append(one.audio.start_seconds)
+        assert isinstance(one.content, AudioFile)
+        starts.setdefault(one.content.path.stem, []).append(one.content.start_seconds)
     assert starts == {"pink_noise": [4.0, 5.5, 7.0], "running_tap": [4.033, 5.549]}
     assert silences[2].id == "speech_commands_v0.01/_background_noise_/pink_noise.wav@5.500s"

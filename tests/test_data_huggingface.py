@@ -11,7 +11,7 @@ import pytest
 from data_standins import write_clip
 
 from hibprune.data import (
-    AudioFault,
+    ContentFault,
     DurationLimits,
     HuggingFaceDataset,
     TargetFields,
@@ -53,7 +53,7 @@ def rows(tmp_path: Path, embedded: bool = True, **columns: Any) -> datasets.Data
 
 
 def waveforms(found: list[Utterance]) -> list[np.ndarray]:
-    return [read_waveform(one.audio, 16_000, DurationLimits()) for one in found]
+    return [read_waveform(one.content, 16_000, DurationLimits()) for one in found]
 
 
 def complaint(dataset: HuggingFaceDataset, base: Path, fields: TargetFields = LABEL) -> str:
@@ -123,7 +123,7 @@ def test_contents_are_compared_with_files(tmp_path: Path) -> None:
     first = source().utterances(LABEL, tmp_path)
     second = source(split="train").utterances(LABEL, tmp_path)
     assert overlap(first[:2], second[1:]) == [("train:1", "train:1")]
-    assert len({content_digest(one.audio) for one in first}) == 3
+    assert len({content_digest(one.content) for one in first}) == 3
 
 
 def test_unlabelled(tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_a_row_without_audio(tmp_path: Path) -> None:
     missing = datasets.Dataset.from_dict({"audio": [None, str(tmp_path / "gone.wav")]})
     missing.to_parquet(tmp_path / "set" / "train.parquet")
     for one in source(labelled=False).utterances(LABEL, tmp_path):
-        with pytest.raises(AudioFault, match=r"^missing$"):
-            read_waveform(one.audio, 16_000, DurationLimits())
+        with pytest.raises(ContentFault, match=r"^missing$"):
+            read_waveform(one.content, 16_000, DurationLimits())
 
 
 def test_what_is_not_on_disk(tmp_path: Path) -> None:

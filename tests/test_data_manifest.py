@@ -39,7 +39,7 @@ def test_json_lines(tmp_path: Path) -> None:
         ("clips/a.wav", "yes"),
         ("clips/größe 2.wav", "Größe"),
     ]
-    assert found[0].audio == AudioFile(tmp_path / "clips" / "a.wav")
+    assert found[0].content == AudioFile(tmp_path / "clips" / "a.wav")
 
 
 def test_csv_from_windows(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_slots_root_and_column_names(tmp_path: Path) -> None:
     source = manifest("m.csv", root="audio", audio="path", slots={"object": "thing"})
     (found,) = source.utterances(SLOTS, tmp_path)
     assert found.target == {"action": "change language", "object": "Korean"}
-    assert found.audio == AudioFile(tmp_path / "audio" / "x" / "a.wav")
+    assert found.content == AudioFile(tmp_path / "audio" / "x" / "a.wav")
 
 
 def test_unlabelled(tmp_path: Path) -> None:

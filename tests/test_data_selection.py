@@ -12,14 +12,17 @@ from data_standins import write_clip
 
 from hibprune.data import (
     AudioFile,
+    Content,
     DurationLimits,
     EncodedAudio,
     Selection,
     Target,
+    Text,
     Utterance,
     drawing_order,
     missing_audio,
     overlap,
+    read_waveform,
     require_disjoint,
     usable,
 )
@@ -48,10 +51,15 @@ def files(directory: Path, count: int, silent: tuple[int, ...] = ()) -> list[Utt
     return found
 
 
+def read(content: Content) -> np.ndarray:
+    assert not isinstance(content, Text)
+    return read_waveform(content, 16_000, DurationLimits())
+
+
 def select(
     candidates: list[Utterance], samples: int | None = None, max_unreadable: float = 0.01
 ) -> Selection:
-    return usable(candidates, "calibration", 16_000, DurationLimits(), samples, max_unreadable)
+    return usable(candidates, "calibration", read, samples, max_unreadable)
 
 
 def test_draws_are_balanced_until_a_class_runs_out() -> None:
@@ -137,7 +145,7 @@ def test_identity_follows_names_targets_and_contents(tmp_path: Path) -> None:
     clips = files(tmp_path, 3)
     identity = select(clips).identity
     assert identity == select(files(tmp_path, 3)).identity
-    relabelled = [Utterance(one.id, one.audio, "no") for one in clips]
+    relabelled = [Utterance(one.id, one.content, "no") for one in clips]
     write_clip(tmp_path / "other.wav", 999)
     replaced = [*clips[:2], Utterance(clips[2].id, AudioFile(tmp_path / "other.wav"), "yes")]
     changed = [relabelled, replaced, clips[::-1], clips[:2]]
@@ -150,8 +158,7 @@ def test_progress_counts_usable_clips(tmp_path: Path) -> None:
     usable(
         clips,
         "validation",
-        16_000,
-        DurationLimits(),
+        read,
         samples=3,
         max_unreadable=0.25,
         progress=lambda done, total: seen.append((done, total)),

@@ -28,6 +28,7 @@ from hibprune.attribution.batches import read_unmodified
 from hibprune.checkpoint import Checkpoint, ModelSource
 from hibprune.errors import UserError
 from hibprune.families import family_of
+from hibprune.preprocessing import SoundPreprocessor
 from hibprune.records import Head, Plan, Scores, heads_by_layer
 from hibprune.tasks import Vocabulary
 
@@ -227,7 +228,7 @@ class TestPositions:
 def checkpoint(model: PreTrainedModel, feature_extractor: Any) -> Checkpoint:
     return Checkpoint(
         model=model,
-        feature_extractor=feature_extractor,
+        preprocessor=SoundPreprocessor(feature_extractor),
         vocabulary=Vocabulary(labels=()),
         family=family_of(model.config.model_type),
         source=ModelSource(source="none"),

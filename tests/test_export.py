@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.export import ExportSettings, check_parity, export_onnx, write_metadata
+from hibprune.medium import SOUND, Length
 from hibprune.runtime import Predict, onnx_predict, onnx_session, torch_predict
 from hibprune.surgery import save_model
 
@@ -54,6 +55,9 @@ class Exported:
 
     def inputs(self, seconds: float, batch: int) -> dict[str, Tensor]:
         return exported_inputs(self.tiny, seconds, batch)
+
+    def example(self, length: Length, batch: int) -> dict[str, Tensor]:
+        return self.inputs(length.value, batch)
 
 
 def exported_inputs(tiny: TinyModel, seconds: float, batch: int) -> dict[str, Tensor]:
@@ -102,9 +106,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_parity_at_several_lengths_and_batch_sizes(exported: Exported) -> None:
     parity = check_parity(
-        torch_predict(exported.model), exported.onnx_predict, exported.inputs, SHAPES
+        torch_predict(exported.model), exported.onnx_predict, exported.example, SHAPES, SOUND
     )
-    assert {(case.seconds, case.batch) for case in parity.cases} == {
+    assert {(case.length.seconds, case.batch) for case in parity.cases} == {
         (seconds, batch) for seconds in SHAPES.seconds for batch in SHAPES.batches
     }
     assert len(parity.cases) == 6
@@ -169,7 +173,7 @@ def test_model_of_another_plan_is_found_out(exported: Exported) -> None:
     other.prune_heads(PLANS["uneven"])
     settings = ExportSettings(seconds=(0.3,), batches=(2,))
     with pytest.raises(UserError, match=r"at 0\.3 s, batch 2, over export\.tolerance 0\.001"):
-        check_parity(torch_predict(other), exported.onnx_predict, exported.inputs, settings)
+        check_parity(torch_predict(other), exported.onnx_predict, exported.example, settings, SOUND)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -199,8 +203,8 @@ def of_zeros(inputs: dict[str, Tensor]) -> np.ndarray:
     return np.zeros((len(inputs["x"]), 4), np.float32)
 
 
-def example(seconds: float, batch: int) -> dict[str, Tensor]:
-    return {"x": torch.zeros(batch, int(100 * seconds))}
+def example(length: Length, batch: int) -> dict[str, Tensor]:
+    return {"x": torch.zeros(batch, int(100 * length.value))}
 
 
 def differing(where: tuple[float, int], by: float) -> Callable[[dict[str, Tensor]], np.ndarray]:
@@ -221,12 +225,12 @@ def test_one_wrong_number_is_found_wherever_it_is(by: float) -> None:
     for where in ((1, 1), (1, 3), (2, 1), (2, 3)):
         place = rf"at {where[0]} s, batch {where[1]}, over export\.tolerance 0\.2: try"
         with pytest.raises(UserError, match=place):
-            check_parity(of_zeros, differing(where, by), example, settings)
+            check_parity(of_zeros, differing(where, by), example, settings, SOUND)
 
 
 def test_differences_up_to_the_tolerance_pass() -> None:
     settings = ExportSettings(seconds=(1, 2), batches=(1, 3), tolerance=0.25)
-    parity = check_parity(of_zeros, differing((2, 1), -0.25), example, settings)
+    parity = check_parity(of_zeros, differing((2, 1), -0.25), example, settings, SOUND)
     assert parity.max_abs_diff == 0.25
     assert parity.tolerance == 0.25
     assert [case.max_abs_diff for case in parity.cases] == [0, 0, 0.25, 0]
@@ -240,7 +244,7 @@ def test_outputs_of_another_shape_are_found_out() -> None:
     with pytest.raises(
         UserError, match=r"shape \(1, 4\) where PyTorch gives \(3, 4\), at 1 s, batch 3"
     ):
-        check_parity(of_zeros, one_row, example, settings)
+        check_parity(of_zeros, one_row, example, settings, SOUND)
 
 
 @pytest.mark.parametrize(

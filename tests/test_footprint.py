@@ -20,6 +20,7 @@ from tiny_models import (
 from transformers import PreTrainedModel
 
 from hibprune.footprint import measure_footprint
+from hibprune.medium import Length
 from hibprune.records import Footprint
 
 BY_NAME = {tiny.name: tiny for tiny in TINY_MODELS}
@@ -33,7 +34,7 @@ every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 
 
 def measured(model: PreTrainedModel, tiny: TinyModel, seconds: float = 0.25) -> Footprint:
-    return measure_footprint(model, tiny.inputs(1, seconds), seconds)
+    return measure_footprint(model, tiny.inputs(1, seconds), Length(value=seconds, unit="seconds"))
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -65,7 +66,7 @@ def test_all_of_a_wav2vec2_classifier() -> None:
     ]
     tiny = BY_NAME["wav2vec2"]
     assert measured(tiny.build(), tiny) == Footprint(
-        parameters=sum(parameters), macs=sum(macs), at_seconds=0.25
+        parameters=sum(parameters), macs=sum(macs), length=Length(value=0.25, unit="seconds")
     )
 
 
@@ -137,7 +138,7 @@ def test_attention_grows_with_the_square_of_length() -> None:
     step = 20  # frames in 0.2 s
     second = clips[0.6].macs - 2 * clips[0.4].macs + clips[0.2].macs
     assert second == 2 * step * step * LAYERS * 2 * WIDTH
-    assert [clip.at_seconds for clip in clips.values()] == [0.2, 0.4, 0.6]
+    assert [clip.length.seconds for clip in clips.values()] == [0.2, 0.4, 0.6]
     assert len({clip.parameters for clip in clips.values()}) == 1
 
 
@@ -170,7 +171,8 @@ def test_a_decoder_makes_one_step(tiny: TinyModel) -> None:
     """And five where there are five tokens: its linear layers are counted a token at a time."""
     model, inputs = tiny.build(), tiny.inputs(1)
     tokens = inputs.pop("decoder_input_ids")
-    one = measure_footprint(model, inputs, 0.25)
-    assert one == measure_footprint(model, {**inputs, "decoder_input_ids": tokens[:, :1]}, 0.25)
-    assert one.macs < measure_footprint(model, {**inputs, "decoder_input_ids": tokens}, 0.25).macs
+    length = Length(value=0.25, unit="seconds")
+    one = measure_footprint(model, inputs, length)
+    assert one == measure_footprint(model, {**inputs, "decoder_input_ids": tokens[:, :1]}, length)
+    assert one.macs < measure_footprint(model, {**inputs, "decoder_input_ids": tokens}, length).macs
     assert set(inputs) == {tiny.main_input}

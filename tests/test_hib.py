@@ -269,7 +269,7 @@ class TestScores:
         def hopeless(model: Any, batch: Batch) -> Tensor:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-        with pytest.raises(UserError, match="clip1: attribution of this clip alone does not fit"):
+        with pytest.raises(UserError, match="clip1: attribution of this sample alone does not fit"):
             method().attribute(row.build(), samples_of(row), hopeless, Session())
 
     def test_other_errors_are_not_taken_for_memory(self) -> None:

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("loading", "evaluation", "prediction"),
     ("recipe",),
     ("attribution", "checkpoint"),
-    ("tasks",),
+    ("tasks", "preprocessing"),
     (
         "data",
         "planning",
@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("attention", "steps", "output", "comparison", "hibprune"),
     ("manifest",),
     ("families", "records", "files", "runtime", "narration"),
-    ("errors", "statistics"),
+    ("errors", "statistics", "medium"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -25,7 +25,6 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from hibprune.attention import attention_sites, heads_of, silenced
 from hibprune.attribution import METHODS, Method, MethodBase, Sample, Session
 from hibprune.attribution.base import AnyStackMethod
-from hibprune.data import read_waveform
 from hibprune.errors import UserError
 from hibprune.loading import load
 from hibprune.recipe import load_recipe
@@ -241,9 +240,7 @@ def tasks(stand_ins: Callable[[str], Path]) -> Callable[[str], Any]:
         checkpoint, recipe = material.checkpoint, loaded.recipe
         samples = []
         for clip in material.calibration.utterances[:4]:
-            waveform = read_waveform(
-                clip.audio, checkpoint.sampling_rate, recipe.calibration.durations
-            )
+            waveform = checkpoint.read(clip.content, recipe.calibration.durations)
             assert clip.target is not None
             target = recipe.task.encode(clip.target, checkpoint.vocabulary)
             samples.append(Sample(clip.id, checkpoint.inputs(waveform), target))

@@ -29,6 +29,7 @@ from hibprune.manifest import (
     RoundSummary,
     SkippedClip,
 )
+from hibprune.medium import Length
 from hibprune.records import (
     Evaluation,
     Gate,
@@ -124,7 +125,7 @@ def make_latency(
         provider=provider,
         threads=2,
         batch=1,
-        seconds=seconds,
+        length=Length(value=seconds, unit="seconds"),
         repetitions=60,
         before=percentiles(before),
         after=percentiles(before / ratio),
@@ -166,7 +167,9 @@ def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
             removed={layer: tuple(i) for layer, i in heads_by_layer(plan.removed).items()},
         ),
         parameters=Change(before=3_021_120, after=2_577_216),
-        macs=MacsChange(before=212_000_000, after=181_300_000, at_seconds=1.0),
+        macs=MacsChange(
+            before=212_000_000, after=181_300_000, length=Length(value=1.0, unit="seconds")
+        ),
         size_bytes=Change(before=12_211_000, after=10_430_000),
         metric=make_metric(),
         parity=ParitySummary(

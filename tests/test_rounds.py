@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 from hibprune.attention import heads_of
 from hibprune.attribution import Sample, Session
 from hibprune.cli import main
-from hibprune.data import read_waveform
 from hibprune.files import sha256_of
 from hibprune.loading import load
 from hibprune.planning import Budget, Round, Schedule, make_plan
@@ -216,7 +215,7 @@ def model_and_samples(loaded: LoadedRecipe) -> tuple[PreTrainedModel, list[Sampl
     samples = []
     for clip in material.calibration.utterances:
         assert clip.target is not None
-        waveform = read_waveform(clip.audio, checkpoint.sampling_rate, limits)
+        waveform = checkpoint.read(clip.content, limits)
         encoded = loaded.recipe.task.encode(clip.target, checkpoint.vocabulary)
         samples.append(Sample(clip.id, checkpoint.calibration_inputs(waveform), encoded))
     return checkpoint.model, samples

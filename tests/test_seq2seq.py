@@ -226,6 +226,19 @@ class TestSilence:
             task().evaluate(references, references, checkpoint.vocabulary)
 
 
+@pytest.mark.parametrize("place", ["benchmark", "export"])
+def test_examples_longer_than_the_window_are_refused(
+    stand_ins: Callable[[str], Path], place: str
+) -> None:
+    """The extractor would cut them to the window, and figures would stand beside a wrong length."""
+    speaker = StandIn(stand_ins("encoder_decoder"))
+    recipe = invoke("check", speaker.recipe, f"--set={place}.seconds=[2]")
+    assert recipe.exit_code == 2
+    assert recipe.stderr == (
+        f"error: {place}.seconds: 2 s is more than the 1 s that the model takes: set shorter ones\n"
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     ["encoder_decoder", "encoder_decoder_of_languages", "encoder_decoder_on_waveforms"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from commands import invoke
+from standin import StandIn
 from torch import Tensor
 
 from hibprune.attention import heads_of, silenced
@@ -42,7 +45,7 @@ class TestRecipes:
     def test_has_the_papers_samples_steps_and_rates(self, path: Path) -> None:
         recipe = load_recipe(path).recipe
         if recipe.task.kind not in TABLE_1:
-            # The paper has no encoder–decoder models; no setting of theirs is the paper's.
+            # The paper has no encoder–decoder models and none of text; no setting is the paper's.
             assert recipe.attribution != HeadInformationBottleneck(method="hib")
             return
         method: Any = recipe.attribution.for_task(recipe.task.kind)
@@ -52,6 +55,46 @@ class TestRecipes:
 
     def test_is_named_as_its_file(self, path: Path) -> None:
         assert load_recipe(path).recipe.name == path.stem
+
+
+def test_the_text_recipe_fits_data_of_sst2s_shape(
+    stand_ins: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its columns, class names and splits, on a stand-in of the model."""
+    import datasets
+
+    stand_in = StandIn(stand_ins("text_classification"))
+    features = datasets.Features(
+        {
+            "idx": datasets.Value("int32"),
+            "sentence": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["negative", "positive"]),
+        }
+    )
+    splits = {}
+    for split, rows in (("train", "calibration"), ("validation", "validation")):
+        table = [
+            {"idx": number, "sentence": row["text"], "label": row["label"].lower()}
+            for number, row in enumerate(stand_in.rows(rows))
+        ]
+        splits[split] = datasets.Dataset.from_list(table, features=features)
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "sst2"))
+    overrides = {
+        "model.source": stand_in.model,
+        "calibration.source.path": tmp_path / "sst2",
+        "validation.source.path": tmp_path / "sst2",
+        "calibration.samples": 20,
+        "attribution.steps": 2,
+        "benchmark.tokens": "[16]",
+        "export.tokens": "[16]",
+        "gates": "{}",
+    }
+    result = invoke(
+        "run", ROOT / "recipes/text_classification.yaml", "--output", tmp_path / "out", "--quiet",
+        *(f"--set={key}={value}" for key, value in overrides.items()),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "accuracy 100.00%" in result.stdout
 
 
 def rows(split: str) -> list[dict[str, str]]:

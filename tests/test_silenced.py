@@ -88,13 +88,11 @@ def test_it_equals_removal_clip_by_clip(
     assert passes.forwards == 30 * len(PLANS)
     assert max(measure.batches) >= 10
 
-    from hibprune.data import read_waveform
-
     for plan, seen in zip(PLANS, measure.seen, strict=True):
         smaller = copy.deepcopy(checkpoint.model)
         remove_heads(smaller, Plan(removed=plan, kept=()))
         for clip, output in zip(clips, seen, strict=True):
-            waveform = read_waveform(clip.audio, checkpoint.sampling_rate, limits)
+            waveform = checkpoint.read(clip.content, limits)
             with torch.inference_mode():
                 alone = read(smaller, checkpoint.inputs(waveform))[0]
             np.testing.assert_allclose(output, alone, atol=2e-5)
@@ -123,10 +121,10 @@ def test_batches_are_bounded_by_the_sound_in_them(
     limits = load_recipe(stand_in.recipe).recipe.validation.durations
     clips = material.validation.utterances
     # The window is one second, however short a clip is.
-    monkeypatch.setattr(measuring, "SECONDS_AT_ONCE", 4.0)
+    monkeypatch.setattr(measuring, "FRAMES_AT_ONCE", 200)
     batches = batches_of_one_length(material.checkpoint, clips, limits)
     assert max(map(len, batches)) == 4
-    monkeypatch.setattr(measuring, "SECONDS_AT_ONCE", 0.5)
+    monkeypatch.setattr(measuring, "FRAMES_AT_ONCE", 25)
     batches = batches_of_one_length(material.checkpoint, clips, limits)
     assert {len(batch) for batch in batches} == {1}
 
@@ -148,11 +146,9 @@ def test_token_accuracy_is_that_of_the_models_own_labels(
     measure = task.measure("token accuracy", checkpoint.vocabulary)
     (result,) = evaluate_silenced(checkpoint, measure, clips, limits, batches, [()])
 
-    from hibprune.data import read_waveform
-
     wrong, counted = [], []
     for clip in clips:
-        waveform = read_waveform(clip.audio, checkpoint.sampling_rate, limits)
+        waveform = checkpoint.read(clip.content, limits)
         tokenizer = checkpoint.vocabulary.tokenizer
         prefix = [tokenizer.convert_tokens_to_ids("<|notimestamps|>")]
         text = tokenizer(f" {clip.target}", add_special_tokens=False).input_ids

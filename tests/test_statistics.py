@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from hibprune.medium import Length
 from hibprune.records import Head, Interval, Latency, Scores, heads_by_layer
 from hibprune.statistics import (
     bootstrap_interval,
@@ -122,7 +123,7 @@ def test_heads_are_grouped_by_layer_and_sorted() -> None:
 
 def test_latency_derives_percentiles_from_raw_times() -> None:
     latency = Latency(
-        runtime="r", provider="p", threads=1, batch=1, seconds=2.0,
+        runtime="r", provider="p", threads=1, batch=1, length=Length(value=2.0, unit="seconds"),
         before_ms=tuple(range(1, 102)), after_ms=tuple(value / 2 for value in range(1, 102)),
     )  # fmt: skip
     assert (latency.before.p50, latency.before.p90, latency.before.p99) == (51, 91, 100)

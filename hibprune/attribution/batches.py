@@ -165,8 +165,8 @@ class LengthBatches:
             if found is None:
                 if len(chosen) == 1:
                     raise UserError(
-                        f"{chosen[0].id}: attribution of this clip alone does not fit into memory: "
-                        "use shorter clips (max_seconds) or a machine with more memory"
+                        f"{chosen[0].id}: attribution of this sample alone does not fit into "
+                        "memory: use shorter ones (of sound: max_seconds) or a machine with more"
                     )
                 self._largest = len(chosen) // 2
                 self._notice(f"memory ran out; going on with batches of {self._largest}")

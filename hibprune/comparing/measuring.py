@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hibprune.attention import prefix_recorded, prefix_replayed, silenced
+from hibprune.attention import (
+    frame_count,
+    input_length,
+    prefix_recorded,
+    prefix_replayed,
+    silenced,
+)
 from hibprune.checkpoint import Checkpoint
-from hibprune.data import DurationLimits, Utterance, read_waveform
+from hibprune.data import DurationLimits, Utterance
 from hibprune.records import Evaluation, Head
 from hibprune.tasks import Measure, Target
 
@@ -19,25 +24,24 @@ Silent = tuple[Head, ...]
 """The heads that a plan would remove, sorted."""
 
 CLIPS_AT_ONCE = 16
-SECONDS_AT_ONCE = 60.0
-"""Of sound in one batch: what bounds the memory that the convolutions take."""
+FRAMES_AT_ONCE = 3000
+"""Of the encoder in one batch, a minute of sound: what bounds the memory."""
 
 
 def batches_of_one_length(
     checkpoint: Checkpoint, clips: Sequence[Utterance], limits: DurationLimits
 ) -> list[list[int]]:
     """Places of clips that can go through the model together, since there is nothing to pad."""
+    model = checkpoint.model
     waiting: dict[tuple[int, ...], list[int]] = {}
     full: list[list[int]] = []
     for place, clip in enumerate(clips):
-        waveform = read_waveform(clip.audio, checkpoint.sampling_rate, limits)
-        shape = tuple(checkpoint.inputs(waveform)[checkpoint.model.main_input_name].shape)
-        seconds = len(waveform) / checkpoint.sampling_rate
-        if checkpoint.max_seconds < math.inf:
-            seconds = checkpoint.max_seconds
+        inputs = checkpoint.inputs(checkpoint.read(clip.content, limits))
+        shape = tuple(inputs[model.main_input_name].shape)
         batch = waiting.setdefault(shape, [])
         batch.append(place)
-        if len(batch) >= min(CLIPS_AT_ONCE, int(SECONDS_AT_ONCE / seconds)):
+        frames = frame_count(model, input_length(model, inputs))
+        if len(batch) >= min(CLIPS_AT_ONCE, FRAMES_AT_ONCE // frames):
             full.append(waiting.pop(shape))
     return [*full, *waiting.values()]
 
@@ -64,8 +68,7 @@ def evaluate_silenced(
     done = 0
     for places in batches:
         features = [
-            checkpoint.inputs(read_waveform(clips[place].audio, checkpoint.sampling_rate, limits))
-            for place in places
+            checkpoint.inputs(checkpoint.read(clips[place].content, limits)) for place in places
         ]
         inputs = {name: torch.cat([one[name] for one in features]) for name in features[0]}
         targets = [references[place] for place in places]

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hibprune.data.audio import AudioFault, DurationLimits, content_digest, read_waveform
+from hibprune.data.audio import DurationLimits, read_waveform
+from hibprune.data.contents import content_digest
 from hibprune.data.corpora import FluentSpeechCommands, LibriSpeech, VoxCeleb1
 from hibprune.data.folder import Folder
 from hibprune.data.huggingface import HuggingFaceDataset
@@ -18,13 +19,17 @@ from hibprune.data.selection import (
     usable,
 )
 from hibprune.data.speechcommands import SpeechCommands
+from hibprune.data.text import read_text
 from hibprune.data.utterances import (
     Audio,
     AudioFile,
+    Content,
+    ContentFault,
     DatasetRow,
     EncodedAudio,
     Target,
     TargetFields,
+    Text,
     Utterance,
 )
 
@@ -41,8 +46,9 @@ DataSource = Annotated[
 
 __all__ = [
     "Audio",
-    "AudioFault",
     "AudioFile",
+    "Content",
+    "ContentFault",
     "DataSource",
     "DatasetRow",
     "DurationLimits",
@@ -56,12 +62,14 @@ __all__ = [
     "SpeechCommands",
     "Target",
     "TargetFields",
+    "Text",
     "Utterance",
     "VoxCeleb1",
     "content_digest",
     "drawing_order",
     "missing_audio",
     "overlap",
+    "read_text",
     "read_waveform",
     "require_disjoint",
     "usable",

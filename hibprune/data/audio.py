@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import re
 from fractions import Fraction
@@ -14,7 +13,7 @@ import numpy as np
 import soundfile
 from pydantic import Field
 
-from hibprune.data.utterances import Audio, AudioFile, DatasetRow, EncodedAudio
+from hibprune.data.utterances import Audio, AudioFile, ContentFault, DatasetRow, EncodedAudio
 from hibprune.records import Record
 
 SILENCE_PEAK = 1e-6
@@ -25,14 +24,6 @@ SMALLEST_PLACEHOLDER_LENGTH = 0x7FFFF000
 
 # libsndfile counts a FLAC stream without a length as the largest signed 64-bit number of frames.
 UNKNOWN_FRAMES = 2**62
-
-
-class AudioFault(Exception):  # noqa: N818 - the clip is at fault, not the program
-    """A clip that cannot be used; `reason` says why in a few words."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class DurationLimits(Record):
@@ -49,106 +40,81 @@ class DurationLimits(Record):
 def read_waveform(audio: Audio, sampling_rate: int, limits: DurationLimits) -> np.ndarray:
     """The clip as mono float32 at `sampling_rate` (Hz), its channels averaged.
 
-    Raises AudioFault. The length is judged from the header, before anything is decoded.
+    Raises ContentFault. The length is judged from the header, before anything is decoded.
     """
-    encoded = _encoded(audio)
+    clip = encoded(audio)
     try:
-        with soundfile.SoundFile(_openable(encoded)) as sound:
-            start, count = _frames_wanted(encoded, sound, limits)
+        with soundfile.SoundFile(_openable(clip)) as sound:
+            start, count = _frames_wanted(clip, sound, limits)
             sound.seek(start)
             channels = _decoded(sound, count)
             rate = int(sound.samplerate)
     except soundfile.LibsndfileError as error:
-        raise AudioFault("not audio that libsndfile can open") from error
+        raise ContentFault("not audio that libsndfile can open") from error
     if not np.isfinite(channels).all():
-        raise AudioFault("holds NaN or infinite values")
+        raise ContentFault("holds NaN or infinite values")
     waveform = channels.mean(axis=1)
     if np.abs(waveform).max() < SILENCE_PEAK:
-        raise AudioFault("silent")
+        raise ContentFault("silent")
     return _resampled(waveform, rate, sampling_rate)
 
 
-def content_digest(audio: Audio) -> str:
-    """SHA-256 of the encoded bytes, and of the segment where the clip is one. Raises AudioFault."""
-    encoded = _encoded(audio)
-    if isinstance(encoded, EncodedAudio):
-        return hashlib.sha256(encoded.data).hexdigest()
-    try:
-        with encoded.path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256")
-    except OSError as error:
-        raise AudioFault(_reason(error)) from error
-    if encoded.start_seconds or encoded.seconds is not None:
-        digest.update(f"@{encoded.start_seconds}+{encoded.seconds}".encode())
-    return digest.hexdigest()
-
-
-def content_size(audio: Audio) -> int:
-    """Bytes of the encoded clip. Raises AudioFault when the file is missing."""
-    encoded = _encoded(audio)
-    if isinstance(encoded, EncodedAudio):
-        return len(encoded.data)
-    try:
-        return encoded.path.stat().st_size
-    except OSError as error:
-        raise AudioFault(_reason(error)) from error
-
-
-def _encoded(audio: Audio) -> AudioFile | EncodedAudio:
+def encoded(audio: Audio) -> AudioFile | EncodedAudio:
+    """The clip as a file or as bytes in memory. Raises ContentFault when a row holds none."""
     if not isinstance(audio, DatasetRow):
         return audio
     row = audio.rows[audio.index][audio.column]
     if row is None or (row["bytes"] is None and not row["path"]):
-        raise AudioFault("missing")
+        raise ContentFault("missing")
     if row["bytes"] is not None:
         return EncodedAudio(row["bytes"])
     return AudioFile(Path(row["path"]))
 
 
-def _openable(encoded: AudioFile | EncodedAudio) -> str | io.BytesIO:
+def _openable(clip: AudioFile | EncodedAudio) -> str | io.BytesIO:
     """What soundfile opens, after the faults it would report as a mere failure to open."""
-    if isinstance(encoded, EncodedAudio):
-        if not encoded.data:
-            raise AudioFault("empty")
-        return io.BytesIO(encoded.data)
+    if isinstance(clip, EncodedAudio):
+        if not clip.data:
+            raise ContentFault("empty")
+        return io.BytesIO(clip.data)
     try:
-        with encoded.path.open("rb") as stream:
+        with clip.path.open("rb") as stream:
             if not stream.read(1):
-                raise AudioFault("empty")
+                raise ContentFault("empty")
     except OSError as error:
-        raise AudioFault(_reason(error)) from error
-    return str(encoded.path)
+        raise ContentFault(open_fault(error)) from error
+    return str(clip.path)
 
 
 def _frames_wanted(
-    encoded: AudioFile | EncodedAudio, sound: Any, limits: DurationLimits
+    clip: AudioFile | EncodedAudio, sound: Any, limits: DurationLimits
 ) -> tuple[int, int]:
     """First frame and number of frames to decode."""
     rate, frames = int(sound.samplerate), int(sound.frames)
     if not 0 < rate <= HIGHEST_SAMPLING_RATE:
-        raise AudioFault(f"a sampling rate of {rate} Hz")
+        raise ContentFault(f"a sampling rate of {rate} Hz")
     if frames >= UNKNOWN_FRAMES:
-        raise AudioFault("its header does not say how long it is")
+        raise ContentFault("its header does not say how long it is")
     _refuse_cut_data(sound.extra_info)
     if frames == 0:
-        raise AudioFault("empty")
+        raise ContentFault("empty")
     start = 0
-    if isinstance(encoded, AudioFile):
-        start = round(encoded.start_seconds * rate)
+    if isinstance(clip, AudioFile):
+        start = round(clip.start_seconds * rate)
         available = max(frames - start, 0)
-        frames = available if encoded.seconds is None else round(encoded.seconds * rate)
+        frames = available if clip.seconds is None else round(clip.seconds * rate)
         if frames > available or available == 0:
-            raise AudioFault(f"ends before the segment at {encoded.start_seconds:g} s does")
+            raise ContentFault(f"ends before the segment at {clip.start_seconds:g} s does")
     seconds = frames / rate
     if seconds < limits.min_seconds:
-        raise AudioFault(f"shorter than {limits.min_seconds:g} s ({seconds:.3f} s)")
+        raise ContentFault(f"shorter than {limits.min_seconds:g} s ({seconds:.3f} s)")
     if seconds > limits.max_seconds:
-        raise AudioFault(f"longer than {limits.max_seconds:g} s ({seconds:.1f} s)")
+        raise ContentFault(f"longer than {limits.max_seconds:g} s ({seconds:.1f} s)")
     return start, frames
 
 
 def _refuse_cut_data(log: str) -> None:
-    """Raise AudioFault when libsndfile found less data in a WAV or AIFF than its header promises.
+    """Raise ContentFault when libsndfile found less data in a WAV or AIFF than its header promises.
 
     It then lowers the number of frames without an error; only its log tells.
     """
@@ -157,16 +123,16 @@ def _refuse_cut_data(log: str) -> None:
         return
     promised, present = int(found[1]), int(found[2])
     if present < promised < SMALLEST_PLACEHOLDER_LENGTH:
-        raise AudioFault(f"truncated ({present} of {promised} bytes of sound)")
+        raise ContentFault(f"truncated ({present} of {promised} bytes of sound)")
 
 
 def _decoded(sound: Any, frames: int) -> np.ndarray:
     try:
         channels = sound.read(frames, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise AudioFault("truncated or damaged") from error
+        raise ContentFault("truncated or damaged") from error
     if len(channels) < frames:
-        raise AudioFault(f"truncated ({len(channels)} of {frames} frames)")
+        raise ContentFault(f"truncated ({len(channels)} of {frames} frames)")
     return np.asarray(channels)
 
 
@@ -191,7 +157,8 @@ def _resampler(rate: int, wanted: int) -> Any:
     return Resample(ratio.denominator, ratio.numerator)
 
 
-def _reason(error: OSError) -> str:
+def open_fault(error: OSError) -> str:
+    """Why a file cannot be opened, in a few words."""
     if isinstance(error, FileNotFoundError):
         return "missing"
     return (error.strerror or "cannot be opened").lower()

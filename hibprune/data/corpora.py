@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hibprune.data.utterances import (
     AudioFile,
@@ -15,6 +15,7 @@ from hibprune.data.utterances import (
     target_from,
 )
 from hibprune.errors import UserError
+from hibprune.medium import SOUND, Medium
 from hibprune.records import Record
 
 FLUENT_SLOTS = ("action", "object", "location")
@@ -22,6 +23,8 @@ FLUENT_SLOTS = ("action", "object", "location")
 
 class LibriSpeech(Record):
     """LibriSpeech below `root/LibriSpeech/<subset>`, with its transcripts (upper case)."""
+
+    media: ClassVar[tuple[Medium, ...]] = (SOUND,)
 
     kind: Literal["librispeech"]
     root: str
@@ -73,6 +76,8 @@ class LibriSpeech(Record):
 class FluentSpeechCommands(Record):
     """Fluent Speech Commands below `root/fluent_speech_commands_dataset`."""
 
+    media: ClassVar[tuple[Medium, ...]] = (SOUND,)
+
     kind: Literal["fluent"]
     root: str
     subset: Literal["train", "valid", "test"]
@@ -122,6 +127,8 @@ class VoxCeleb1(Record):
 
     Labels are the speakers' directory names, `id10001` to `id11251`.
     """
+
+    media: ClassVar[tuple[Medium, ...]] = (SOUND,)
 
     kind: Literal["voxceleb1"]
     root: str

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hibprune.data.utterances import AudioFile, TargetFields, Utterance, located, require_kind
 from hibprune.errors import UserError
+from hibprune.medium import SOUND, Medium
 from hibprune.records import Record
 
 # What libsndfile recognises by content; headerless formats are left out.
@@ -36,6 +37,8 @@ class Folder(Record):
 
     With `labelled: false` a tree of clips without classes.
     """
+
+    media: ClassVar[tuple[Medium, ...]] = (SOUND,)
 
     kind: Literal["folder"]
     path: str

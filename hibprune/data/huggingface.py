@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from hibprune.data.utterances import (
+    Content,
     DatasetRow,
     TargetFields,
+    Text,
     Utterance,
     columns_wanted,
     located,
     target_from,
 )
 from hibprune.errors import UserError
+from hibprune.medium import SOUND, TEXT, Medium
 from hibprune.records import Record
 
 
@@ -23,8 +26,11 @@ class HuggingFaceDataset(Record):
     """A data set that `datasets` reads: a Hub id, a `save_to_disk` directory, or data files.
 
     `name`, `split` and `revision` are those of `datasets.load_dataset`; no code of the data set
-    is ever run. `label_names` renames labels: class names or numbers to the model's names.
+    is ever run. `label_names` renames labels: class names or numbers to the model's names. For
+    tasks on text, `text` is the column that goes in.
     """
+
+    media: ClassVar[tuple[Medium, ...]] = (SOUND, TEXT)
 
     kind: Literal["datasets"]
     path: str
@@ -41,21 +47,21 @@ class HuggingFaceDataset(Record):
     def utterances(self, fields: TargetFields, base: Path) -> list[Utterance]:
         """The rows in order; their audio stays where it is until read. Raises UserError."""
         columns = columns_wanted(fields, self.label, self.text, self.slots) if self.labelled else {}
+        entering = self.text if fields.medium is TEXT else self.audio
         dataset = self._loaded(base)
-        for column in (self.audio, *columns.values()):
+        for column in (entering, *columns.values()):
             if column not in dataset.column_names:
                 raise UserError(
                     f"{self._place}: no column '{column}'; "
                     f"its columns are {', '.join(dataset.column_names)}"
                 )
-        rows = self._undecoded(dataset)
+        contents = self._texts(dataset) if fields.medium is TEXT else self._clips(dataset)
         values = {field: self._values(dataset, column) for field, column in columns.items()}
         found = []
-        for index in range(len(rows)):
+        for index, content in enumerate(contents):
             row = {field: column[index] for field, column in values.items()}
             target = target_from(fields, row) if self.labelled else None
-            audio = DatasetRow(rows, index, self.audio)
-            found.append(Utterance(f"{self.split}:{index}", audio, target))
+            found.append(Utterance(f"{self.split}:{index}", content, target))
         if not found:
             raise UserError(f"{self._place}: has no rows")
         return found
@@ -107,6 +113,18 @@ class HuggingFaceDataset(Record):
             builder.BASE_FEATURE = _undecoded_audio()
         builder.download_and_prepare()
         return builder.as_dataset(split=self.split)
+
+    def _texts(self, dataset: Any) -> list[Content]:
+        """The text column; rows without one are left for reading to judge."""
+        feature = dataset.features[self.text]
+        if getattr(feature, "dtype", None) not in ("string", "large_string"):
+            raise UserError(f"{self._place}: column '{self.text}' is {feature}; it must hold text")
+        column = dataset.select_columns([self.text])[:][self.text]
+        return [Text(value or "") for value in column]
+
+    def _clips(self, dataset: Any) -> list[Content]:
+        rows = self._undecoded(dataset)
+        return [DatasetRow(rows, index, self.audio) for index in range(len(rows))]
 
     def _undecoded(self, dataset: Any) -> Any:
         """The audio column alone, as encoded."""

@@ -1,4 +1,4 @@
-"""Utterances listed in a JSONL or CSV file."""
+"""Utterances listed in a JSONL or CSV file: sound files by name, or texts in the file itself."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from hibprune.data.utterances import (
     AudioFile,
+    Content,
     TargetFields,
+    Text,
     Utterance,
     columns_wanted,
     located,
     target_from,
 )
 from hibprune.errors import UserError
+from hibprune.medium import SOUND, TEXT, Medium
 from hibprune.records import Record
 
 Row = dict[str, Any]
+Entry = tuple[str, str, Content, Row]
+"""Place for errors, id, content, and the row it stands in."""
 
 
 class Manifest(Record):
-    """A `.jsonl` or `.csv` file with a clip a line.
+    """A `.jsonl` or `.csv` file with a clip or a text a line.
 
     `root` is the directory that audio paths start from (default: the manifest's). `audio`,
-    `label`, `text` and `slots` name the columns; `slots` maps a slot to its column.
+    `label`, `text` and `slots` name the columns; `slots` maps a slot to its column. For tasks on
+    text, `text` is what goes in.
     """
+
+    media: ClassVar[tuple[Medium, ...]] = (SOUND, TEXT)
 
     kind: Literal["manifest"]
     path: str
@@ -42,26 +50,21 @@ class Manifest(Record):
     labelled: bool = True
 
     def utterances(self, fields: TargetFields, base: Path) -> list[Utterance]:
-        """The clips in the manifest's order; `base` is where relative paths start.
+        """The clips or texts in the manifest's order; `base` is where relative paths start.
 
         Raises UserError naming file and line.
         """
         path = located(self.path, base)
-        root = self._audio_root(path, base)
         columns = columns_wanted(fields, self.label, self.text, self.slots) if self.labelled else {}
+        entering = self.text if fields.medium is TEXT else self.audio
+        listed = self._texts if fields.medium is TEXT else self._clips
         found: list[Utterance] = []
-        lines: dict[str, int] = {}
-        for line, row in _rows(path, [self.audio, *columns.values()]):
-            place = f"{path}:{line}"
-            name = _inside(root, _text(row, self.audio, place), place)
-            if name in lines:
-                raise UserError(f"{place}: {name} is listed already in line {lines[name]}")
-            lines[name] = line
+        for place, name, content, row in listed(path, base, [entering, *columns.values()]):
             values = {field: _text(row, column, place) for field, column in columns.items()}
             target = target_from(fields, values) if self.labelled else None
-            found.append(Utterance(name, AudioFile(root / name), target))
+            found.append(Utterance(name, content, target))
         if not found:
-            raise UserError(f"{path}: lists no clips")
+            raise UserError(f"{path}: lists no {fields.medium.many}")
         return found
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
@@ -75,6 +78,23 @@ class Manifest(Record):
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
         return located(self.path, base).is_file()
+
+    def _clips(self, path: Path, base: Path, columns: list[str]) -> Iterator[Entry]:
+        root = self._audio_root(path, base)
+        lines: dict[str, int] = {}
+        for line, row in _rows(path, columns):
+            place = f"{path}:{line}"
+            name = _inside(root, _text(row, self.audio, place), place)
+            if name in lines:
+                raise UserError(f"{place}: {name} is listed already in line {lines[name]}")
+            lines[name] = line
+            yield place, name, AudioFile(root / name), row
+
+    def _texts(self, path: Path, base: Path, columns: list[str]) -> Iterator[Entry]:
+        """Texts are named by their line; the same one may well stand in two."""
+        for line, row in _rows(path, columns):
+            place = f"{path}:{line}"
+            yield place, f"{path.name}:{line}", Text(_text(row, self.text, place)), row
 
     def _audio_root(self, path: Path, base: Path) -> Path:
         return path.parent if self.root is None else located(self.root, base)

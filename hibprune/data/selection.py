@@ -10,15 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hibprune.data.audio import (
-    AudioFault,
-    DurationLimits,
-    content_digest,
-    content_size,
-    read_waveform,
-)
-from hibprune.data.utterances import AudioFile, Utterance
+from hibprune.data.contents import content_digest, content_size
+from hibprune.data.utterances import AudioFile, Content, ContentFault, Utterance
 from hibprune.errors import UserError
+from hibprune.medium import SOUND
 
 NAMED_IN_ERRORS = 3
 
@@ -63,21 +58,21 @@ def drawing_order(
 def usable(
     candidates: Sequence[Utterance],
     place: str,
-    sampling_rate: int,
-    limits: DurationLimits,
+    read: Callable[[Content], object],
     samples: int | None = None,
     max_unreadable: float = 0.01,
     progress: Progress | None = None,
 ) -> Selection:
     """The first `samples` candidates that can be read, or all; later ones replace the unreadable.
 
-    Raises UserError once more than `max_unreadable` of the clips to be examined cannot be read:
-    with the default, 1 clip in 100 or 2 in 200 are skipped, and among fewer than 100 none, since
-    a small set cannot spare one unnoticed. Raises it too when fewer than `samples` remain.
+    `read` raises ContentFault for a clip or text that cannot be used. Raises UserError once more
+    than `max_unreadable` of those to be examined cannot: with the default, 1 clip in 100 or 2 in
+    200 are skipped, and among fewer than 100 none, since a small set cannot spare one unnoticed.
+    Raises it too when fewer than `samples` remain.
     """
     wanted = len(candidates) if samples is None else samples
     if wanted > len(candidates):
-        raise UserError(_too_few(place, wanted, len(candidates), 0))
+        raise UserError(_too_few(place, wanted, candidates, 0))
     chosen: list[Utterance] = []
     skipped: list[tuple[str, str]] = []
     identity = hashlib.sha256()
@@ -85,14 +80,14 @@ def usable(
         if len(chosen) == wanted:
             break
         try:
-            read_waveform(utterance.audio, sampling_rate, limits)
-            content = content_digest(utterance.audio)
-        except AudioFault as fault:
+            read(utterance.content)
+            content = content_digest(utterance.content)
+        except ContentFault as fault:
             skipped.append((utterance.id, fault.reason))
             to_examine = min(wanted + len(skipped), len(candidates))
             # In floating point 0.29 * 100 is a little less than 29, which is allowed.
             if len(skipped) > max_unreadable * to_examine + 1e-9:
-                examined = len(chosen) + len(skipped)
+                examined = _counted(len(chosen) + len(skipped), candidates)
                 raise UserError(_too_many(place, skipped, examined, max_unreadable)) from None
             continue
         chosen.append(utterance)
@@ -101,7 +96,7 @@ def usable(
         if progress is not None:
             progress(len(chosen), wanted)
     if samples is not None and len(chosen) < samples:
-        raise UserError(_too_few(place, samples, len(candidates), len(skipped)))
+        raise UserError(_too_few(place, samples, candidates, len(skipped)))
     return Selection(tuple(chosen), tuple(skipped), identity.hexdigest())
 
 
@@ -110,7 +105,7 @@ def missing_audio(utterances: Sequence[Utterance]) -> list[str]:
     return [
         utterance.id
         for utterance in utterances
-        if isinstance(utterance.audio, AudioFile) and not utterance.audio.path.is_file()
+        if isinstance(utterance.content, AudioFile) and not utterance.content.path.is_file()
     ]
 
 
@@ -118,6 +113,8 @@ def overlap(
     calibration: Sequence[Utterance], validation: Sequence[Utterance]
 ) -> list[tuple[str, str]]:
     """Pairs of ids, one from either side, that are the same file or have the same content.
+
+    A text has the content of another that is equal but for white space around it.
 
     Segments of one file are the same when they share sound. Files are hashed only where both
     sides have one of that size; files that cannot be read count as different.
@@ -132,8 +129,8 @@ def require_disjoint(calibration: Sequence[Utterance], validation: Sequence[Utte
     if pairs:
         examples = _listed([one if one == other else f"{one} = {other}" for one, other in pairs])
         raise UserError(
-            f"calibration and validation share {_clips(len(pairs))}: {examples}; "
-            "validate on clips that the heads were not chosen on"
+            f"calibration and validation share {_counted(len(pairs), validation)}: {examples}; "
+            f"validate on {validation[0].medium.many} that the heads were not chosen on"
         )
 
 
@@ -148,14 +145,14 @@ def _same_file(
 ) -> set[tuple[str, str]]:
     files: dict[Path, list[tuple[str, AudioFile]]] = defaultdict(list)
     for utterance in calibration:
-        if isinstance(utterance.audio, AudioFile):
-            files[utterance.audio.path.resolve()].append((utterance.id, utterance.audio))
+        if isinstance(utterance.content, AudioFile):
+            files[utterance.content.path.resolve()].append((utterance.id, utterance.content))
     return {
         (name, utterance.id)
         for utterance in validation
-        if isinstance(utterance.audio, AudioFile)
-        for name, audio in files.get(utterance.audio.path.resolve(), [])
-        if _share_sound(audio, utterance.audio)
+        if isinstance(utterance.content, AudioFile)
+        for name, audio in files.get(utterance.content.path.resolve(), [])
+        if _share_sound(audio, utterance.content)
     }
 
 
@@ -184,8 +181,8 @@ def _by_size(utterances: Sequence[Utterance]) -> dict[int, list[Utterance]]:
     grouped: dict[int, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         try:
-            grouped[content_size(utterance.audio)].append(utterance)
-        except AudioFault:
+            grouped[content_size(utterance.content)].append(utterance)
+        except ContentFault:
             continue
     return grouped
 
@@ -194,32 +191,33 @@ def _by_content(utterances: Sequence[Utterance]) -> dict[str, list[str]]:
     grouped: dict[str, list[str]] = defaultdict(list)
     for utterance in utterances:
         try:
-            grouped[content_digest(utterance.audio)].append(utterance.id)
-        except AudioFault:
+            grouped[content_digest(utterance.content)].append(utterance.id)
+        except ContentFault:
             continue
     return grouped
 
 
-def _too_few(place: str, wanted: int, available: int, unreadable: int) -> str:
+def _too_few(place: str, wanted: int, candidates: Sequence[Utterance], unreadable: int) -> str:
     lost = f", {unreadable} of them unreadable" if unreadable else ""
     return (
-        f"{place}: {_clips(wanted)} asked for, but there are {available}{lost}; "
-        "ask for fewer or add data"
+        f"{place}: {_counted(wanted, candidates)} asked for, but there are "
+        f"{len(candidates)}{lost}; ask for fewer or add data"
     )
 
 
 def _too_many(
-    place: str, skipped: list[tuple[str, str]], examined: int, max_unreadable: float
+    place: str, skipped: list[tuple[str, str]], examined: str, max_unreadable: float
 ) -> str:
     named = _listed([f"{name}: {reason}" for name, reason in skipped])
     return (
-        f"{place}: {len(skipped)} of the first {_clips(examined)} cannot be used, more than "
+        f"{place}: {len(skipped)} of the first {examined} cannot be used, more than "
         f"max_unreadable ({max_unreadable:g}) allows: {named}; mend or remove them"
     )
 
 
-def _clips(count: int) -> str:
-    return "1 clip" if count == 1 else f"{count} clips"
+def _counted(count: int, utterances: Sequence[Utterance]) -> str:
+    medium = utterances[0].medium if utterances else SOUND
+    return medium.counted(count)
 
 
 def _listed(names: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import soundfile
 from pydantic import Field
@@ -12,6 +12,7 @@ from pydantic import Field
 from hibprune.data.corpora import make_root, metadata, missing_root, require_corpus
 from hibprune.data.utterances import AudioFile, TargetFields, Utterance, located, require_kind
 from hibprune.errors import UserError
+from hibprune.medium import SOUND, Medium
 from hibprune.records import Record
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -27,6 +28,8 @@ class SpeechCommands(Record):
     by default a tenth of the clips of `words` each, the mix of the published test set
     (2,567 + 257 + 257 clips in v0.01) on which SUPERB reports.
     """
+
+    media: ClassVar[tuple[Medium, ...]] = (SOUND,)
 
     kind: Literal["speechcommands"]
     root: str

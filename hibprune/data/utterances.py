@@ -1,4 +1,4 @@
-"""What a data source hands on: clips that are not read yet, each with a name and a target."""
+"""What a data source hands on: clips not read yet, or texts, each with a name and a target."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hibprune.errors import UserError
+from hibprune.medium import SOUND, TEXT, Medium
 
 WANTED = {"label": "one label per clip", "text": "a text per clip", "slots": "a label per slot"}
 
 Target = str | dict[str, str] | None
+
+
+class ContentFault(Exception):  # noqa: N818 - the clip or text is at fault, not the program
+    """A clip or text that cannot be used; `reason` says why in a few words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -42,27 +51,43 @@ class DatasetRow:
     column: str
 
 
+@dataclass(frozen=True)
+class Text:
+    """A text that is a model's input, as its source holds it."""
+
+    content: str
+
+
 Audio = AudioFile | EncodedAudio | DatasetRow
+Content = Audio | Text
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One clip: `id` names it to a person and is stable between runs.
+    """One clip or text: `id` names it to a person and is stable between runs.
 
-    `target` is a label, a transcript, or a label per slot; None when the clip is unlabelled.
+    `target` is a label, a transcript, or a label per slot; None when there is none.
     """
 
     id: str
-    audio: Audio
+    content: Content
     target: Target
+
+    @property
+    def medium(self) -> Medium:
+        return TEXT if isinstance(self.content, Text) else SOUND
 
 
 @dataclass(frozen=True)
 class TargetFields:
-    """What a task wants beside the audio: one label, a text, or one label for each of `slots`."""
+    """What a task wants of the data: what goes in, and what is to come out.
+
+    The target is one label, a text, or one label for each of `slots`.
+    """
 
     kind: Literal["label", "text", "slots"]
     slots: tuple[str, ...] = ()
+    medium: Medium = SOUND
 
 
 def located(path: str, base: Path) -> Path:

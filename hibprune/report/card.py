@@ -7,6 +7,7 @@ from typing import NamedTuple
 import yaml
 
 from hibprune.manifest import Manifest
+from hibprune.medium import MediumName
 from hibprune.report import wording
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.summary import SummaryRow, summary_rows
@@ -27,6 +28,14 @@ def deployment(task: str) -> Deployment:
     """Names of pipeline and classes for a task."""
     logits = 'logits = model(input_values=inputs["input_values"]).logits\n'
     label = "print(model.config.id2label[int(logits.argmax(-1))])"
+    if task == "text-classification":
+        return Deployment(
+            "text-classification",
+            "AutoModelForSequenceClassification",
+            "ORTModelForSequenceClassification",
+            "AutoTokenizer",
+            f"logits = model(**inputs).logits\n{label}",
+        )
     if task == "asr-ctc":
         return Deployment(
             "automatic-speech-recognition",
@@ -53,6 +62,35 @@ def deployment(task: str) -> Deployment:
         "AutoFeatureExtractor",
         f"{logits}{label}",
     )
+
+
+class Example(NamedTuple):
+    """An input of one medium in the examples: on the command line, and from there to `inputs`."""
+
+    argument: str
+    imports: str
+    preparing: str
+    caution: str
+    """What whoever deploys the ONNX model has to keep in mind of its inputs."""
+
+
+EXAMPLES: dict[MediumName, Example] = {
+    "sound": Example(
+        "clip.wav",
+        "import soundfile\n",
+        'sound, rate = soundfile.read("clip.wav")  # one channel, 16 kHz\n'
+        'inputs = preprocessor(sound, sampling_rate=rate, return_tensors="pt")',
+        "The ONNX model takes `input_values` only, no attention mask: clips in one batch must be "
+        "of equal length. Send clips of different length one by one.",
+    ),
+    "text": Example(
+        '"A text to judge."',
+        "",
+        'inputs = preprocessor("A text to judge.", return_tensors="pt")',
+        "A text longer than the model takes was left out of every figure, not cut short; a "
+        "tokenizer told to truncate may change what a text means.",
+    ),
+}
 
 
 def model_card(manifest: Manifest, recipe_yaml: str) -> str:
@@ -86,10 +124,11 @@ def _front_matter(manifest: Manifest) -> str:
 
 def _what_it_is(manifest: Manifest) -> str:
     revision = f" at revision {plain(manifest.model.revision)}" if manifest.model.revision else ""
+    metric = wording.metric_sentence(manifest.metric, manifest.medium)
     return (
         f"{plain(manifest.model.source)}{revision} for {plain(manifest.task)}, made smaller by "
         "removing attention heads with hibprune; it was not trained afterwards. "
-        f"{wording.heads_sentence(manifest)} {wording.metric_sentence(manifest.metric)}"
+        f"{wording.heads_sentence(manifest)} {metric}"
     )
 
 
@@ -105,7 +144,8 @@ def _results(manifest: Manifest) -> str:
         [
             "## Results",
             table("lrrr", ["", "original", "pruned", "change"], rows),
-            f"Ranges are 95 % intervals; the metric is over {manifest.metric.n} clips.{latency} "
+            f"Ranges are 95 % intervals; the metric is over "
+            f"{manifest.medium.counted(manifest.metric.n)}.{latency} "
             f"{plain(wording.gates_sentence(manifest.gates))} All figures, pictures and limits: "
             "[report.md](report.md).",
             "![Score of every head, the removed ones crossed out](figures/heads.png)",
@@ -124,14 +164,14 @@ def _result(row: SummaryRow) -> list[str]:
 
 
 def _use(manifest: Manifest) -> str:
-    names = deployment(manifest.task)
+    names, example = deployment(manifest.task), EXAMPLES[manifest.input]
     return "\n\n".join(
         [
             "## Use",
             "At once, from the command line:",
-            fenced("hibprune predict . clip.wav", "sh"),
+            fenced(f"hibprune predict . {example.argument}", "sh"),
             "With ONNX Runtime through Optimum (hibprune not needed):",
-            fenced(_onnx_example(names), "python"),
+            fenced(_onnx_example(names, example), "python"),
             "With PyTorch. Uneven and empty layers need hibprune's loading code, so import it "
             "before `from_pretrained`; transformers must be 4.57, later ones cannot read pruned "
             "heads:",
@@ -140,17 +180,15 @@ def _use(manifest: Manifest) -> str:
     )
 
 
-def _onnx_example(names: Deployment) -> str:
+def _onnx_example(names: Deployment, example: Example) -> str:
     return f"""\
-import soundfile
-from optimum.onnxruntime import {names.onnx_class}
+{example.imports}from optimum.onnxruntime import {names.onnx_class}
 from transformers import {names.preprocessor_class}
 
 directory = "."  # this directory, or its id on the Hub
 model = {names.onnx_class}.from_pretrained(directory, subfolder="onnx")
 preprocessor = {names.preprocessor_class}.from_pretrained(directory)
-sound, rate = soundfile.read("clip.wav")  # one channel, 16 kHz
-inputs = preprocessor(sound, sampling_rate=rate, return_tensors="pt")
+{example.preparing}
 {names.running}"""
 
 
@@ -171,18 +209,19 @@ def _removed(manifest: Manifest) -> str:
         if indices
     ]
     return (
-        "## Removed heads\n\nBy their original indices, layer 0 nearest the sound; scored by "
-        f"{plain(manifest.attribution.method)} on {manifest.attribution.samples} samples.\n\n"
+        "## Removed heads\n\nBy their original indices, layer 0 nearest the "
+        f"{manifest.medium.name}; scored by {plain(manifest.attribution.method)} on "
+        f"{manifest.attribution.samples} samples.\n\n"
         f"{table('ll', ['layer', 'removed heads'], rows)}"
     )
 
 
 def _limits(manifest: Manifest) -> str:
+    medium = manifest.medium
     limits = [
-        "The ONNX model takes `input_values` only, no attention mask: clips in one batch must be "
-        "of equal length. Send clips of different length one by one.",
-        f"The metric holds for the {manifest.metric.n} validation clips; try other microphones, "
-        "noise and speakers before deploying.",
+        EXAMPLES[medium.name].caution,
+        f"The metric holds for the {manifest.metric.n} validation {medium.many}; try other "
+        f"{medium.variety} before deploying.",
         "No training followed the removal of heads.",
         "Licence and intended use are those of the original model.",
     ]

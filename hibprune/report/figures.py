@@ -154,7 +154,7 @@ def _ticks(number: int, cell_inches: float) -> range:
 
 def _legend_of_marks(figure: Figure, grid: HeadGrid, x: float, y: float) -> None:
     blank = "blank: no head    " if np.isnan(grid.scores).any() else ""
-    explanation = f"× removed    {blank}layer 0 is nearest the sound"
+    explanation = f"× removed    {blank}layer 0 is nearest the input"
     figure.text(x, y, explanation, size=TEXT_SIZE - 1, color=INK, va="center")
 
 
@@ -243,7 +243,7 @@ def _latency_panel(axes: Axes, latency: LatencySummary, setting: str) -> None:
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(FAINT)
     finding = speed_finding(latency)
-    heading = f"{latency.seconds:g} s clip: {finding}"
+    heading = f"{latency.length.as_input}: {finding}"
     if setting:
         heading = f"{heading}\n{setting}"
     axes.set_title(heading, loc="left", size=TEXT_SIZE, color=INK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hibprune.manifest import DataSummary, LatencySummary, Manifest
+from hibprune.medium import SYMBOLS, Medium
 from hibprune.records import Evaluation, Gate, Plan, Scores, heads_by_layer
 from hibprune.report import wording
 from hibprune.report.markdown import fenced, plain, table
@@ -33,8 +34,9 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
 
 
 def _verdict(manifest: Manifest) -> str:
+    metric = wording.metric_sentence(manifest.metric, manifest.medium)
     sentences = [
-        f"**{wording.heads_sentence(manifest)}** {wording.metric_sentence(manifest.metric)}",
+        f"**{wording.heads_sentence(manifest)}** {metric}",
         wording.speed_sentences(manifest.latency),
         wording.size_sentence(manifest),
         plain(wording.gates_sentence(manifest.gates)),
@@ -50,17 +52,18 @@ def _metric(manifest: Manifest) -> str:
         _metric_row(
             "pruned, PyTorch",
             metric.pruned,
-            wording.metric_finding(metric.baseline, metric.pruned),
+            wording.metric_finding(metric.baseline, metric.pruned, manifest.medium),
         ),
         _metric_row(
             "pruned, ONNX Runtime",
             metric.exported,
-            wording.metric_finding(metric.baseline, metric.exported),
+            wording.metric_finding(metric.baseline, metric.exported, manifest.medium),
         ),
     ]
     name = wording.metric_name(metric.name)
     aim = "higher" if metric.higher_is_better else "lower"
-    header = ["model", f"{name} ({aim} is better)", "95 % interval", "clips", "finding"]
+    measured = manifest.medium.many
+    header = ["model", f"{name} ({aim} is better)", "95 % interval", measured, "finding"]
     return f"## {name[0].upper()}{name[1:]}\n\n{table('lrrrl', header, rows)}"
 
 
@@ -72,34 +75,38 @@ def _metric_row(model: str, result: Evaluation, finding: str) -> list[object]:
 def _latency(manifest: Manifest) -> str:
     if not manifest.latency:
         return "## Latency\n\nLatency was not measured."
+    timed = manifest.medium.unit == "seconds"
     tables = [
-        f"{plain(setting)}:\n\n{_latency_table(group)}"
+        f"{plain(setting)}:\n\n{_latency_table(group, manifest.medium)}"
         for setting, group in wording.by_setting(manifest.latency).items()
     ]
     return "\n\n".join(
         [
             "## Latency",
             "![Latency of the original and the pruned model](figures/latency.png)",
-            "*How to read it: a bar is the median time for one clip, the whisker reaches to the "
-            "90th percentile. Every length has a scale of its own, from zero. Beside the length: "
-            "how many times as fast the pruned model is, with its 95 % interval.*",
+            f"*How to read it: a bar is the median time for one {manifest.medium.one}, the whisker "
+            "reaches to the 90th percentile. Every length has a scale of its own, from zero. "
+            "Beside the length: how many times as fast the pruned model is, with its 95 % "
+            "interval.*",
             *tables,
-            "Original and pruned were both ONNX models, run in turn in one process. Real-time "
-            "factor: median time divided by the clip's length.",
+            "Original and pruned were both ONNX models, run in turn in one process."
+            + (" Real-time factor: median time divided by the clip's length." if timed else ""),
         ]
     )
 
 
-def _latency_table(group: list[LatencySummary]) -> str:
-    header = ["clip", "model", "p50", "p90", "p99", "real-time factor", "speed-up", "pairs"]
+def _latency_table(group: list[LatencySummary], medium: Medium) -> str:
+    timed = medium.unit == "seconds"
+    factors = ["real-time factor"] if timed else []
+    header = [medium.one, "model", "p50", "p90", "p99", *factors, "speed-up", "pairs"]
     rows: list[list[object]] = []
     for one in group:
         speed_up = f"{one.ratio:.2f}× ({wording.ratio_interval(one)})"
         for model, times, ratio in (("original", one.before, ""), ("pruned", one.after, speed_up)):
             percentiles = [wording.milliseconds(time) for time in (times.p50, times.p90, times.p99)]
-            factor = f"{times.real_time_factor:.3g}"
-            rows.append([f"{one.seconds:g} s", model, *percentiles, factor, ratio, one.repetitions])
-    return table("llrrrrrr", header, rows)
+            factors = [f"{times.real_time_factor:.3g}"] if timed else []
+            rows.append([one.length, model, *percentiles, *factors, ratio, one.repetitions])
+    return table(f"ll{'r' * (len(header) - 2)}", header, rows)
 
 
 def _size(manifest: Manifest) -> str:
@@ -118,7 +125,7 @@ def _size(manifest: Manifest) -> str:
             wording.change(parameters.before, parameters.after),
         ),
         (
-            f"multiply-adds, {macs.at_seconds:g} s of sound",
+            f"multiply-adds, {macs.length.of_medium}",
             wording.count(macs.before),
             wording.count(macs.after),
             wording.change(macs.before, macs.after),
@@ -150,9 +157,9 @@ def _heads(manifest: Manifest, scores: Scores, plan: Plan) -> str:
         [
             "## Heads",
             "![Score of every head, the removed ones crossed out](figures/heads.png)",
-            "*How to read it: a row is a layer, the one nearest the sound at the bottom; a cell "
-            "is a head; the lighter, the more it matters. Crossed-out heads are gone, blank "
-            "places held no head to begin with.*",
+            f"*How to read it: a row is a layer, the one nearest the {manifest.medium.name} at the "
+            "bottom; a cell is a head; the lighter, the more it matters. Crossed-out "
+            "heads are gone, blank places held no head to begin with.*",
             "![Scores of all heads in order, with standard errors](figures/spread.png)",
             "*How to read it: heads in order of score; bars reach one standard error over the "
             "calibration samples either way. Where bars cross the cut, other samples might have "
@@ -222,12 +229,13 @@ def _setting(value: str | int | float | bool | tuple[str, ...] | None) -> str:
 def _parity(manifest: Manifest) -> str:
     parity = manifest.parity
     verdict = "within" if parity.max_abs_diff <= parity.tolerance else "BEYOND"
-    lengths = wording.listing([f"{seconds:g}" for seconds in parity.lengths])
+    lengths = wording.listing([f"{value:g}" for value in parity.lengths])
+    lengths = f"{lengths} {SYMBOLS[parity.unit]}"
     batches = wording.listing([str(batch) for batch in parity.batches])
     return (
         "## Parity\n\n"
         f"Logits of the ONNX file and of PyTorch differ by at most {parity.max_abs_diff:.1e}, "
-        f"{verdict} the tolerance of {parity.tolerance:.1e}; compared at {lengths} s, "
+        f"{verdict} the tolerance of {parity.tolerance:.1e}; compared at {lengths}, "
         f"batches of {batches}."
     )
 
@@ -240,7 +248,7 @@ def _data(manifest: Manifest) -> str:
         part
         for part in (
             "## Data",
-            table("llrrl", ["use", "kind", "clips", "skipped", "digest"], rows),
+            table("llrrl", ["use", "kind", manifest.medium.many, "skipped", "digest"], rows),
             skipped,
         )
         if part
@@ -282,10 +290,10 @@ def _machine(manifest: Manifest) -> str:
 
 
 def _not_measured(manifest: Manifest) -> str:
-    metric = manifest.metric
+    metric, medium = manifest.metric, manifest.medium
     limits = [
-        f"Other data: the metric holds for the {metric.n} validation clips; other microphones, "
-        "noise and speakers may give other figures.",
+        f"Other data: the metric holds for the {metric.n} validation {medium.many}; other "
+        f"{medium.variety} may give other figures.",
         "Retraining: the model was not trained after removal; training might win back a loss.",
         f"Other calibration samples: the ranking rests on {manifest.attribution.samples} samples "
         f"and seed {manifest.seed}.",
@@ -298,11 +306,13 @@ def _not_measured(manifest: Manifest) -> str:
 def _latency_limits(manifest: Manifest) -> str:
     if not manifest.latency:
         return "Latency: not measured at all."
-    lengths = wording.listing(sorted({f"{one.seconds:g}" for one in manifest.latency}, key=float))
+    medium = manifest.medium
+    values = sorted({f"{one.length.value:g}" for one in manifest.latency}, key=float)
+    lengths = f"{wording.listing(values)} {SYMBOLS[medium.unit]}"
     settings = plain("; ".join(wording.by_setting(manifest.latency)))
     return (
-        f"Other latencies: measured at {lengths} s with {settings} on the machine above and "
-        "nowhere else; reading sound and extracting features are not in it."
+        f"Other latencies: measured at {lengths} with {settings} on the machine above and "
+        f"nowhere else; without {medium.preparation}."
     )
 
 

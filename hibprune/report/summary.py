@@ -51,7 +51,7 @@ def summary_rows(manifest: Manifest) -> list[SummaryRow]:
             change(parameters.before, parameters.after),
         ),
         SummaryRow(
-            f"Multiply-adds, {macs.at_seconds:g} s",
+            f"Multiply-adds, {macs.length}",
             count(macs.before),
             count(macs.after),
             change(macs.before, macs.after),
@@ -100,7 +100,7 @@ def _latency_rows(manifest: Manifest) -> list[SummaryRow]:
     groups = by_setting(manifest.latency)
     return [
         SummaryRow(
-            f"Latency, {one.seconds:g} s clip",
+            f"Latency, {one.length.as_input}",
             milliseconds(one.before.p50),
             milliseconds(one.after.p50),
             f"{one.ratio:.2f}× as fast" if speed_changed(one) else "no speed-up",

@@ -47,7 +47,8 @@ def _cell(figure: str, detail: str) -> Text:
 
 
 def _footnote(manifest: Manifest) -> Text:
-    parts = [f"Ranges are 95 % intervals; metric over {manifest.metric.n} clips"]
+    given = manifest.medium.counted(manifest.metric.n)
+    parts = [f"Ranges are 95 % intervals; metric over {given}"]
     settings = list(by_setting(manifest.latency))
     if settings:
         parts.append("latency is the median" + (f" ({settings[0]})" if len(settings) == 1 else ""))

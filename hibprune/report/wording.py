@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hibprune.manifest import LatencySummary, Manifest, MetricSummary
+from hibprune.medium import SOUND, Medium
 from hibprune.records import Evaluation, Gate, Interval, paired_change
 
 MINUS = "−"
@@ -16,7 +17,7 @@ def percent(fraction: float, decimals: int) -> str:
 
 
 def metric_decimals(n: int) -> int:
-    """Decimals of a percentage over `n` clips: a second one says something from 1000 clips on."""
+    """Decimals of a percentage over `n` inputs: a second one says something from 1000 clips on."""
     return 2 if n >= 1000 else 1
 
 
@@ -104,7 +105,7 @@ def overlap(first: Interval, second: Interval) -> bool:
 def within_noise(before: Evaluation, after: Evaluation) -> bool:
     """Whether a change of no size at all is within the 95 % interval of the paired difference.
 
-    Where the clips are not known one by one, whether the two intervals overlap.
+    Where these are not known one by one, whether the two intervals overlap.
     """
     rise = paired_change(before, after)
     if rise is None:
@@ -112,33 +113,35 @@ def within_noise(before: Evaluation, after: Evaluation) -> bool:
     return rise.low <= 0 <= rise.high
 
 
-def metric_finding(before: Evaluation, after: Evaluation) -> str:
-    """What the change of a metric amounts to, judged on the clips both models were given."""
+def metric_finding(before: Evaluation, after: Evaluation, medium: Medium = SOUND) -> str:
+    """What the change of a metric amounts to, judged on what both models were given."""
+    given = medium.counted(after.n)
     if before.value == after.value:
-        return f"the same value on {after.n} clips"
+        return f"the same value on {given}"
     gain = after.value - before.value
     if not after.higher_is_better:
         gain = -gain
     size = points(gain, after.n).lstrip(f"+{MINUS}")
     direction = "better" if gain > 0 else "worse"
     if within_noise(before, after):
-        return f"{size} {direction}, within the noise of {after.n} clips"
-    return f"{size} {direction}, more than the noise of {after.n} clips explains"
+        return f"{size} {direction}, within the noise of {given}"
+    return f"{size} {direction}, more than the noise of {given} explains"
 
 
-def metric_sentence(metric: MetricSummary) -> str:
+def metric_sentence(metric: MetricSummary, medium: Medium = SOUND) -> str:
     """Baseline, pruned and exported metric with intervals, and what the change amounts to."""
     name = metric_name(metric.name)
     aim = "higher" if metric.higher_is_better else "lower"
     sentence = (
         f"{name[0].upper()}{name[1:]} ({aim} is better) went from {evaluation(metric.baseline)} "
-        f"to {evaluation(metric.pruned)}: {metric_finding(metric.baseline, metric.pruned)}."
+        f"to {evaluation(metric.pruned)}: {metric_finding(metric.baseline, metric.pruned, medium)}."
     )
     if metric.exported.value == metric.pruned.value:
         return f"{sentence} The exported ONNX model scores the same as the pruned one."
+    finding = metric_finding(metric.pruned, metric.exported, medium)
     return (
         f"{sentence} The exported ONNX model scores {evaluation(metric.exported)}; "
-        f"against the pruned model that is {metric_finding(metric.pruned, metric.exported)}."
+        f"against the pruned model that is {finding}."
     )
 
 
@@ -180,12 +183,12 @@ def by_setting(latency: Sequence[LatencySummary]) -> dict[str, list[LatencySumma
 
 
 def speed_sentences(latency: Sequence[LatencySummary]) -> str:
-    """One sentence per setting with the finding at every clip length."""
+    """One sentence per setting with the finding at every length."""
     if not latency:
         return "Latency was not measured."
     sentences = []
     for setting, group in by_setting(latency).items():
-        findings = [f"{speed_finding(one)} at {one.seconds:g} s" for one in group]
+        findings = [f"{speed_finding(one)} at {one.length}" for one in group]
         sentences.append(f"Speed against the original ({setting}): {', '.join(findings)}.")
     return " ".join(sentences)
 
@@ -206,7 +209,7 @@ def size_sentence(manifest: Manifest) -> str:
     return (
         f"The ONNX file went from {megabytes(size.before)} to {megabytes(size.after)} "
         f"({change(size.before, size.after)}), parameters from {count(parameters.before)} to "
-        f"{count(parameters.after)}, multiply-adds for {macs.at_seconds:g} s of sound from "
+        f"{count(parameters.after)}, multiply-adds for {macs.length.of_medium} from "
         f"{count(macs.before)} to {count(macs.after)}."
     )
 

@@ -10,13 +10,15 @@ from hibprune.tasks.ctc import SpeechRecognitionCTC
 from hibprune.tasks.intent import IntentClassification
 from hibprune.tasks.measures import Measure
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
+from hibprune.tasks.text import TextClassification
 
 Task = Annotated[
     KeywordSpotting
     | SpeakerIdentification
     | IntentClassification
     | SpeechRecognitionCTC
-    | SpeechRecognitionSeq2Seq,
+    | SpeechRecognitionSeq2Seq
+    | TextClassification,
     Field(discriminator="kind"),
 ]
 

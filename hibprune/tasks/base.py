@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
+from hibprune.medium import SOUND, Medium
 from hibprune.records import Evaluation
 from hibprune.runtime import ONNX_DIRECTORY, Predict, onnx_predict, onnx_session, torch_predict
 from hibprune.tasks.measures import Measure, OwnMetric
 
 Target = str | dict[str, str]
-"""What is true of a clip: a label, a text, or a label per slot."""
+"""What is true of a clip or text: a label, a text, or a label per slot."""
 
 Encoded = tuple[int, ...]
 """A target in the model's own numbers: class, one class per slot, or tokens."""
@@ -27,9 +28,9 @@ Encoded = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips for one forward pass.
+    """Clips or texts for one forward pass.
 
-    `inputs` are the model's keyword arguments; `frames` holds each clip's number of encoder frames.
+    `inputs` are the model's keyword arguments; `frames` holds each one's number of encoder frames.
     """
 
     ids: tuple[str, ...]
@@ -57,6 +58,8 @@ class TaskBase(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    medium: ClassVar[Medium] = SOUND
+    """What goes in."""
     model_class: ClassVar[str]
     """The Auto class of transformers that loads its models."""
     export_task: ClassVar[str]
@@ -73,7 +76,7 @@ class TaskBase(BaseModel, ABC):
     @property
     @abstractmethod
     def fields(self) -> TargetFields:
-        """What the data must say about each clip."""
+        """What the data must say about each clip or text."""
 
     @abstractmethod
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
@@ -93,7 +96,7 @@ class TaskBase(BaseModel, ABC):
 
     @abstractmethod
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Task loss of each clip, shape (batch,), with gradients."""
+        """Task loss of each clip or text, shape (batch,), with gradients."""
 
     def torch_predict(self, model: PreTrainedModel) -> Predict:
         """Prediction under PyTorch: gives out what `decode` takes."""
@@ -122,7 +125,7 @@ class TaskBase(BaseModel, ABC):
 
     @abstractmethod
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
-        """What the model says about one clip, from what `torch_predict` gave out for it."""
+        """What the model says about one clip or text, from what `torch_predict` gave out for it."""
 
     @abstractmethod
     def evaluate(

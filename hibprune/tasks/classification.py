@@ -1,4 +1,4 @@
-"""One label per clip: keyword spotting and speaker identification."""
+"""One label per clip: keyword spotting and speaker identification; what labels have in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 
 
 class Classification(TaskBase):
-    """What tasks with one label per clip share: cross-entropy and accuracy."""
+    """What tasks with one label per clip or text share: cross-entropy and accuracy."""
 
     model_class: ClassVar[str] = "AutoModelForAudioClassification"
     export_task: ClassVar[str] = "audio-classification"
@@ -29,7 +29,7 @@ class Classification(TaskBase):
 
     @property
     def fields(self) -> TargetFields:
-        return TargetFields("label")
+        return TargetFields("label", medium=self.medium)
 
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
         return None if len(vocabulary.labels) > 1 else "it has a single class"
@@ -78,7 +78,7 @@ def class_number(label: str, labels: Sequence[str]) -> int:
 
 
 def accuracy(predictions: Sequence[Target], references: Sequence[Target]) -> Evaluation:
-    """Share of clips that are right, with Wilson's 95 % interval."""
+    """Share of clips or texts that are right, with Wilson's 95 % interval."""
     wrong = tuple(float(p != r) for p, r in zip(predictions, references, strict=True))
     right = wrong.count(0.0)
     return Evaluation(

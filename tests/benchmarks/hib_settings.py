@@ -23,7 +23,7 @@ import numpy as np
 from hibprune.attention import silenced
 from hibprune.attribution import HeadInformationBottleneck, Sample, Session
 from hibprune.attribution.random import Random
-from hibprune.data import Utterance, read_waveform
+from hibprune.data import Utterance
 from hibprune.evaluation import evaluate
 from hibprune.loading import Material, load
 from hibprune.machine import describe_machine, installed_versions
@@ -112,7 +112,7 @@ def _other_seed(recipe: Recipe, material: Material, fields: dict[str, Any], firs
 
 def sample(recipe: Recipe, material: Material, clip: Utterance) -> Sample:
     checkpoint = material.checkpoint
-    waveform = read_waveform(clip.audio, checkpoint.sampling_rate, recipe.calibration.durations)
+    waveform = checkpoint.read(clip.content, recipe.calibration.durations)
     assert clip.target is not None
     target = recipe.task.encode(clip.target, checkpoint.vocabulary)
     return Sample(clip.id, checkpoint.inputs(waveform), target)

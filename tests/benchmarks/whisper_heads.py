@@ -36,14 +36,13 @@ from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
 from hibprune.bench import BenchmarkSettings, measure_latency
 from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
-from hibprune.data import AudioFile, DurationLimits, Utterance, read_waveform
+from hibprune.data import AudioFile, DurationLimits, Utterance
 from hibprune.export import export_onnx
 from hibprune.files import write_text
 from hibprune.machine import describe_machine, installed_versions
 from hibprune.planning import Budget, make_plan
 from hibprune.records import Evaluation, Head, Scores, paired_change
 from hibprune.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
-from hibprune.stages import example_inputs
 from hibprune.statistics import spearman
 from hibprune.surgery import remove_heads, save_configuration
 from hibprune.tasks import Batch, Target
@@ -68,11 +67,11 @@ class Speech:
     validation: list[Utterance]
 
     def waveform(self, clip: Utterance) -> np.ndarray:
-        return read_waveform(clip.audio, self.checkpoint.sampling_rate, LIMITS)
+        return np.asarray(self.checkpoint.read(clip.content, LIMITS))
 
     def sample(self, clip: Utterance, silence: float = 0.0) -> Sample:
         """The clip on the frames it has, after `silence` seconds more."""
-        rate = self.checkpoint.sampling_rate
+        rate = self.checkpoint.preprocessor.part.sampling_rate
         waveform = np.pad(self.waveform(clip), (0, round(silence * rate)))[: 30 * rate]
         return Sample(clip.id, self.checkpoint.calibration_inputs(waveform), self.tokens(clip))
 
@@ -274,7 +273,7 @@ def latency(original: Predict, pruned: Predict, checkpoint: Checkpoint) -> dict[
         original,
         pruned,
         PROVIDERS["cpu"],
-        lambda seconds, batch: example_inputs(checkpoint, seconds, batch),
+        checkpoint.preprocessor.example,
         settings,
     )
     return {
