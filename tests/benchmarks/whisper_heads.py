@@ -40,6 +40,7 @@ from hibprune.data import AudioFile, DurationLimits, Utterance
 from hibprune.export import export_onnx
 from hibprune.files import write_text
 from hibprune.machine import describe_machine, installed_versions
+from hibprune.medium import SOUND
 from hibprune.planning import Budget, make_plan
 from hibprune.records import Evaluation, Head, Scores, paired_change
 from hibprune.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
@@ -270,11 +271,7 @@ def exported(model: PreTrainedModel, directory: Path) -> Predict:
 def latency(original: Predict, pruned: Predict, checkpoint: Checkpoint) -> dict[str, Any]:
     settings = BenchmarkSettings(seconds=(5.0,), repetitions=10, warmup=2)
     (found,) = measure_latency(
-        original,
-        pruned,
-        PROVIDERS["cpu"],
-        checkpoint.preprocessor.example,
-        settings,
+        original, pruned, PROVIDERS["cpu"], checkpoint.preprocessor.example, settings, SOUND
     )
     return {
         "milliseconds": [round(found.before.p50), round(found.after.p50)],
