@@ -24,7 +24,7 @@ from hibprune.attribution import Method, Session
 from hibprune.data import Utterance
 from hibprune.evaluation import evaluate
 from hibprune.loading import Material, load
-from hibprune.planning import Budget, Round, make_plan
+from hibprune.planning import Budget, Round, Schedule, make_plan
 from hibprune.recipe import Recipe, load_recipe
 from hibprune.records import Head, Scores
 from hibprune.runtime import choose_device, torch_predict
@@ -70,10 +70,11 @@ def main() -> None:
             for share in arguments.shares:
                 budget = Budget(fraction=share, scope=scope)
                 gone: tuple[Head, ...] = ()
-                for number in range(1, arguments.rounds + 1):
+                rounds = Schedule(rounds=arguments.rounds).rounds_for(budget, first.heads)
+                for number in range(1, rounds + 1):
                     left = copy_without(material.checkpoint.model, gone)
                     scores = score(left) if gone else first
-                    part = Round(number, arguments.rounds, gone)
+                    part = Round(number, rounds, gone)
                     gone = (*gone, *make_plan(scores, budget, part).removed)
                 smaller = copy_without(material.checkpoint.model, gone)
                 row[f"{scope} {share:.0%}"] = {
