@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attention import (
+    AttentionSite,
     attention_replaced,
     attention_sites,
     heads_of,
@@ -49,6 +50,9 @@ PAPER_STEPS = {
 }
 """Table 1 of the paper."""
 
+LEAST_ATTENTION = 1e-6
+"""Where A_r starts at the model's own attention: weights below have no logarithm to speak of."""
+
 COPIES_OF_ATTENTION = 10
 """Tensors of A_r's size alive at once: A_r, its gradient, two moments, A_O, and autograd's own."""
 
@@ -60,9 +64,13 @@ class HeadInformationBottleneck(MethodBase):
     `mutual-information` that of the Gaussian channel. `score`: `similarity` is the paper's
     correlation with the model's own attention, `information` the mean of log(1 + |a|²/λ²).
 
-    `initial_scale` is the standard deviation of the random start, which the paper leaves open. On
-    the quickstart 0.01 and 0.1 give the same accuracy after removing 25 to 67 % of the heads, and
-    1.0 loses 8 points at 67 % (tests/benchmarks/hib_settings.py).
+    `start` is where A_r begins: at random as in the paper, or at the logarithm of the model's own
+    attention, so that the task is solved from the first step. `initial_scale` is the standard
+    deviation of the random start, which the paper leaves open. On the quickstart 0.01 and 0.1 give
+    the same accuracy after removing 25 to 67 % of the heads, and 1.0 loses 8 points at 67 %
+    (tests/benchmarks/hib_settings.py).
+
+    `precision: bfloat16` computes the model in that, and A_r, its moments and the loss in float32.
     """
 
     method: Literal["hib"]
@@ -73,7 +81,9 @@ class HeadInformationBottleneck(MethodBase):
     noise: float = Field(default=0.9, gt=0)
     steps: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=0.1, gt=0)
+    start: Literal["random", "attention"] = "random"
     initial_scale: float = Field(default=0.1, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = Field(default=50, ge=1)
     memory_gib: float = Field(default=4.0, gt=0)
 
@@ -139,13 +149,11 @@ def optimise(
     assert method.beta is not None
     assert method.steps is not None
     sites = [site for site in attention_sites(model) if site.heads]
-    raw = {
-        site.layer: (method.initial_scale * noise.attention(len(site.heads))).requires_grad_(True)
-        for site in sites
-    }
+    raw = {site.layer: starting_point(method, site, calibration, noise) for site in sites}
     head_count = sum(len(site.heads) for site in sites)
     optimiser = torch.optim.Adam(raw.values(), lr=method.learning_rate, foreach=True)
     bottlenecks: list[Tensor] = []
+    reduced = method.precision == "bfloat16"
 
     def mix(layer: int, values: Tensor) -> Tensor:
         weights = activate(raw[layer], calibration.valid, method.activation)
@@ -163,7 +171,8 @@ def optimise(
     ):
         for step in range(method.steps):
             bottlenecks.clear()
-            task_loss = loss(model, calibration.batch)
+            with torch.autocast(calibration.valid.device.type, torch.bfloat16, enabled=reduced):
+                task_loss = loss(model, calibration.batch)
             total = task_loss + method.beta * torch.stack(bottlenecks).sum(0) / head_count
             optimiser.zero_grad()
             total.sum().backward()
@@ -174,6 +183,21 @@ def optimise(
         layer: activate(matrix.detach(), calibration.valid, method.activation)
         for layer, matrix in raw.items()
     }
+
+
+def starting_point(
+    method: HeadInformationBottleneck,
+    site: AttentionSite,
+    calibration: CalibrationBatch,
+    noise: SeededNoise,
+) -> Tensor:
+    """A_r of a layer (batch, heads, frames, frames) before the first step."""
+    if method.start == "random":
+        return (method.initial_scale * noise.attention(len(site.heads))).requires_grad_(True)
+    # What `activate` turns back into the model's own attention.
+    own = calibration.attention[site.layer].float().clamp(LEAST_ATTENTION, 1 - LEAST_ATTENTION)
+    inverse = own.logit() if method.activation == "sigmoid" else own.log()
+    return inverse.requires_grad_(True)
 
 
 def activate(raw: Tensor, valid: Tensor, activation: Activation) -> Tensor:
