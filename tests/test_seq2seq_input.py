@@ -202,7 +202,7 @@ def test_a_clip_the_model_is_silent_about_loses_nothing(stand_in_of: Make) -> No
     assert clip.startswith("calibration/")
     assert rest == (
         "what the model says of it is no target for it: the transcript is empty: "
-        "leave the clip out or set calibration.labels: dataset"
+        "leave it out or set calibration.labels: dataset"
     )
     output = stand_in.root / "out"
     kept = sorted(path.name for path in (output / "steps").glob("*.json"))

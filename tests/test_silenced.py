@@ -95,7 +95,7 @@ def test_it_equals_removal_clip_by_clip(
             waveform = checkpoint.read(clip.content, limits)
             with torch.inference_mode():
                 alone = read(smaller, checkpoint.inputs(waveform))[0]
-            np.testing.assert_allclose(output, alone, atol=2e-5)
+            np.testing.assert_allclose(output, alone, atol=2e-4)
 
 
 class OneLength:
@@ -137,10 +137,11 @@ def test_token_accuracy_is_that_of_the_models_own_labels(
     material = load(recipe, torch.device("cpu"))
     checkpoint, task = material.checkpoint, recipe.recipe.task
     model = checkpoint.model
-    # An untrained decoder says one token; one that prefers frequent letters is right sometimes.
-    with torch.no_grad():
-        model.proj_out.weight.mul_(30)
     clips = material.validation.utterances[:10]
+    # An untrained decoder is never right; one that prefers the end of text is right at the end.
+    with torch.no_grad():
+        norm = model.model.decoder.layer_norm
+        norm.bias.add_(20 * model.proj_out.weight[model.config.eos_token_id])
     limits = recipe.recipe.validation.durations
     batches = batches_of_one_length(checkpoint, clips, limits)
     measure = task.measure("token accuracy", checkpoint.vocabulary)
@@ -183,7 +184,7 @@ def test_transcripts_do_not_depend_on_the_batch(stand_in_of: Callable[[str], Sta
     )
     assert max(map(len, together)) == 16
     assert first == second
-    ended = evaluate(
+    ended, _ = evaluate(
         recipe.recipe.task.torch_predict(checkpoint.model),
         checkpoint, recipe.recipe.task, clips, limits,
     )  # fmt: skip
