@@ -5,21 +5,14 @@ The recordings are not ours to ship; what is measured on them is.
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import shutil
 from pathlib import Path
 
 import pytest
 from commands import invoke
+from real_speech import REAL, RECIPE, SPEECH, lay_out
 
 from hibprune.manifest import Manifest
 from hibprune.recipe import load_recipe
-
-REAL = Path(os.environ.get("HIBPRUNE_REAL", Path(__file__).parents[2] / "shared/real")).resolve()
-SPEECH = REAL / "speech/uqm-dev"
-RECIPE = Path(__file__).parent / "real/whisper_tiny_en.yaml"
 
 pytestmark = [
     pytest.mark.real,
@@ -28,25 +21,6 @@ pytestmark = [
         reason=f"no real recordings in {REAL}: set HIBPRUNE_REAL",
     ),
 ]
-
-
-def lay_out(root: Path, calibration: int, validation: int) -> Path:
-    """The recipe in `root` beside links to what it names, and manifests of so many clips.
-
-    Clips of uqm-dev are split by clip with random.seed(0), calibration first.
-    """
-    for name in ("models", "speech"):
-        (root / name).symlink_to(REAL / name)
-    rows = [json.loads(line) for line in (SPEECH / "manifest.jsonl").read_text().splitlines()]
-    random.seed(0)
-    random.shuffle(rows)
-    splits = {
-        "calibration": rows[:calibration],
-        "validation": rows[calibration : calibration + validation],
-    }
-    for name, clips in splits.items():
-        (root / f"{name}.jsonl").write_text("".join(f"{json.dumps(clip)}\n" for clip in clips))
-    return Path(shutil.copy(RECIPE, root))
 
 
 def test_its_recipe_checks_out(tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """Which encoder heads whisper-tiny.en can lose, by several rankings, measured on human speech.
 
     python tests/benchmarks/whisper_heads.py input     # attribution on cut against padded input
-    python tests/benchmarks/whisper_heads.py search    # settings, judged on calibration clips alone
-    python tests/benchmarks/whisper_heads.py table     # WER on validation clips
+    python tests/benchmarks/whisper_heads.py table     # WER and latency
 
-Needs the directory that HIBPRUNE_REAL names (models/whisper-tiny.en, speech/uqm-dev). Clips are
-split with random.seed(0): the first `--calibration` are scored on, the next `--validation` are
-measured on. Heads are silenced, which equals removing them; decoding is greedy, in batches. Each
+Needs the directory that HIBPRUNE_REAL names; tests/real_speech.py says how its clips are split.
+Settings were chosen on calibration clips by settings_search.py (searches/whisper_settings.yaml).
+Heads are silenced, which equals removing them; decoding is greedy, in batches. Each
 part writes tests/benchmarks/results/whisper_<part>.json as its rows come.
 """
 
@@ -15,9 +14,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import random
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,13 +33,15 @@ from hibprune.attribution import HeadInformationBottleneck, MethodBase, Sample, 
 from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
 from hibprune.bench import BenchmarkSettings, measure_latency
-from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
-from hibprune.data import AudioFile, DurationLimits, Utterance
+from hibprune.checkpoint import Checkpoint
+from hibprune.data import DurationLimits, Utterance
 from hibprune.export import export_onnx
 from hibprune.files import write_text
+from hibprune.loading import load
 from hibprune.machine import describe_machine, installed_versions
 from hibprune.medium import SOUND
 from hibprune.planning import Budget, make_plan
+from hibprune.recipe import load_recipe
 from hibprune.records import Evaluation, Head, Scores, paired_change
 from hibprune.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
 from hibprune.statistics import spearman
@@ -49,12 +49,12 @@ from hibprune.surgery import remove_heads, save_configuration
 from hibprune.tasks import Batch, Target
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
 
-ROOT = Path(__file__).parents[2]
-REAL = Path(os.environ.get("HIBPRUNE_REAL", ROOT.parent / "shared/real"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from real_speech import lay_out  # noqa: E402
+
 AT_ONCE = 20
 LIMITS = DurationLimits(max_seconds=30)
-# The longest clip is 15 s; a model that has lost its thread would go on to the limit.
-TASK = SpeechRecognitionSeq2Seq(kind="asr-seq2seq", max_new_tokens=80)
 
 Record = Callable[[dict[str, Any]], None]
 
@@ -64,8 +64,9 @@ class Speech:
     """The model and the two sets of clips."""
 
     checkpoint: Checkpoint
-    calibration: list[Utterance]
-    validation: list[Utterance]
+    task: SpeechRecognitionSeq2Seq
+    calibration: tuple[Utterance, ...]
+    validation: tuple[Utterance, ...]
 
     def waveform(self, clip: Utterance) -> np.ndarray:
         return np.asarray(self.checkpoint.read(clip.content, LIMITS))
@@ -82,24 +83,28 @@ class Speech:
         return Batch((clip.id,), inputs, (self.tokens(clip),), (0,))
 
     def tokens(self, clip: Utterance) -> tuple[int, ...]:
-        return TASK.encode(str(clip.target), self.checkpoint.vocabulary)
+        return self.task.encode(str(clip.target), self.checkpoint.vocabulary)
+
+
+def loaded(calibration: int, validation: int, directory: Path) -> Speech:
+    recipe = load_recipe(
+        lay_out(directory, calibration, validation), [f"calibration.samples={calibration}"]
+    )
+    material = load(recipe, torch.device("cpu"))
+    # The longest clip is 15 s; a model that has lost its thread would go on to the limit.
+    task = SpeechRecognitionSeq2Seq(kind="asr-seq2seq", max_new_tokens=80)
+    clips = material.calibration.utterances, material.validation.utterances
+    return Speech(material.checkpoint, task, *clips)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["input", "search", "table"])
+    parser.add_argument("part", choices=["input", "table"])
     parser.add_argument("--calibration", type=int, default=24)
     parser.add_argument("--validation", type=int, default=100)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--random-seeds", type=int, default=5)
     arguments = parser.parse_args()
-    clips = shuffled_clips()
-    source = ModelSource(source=str(REAL / "models/whisper-tiny.en"))
-    speech = Speech(
-        load_checkpoint(source, TASK, ROOT, torch.device("cpu")),
-        clips[: arguments.calibration],
-        clips[arguments.calibration :][: arguments.validation],
-    )
     report: dict[str, Any] = {
         "command": f"python tests/benchmarks/whisper_heads.py {described(arguments)}",
         "machine": describe_machine().model_dump(),
@@ -113,9 +118,9 @@ def main() -> None:
         report["rows"].append(row)
         write_text(path, json.dumps(report, indent=1) + "\n")
 
-    {"input": cut_against_padded, "search": search, "table": table}[arguments.part](
-        speech, arguments, record
-    )
+    with tempfile.TemporaryDirectory() as directory:
+        speech = loaded(arguments.calibration, arguments.validation, Path(directory))
+        {"input": cut_against_padded, "table": table}[arguments.part](speech, arguments, record)
 
 
 def cut_against_padded(speech: Speech, arguments: argparse.Namespace, record: Record) -> None:
@@ -133,12 +138,12 @@ def cut_against_padded(speech: Speech, arguments: argparse.Namespace, record: Re
     found: dict[str, list[float]] = {}
     for name, batches in inputs.items():
         start = time.perf_counter()
-        whole = mean_loss(model, batches)
+        whole = mean_loss(speech, batches)
         seconds = time.perf_counter() - start
         found[name] = []
         for head in heads:
             with silenced(model, [head]):
-                found[name].append(mean_loss(model, batches) - whole)
+                found[name].append(mean_loss(speech, batches) - whole)
         record(
             {
                 "input": name,
@@ -151,57 +156,6 @@ def cut_against_padded(speech: Speech, arguments: argparse.Namespace, record: Re
         )
 
 
-def search(speech: Speech, arguments: argparse.Namespace, record: Record) -> None:
-    """Loss of the calibration clips, padded as in use, with the lowest heads silenced."""
-    model = speech.checkpoint.model
-    batches = [speech.padded(clip) for clip in speech.calibration]
-    record({"ranking": "none removed", "loss": round(mean_loss(model, batches), 4)})
-    for name, method, silence, seed in tried(arguments):
-        scores, seconds = scored(speech, method, silence, seed)
-        losses = {}
-        for heads in (3, 6, 9):
-            with silenced(model, make_plan(scores, Budget(heads=heads)).removed):
-                losses[heads] = round(mean_loss(model, batches), 3)
-        record(
-            {
-                "ranking": name,
-                "seed": seed,
-                "seconds": round(seconds, 1),
-                "split_half": rounded(scores.split_half),
-                "loss_without": losses,
-                "lowest": [f"{h.layer}.{h.index}" for h in ranking_of(scores)[:9]],
-            }
-        )
-
-
-def tried(arguments: argparse.Namespace) -> Iterator[tuple[str, MethodBase, float, int]]:
-    """Name, method, seconds of silence after the clip, seed."""
-    hib = partial(HeadInformationBottleneck, method="hib", steps=arguments.steps)
-    information = partial(hib, bottleneck="mutual-information", score="information")
-    yield "occlusion", Occlusion(method="occlusion"), 0, 0
-    for seed in range(arguments.random_seeds):
-        yield "random", Random(method="random"), 0, seed
-    for beta in (0.1, 1.0, 10.0, 0.3, 3.0, 30.0):
-        yield f"hib, information, beta {beta:g}", information(beta=beta), 0, 0
-    for beta in (1.0, 10.0, 100.0):
-        yield f"hib, paper, beta {beta:g}", hib(beta=beta), 0, 0
-    for beta in (1.0, 10.0):
-        yield f"hib, information, beta {beta:g}, 2 s silence", information(beta=beta), 2, 0
-    for scale in (0.01, 1.0):
-        yield (
-            f"hib, information, beta 1, initial scale {scale:g}",
-            information(beta=1.0, initial_scale=scale),
-            0,
-            0,
-        )
-    yield (
-        f"hib, information, beta 1, {2 * arguments.steps} steps",
-        information(beta=1.0, steps=2 * arguments.steps),
-        0,
-        0,
-    )
-
-
 def table(speech: Speech, arguments: argparse.Namespace, record: Record) -> None:
     """WER on validation clips and ONNX latency at 5 s with 1 to 12 heads gone."""
     checkpoint = speech.checkpoint
@@ -211,13 +165,13 @@ def table(speech: Speech, arguments: argparse.Namespace, record: Record) -> None
 
     def word_errors(removed: Iterable[Head]) -> Evaluation:
         with silenced(checkpoint.model, removed):
-            said = transcribe(spectrograms, checkpoint)
-        return TASK.evaluate(
+            said = transcribe(spectrograms, speech)
+        return speech.task.evaluate(
             said, [str(clip.target) for clip in speech.validation], checkpoint.vocabulary
         )
 
     with tempfile.TemporaryDirectory() as scratch:
-        original = exported(checkpoint.model, Path(scratch, "original"))
+        original = exported(speech, checkpoint.model, Path(scratch, "original"))
         unpruned = word_errors(())
         record({"ranking": "none removed", **measured(unpruned)})
         for name, method, silence, seed in compared(arguments):
@@ -226,7 +180,7 @@ def table(speech: Speech, arguments: argparse.Namespace, record: Record) -> None
                 plan = make_plan(scores, Budget(heads=heads))
                 smaller = copy.deepcopy(checkpoint.model)
                 remove_heads(smaller, plan)
-                pruned = exported(smaller, Path(scratch, "pruned"))
+                pruned = exported(speech, smaller, Path(scratch, "pruned"))
                 record(
                     {
                         "ranking": name,
@@ -260,12 +214,12 @@ def measured(evaluation: Evaluation, unpruned: Evaluation | None = None) -> dict
     return found if rise is None else {**found, "rise": [round(bound, 4) for bound in rise]}
 
 
-def exported(model: PreTrainedModel, directory: Path) -> Predict:
+def exported(speech: Speech, model: PreTrainedModel, directory: Path) -> Predict:
     shutil.rmtree(directory, ignore_errors=True)
     (directory / ONNX_DIRECTORY).mkdir(parents=True)
-    export_onnx(model, directory / ONNX_DIRECTORY, TASK.export_task, 18, TASK.graphs)
+    export_onnx(model, directory / ONNX_DIRECTORY, speech.task.export_task, 18, speech.task.graphs)
     save_configuration(model, directory)
-    return TASK.onnx_timed(directory, "cpu", 1)
+    return speech.task.onnx_timed(directory, "cpu", 1)
 
 
 def latency(original: Predict, pruned: Predict, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -283,44 +237,30 @@ def latency(original: Predict, pruned: Predict, checkpoint: Checkpoint) -> dict[
 def scored(speech: Speech, method: MethodBase, silence: float, seed: int) -> tuple[Scores, float]:
     samples = [speech.sample(clip, silence) for clip in speech.calibration]
     start = time.perf_counter()
-    scores = method.attribute(speech.checkpoint.model, samples, in_bfloat16, Session(seed=seed))
+    scores = method.attribute(
+        speech.checkpoint.model, samples, speech.task.loss, Session(seed=seed)
+    )
     return scores, time.perf_counter() - start
 
 
-def in_bfloat16(model: Any, batch: Batch) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        return TASK.loss(model, batch)
-
-
-def mean_loss(model: Any, batches: list[Batch]) -> float:
-    found = []
+def mean_loss(speech: Speech, batches: list[Batch]) -> float:
+    model, found = speech.checkpoint.model, []
     for batch in batches:
         with torch.no_grad(), positions_fitted(model, batch.inputs):
-            found.append(float(TASK.loss(model, batch)))
+            found.append(float(speech.task.loss(model, batch)))
     return sum(found) / len(found)
-
-
-def ranking_of(scores: Scores) -> list[Head]:
-    return sorted(scores.values, key=lambda head: (scores.values[head], head))
 
 
 def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def shuffled_clips() -> list[Utterance]:
-    root = REAL / "speech/uqm-dev"
-    rows = [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
-    random.Random(0).shuffle(rows)
-    return [Utterance(row["audio"], AudioFile(root / row["audio"]), row["text"]) for row in rows]
-
-
-def transcribe(inputs: list[torch.Tensor], checkpoint: Checkpoint) -> list[Target]:
-    predict = TASK.torch_predict(checkpoint.model)
+def transcribe(inputs: list[torch.Tensor], speech: Speech) -> list[Target]:
+    predict = speech.task.torch_predict(speech.checkpoint.model)
     said: list[Target] = []
     for start in range(0, len(inputs), AT_ONCE):
         tokens = predict({"input_features": torch.cat(inputs[start : start + AT_ONCE])})
-        said.extend(TASK.decode(row, checkpoint.vocabulary) for row in tokens)
+        said.extend(speech.task.decode(row, speech.checkpoint.vocabulary) for row in tokens)
     return said
 
 
