@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from hibprune.choosing import ATTRIBUTE
 from hibprune.comparison import CorrelatedRun, Correlation, Estimate
 from hibprune.errors import UserError
 from hibprune.files import plain_disk_errors, write_text
@@ -15,7 +16,6 @@ from hibprune.manifest import FILE_NAME, Manifest
 from hibprune.output import check_output, open_output
 from hibprune.records import Head, Interval, Scores
 from hibprune.report.correlation import correlation_figure
-from hibprune.stages import ATTRIBUTE
 from hibprune.statistics import bootstrap_interval, pearson, rank_pearson, spearman
 from hibprune.steps import kept_result
 

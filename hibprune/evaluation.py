@@ -80,3 +80,11 @@ def prediction_lines(
             utterances, predictions, evaluation.errors, evaluation.counted, strict=True
         )
     )
+
+
+def metric_line(evaluation: Evaluation) -> str:
+    """A metric with its interval, in percent."""
+    low, high = evaluation.interval
+    return (
+        f"{evaluation.metric} {evaluation.value:.2%} ({low:.2%} to {high:.2%}, n = {evaluation.n})"
+    )

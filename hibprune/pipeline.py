@@ -8,16 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from hibprune import stages
-from hibprune.attention import heads_of
+from hibprune.choosing import choose
 from hibprune.files import plain_disk_errors
 from hibprune.loading import load, loaded_line, skipped_lines
 from hibprune.manifest import Manifest
 from hibprune.narration import Narrator
 from hibprune.outcome import Outcome, write_outcome
 from hibprune.output import LOG_FILE, check_output, open_output
-from hibprune.planning import Round
 from hibprune.recipe import LoadedRecipe
-from hibprune.rounds import Choice, FinishedRound
+from hibprune.run import Run
 from hibprune.runtime import choose_device
 
 
@@ -38,12 +37,12 @@ def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Man
     # Writers of other libraries raise errors of their own when the disk is full.
     with open_output(directory), plain_disk_errors(directory):
         narrator.log_to(directory / LOG_FILE)
-        return _chain(stages.Run(loaded, material, directory, device, narrator))
+        return _chain(Run(loaded, material, directory, device, narrator))
 
 
-def _chain(run: stages.Run) -> Manifest:
+def _chain(run: Run) -> Manifest:
     baseline = stages.baseline(run)
-    choice = _choose(run)
+    choice = choose(run)
     removal = stages.prune(run, choice.plan)
     smaller = stages.reload(run)
     pruned = stages.validate(run, removal, smaller)
@@ -68,16 +67,3 @@ def _chain(run: stages.Run) -> Manifest:
         )
         narration.found(f"{run.directory / 'report.md'}")
     return manifest
-
-
-def _choose(run: stages.Run) -> Choice:
-    """Score, plan, and score again what the plans have left, round by round."""
-    recipe, targets = run.recipe, stages.calibration_targets(run)
-    rounds = recipe.schedule.rounds_for(recipe.budget, heads_of(run.checkpoint.model))
-    choice = Choice(())
-    for number in range(1, rounds + 1):
-        part = Round(number, rounds, choice.removed)
-        scores = stages.attribute(run, targets, part)
-        plan = stages.plan(run, scores, part)
-        choice = Choice((*choice.rounds, FinishedRound(scores, plan)))
-    return choice

@@ -128,12 +128,12 @@ def test_the_error_type_of_safetensors(stand_in: StandIn, monkeypatch: pytest.Mo
 def test_a_defect_of_ours_is_not_dressed_up_as_a_users_fault(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hibprune.stages
+    import hibprune.choosing
 
     def fail(*arguments: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "ours")
 
-    monkeypatch.setattr(hibprune.stages, "make_plan", fail)
+    monkeypatch.setattr(hibprune.choosing, "make_plan", fail)
     result = run(stand_in)
     assert result.exit_code == 1
     assert isinstance(result.exception, FileNotFoundError)

@@ -18,8 +18,8 @@ PACKAGE = Path(hibprune.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("pipeline", "comparing", "correlating"),
-    ("stages",),
-    ("outcome", "checking"),
+    ("choosing", "stages"),
+    ("outcome", "checking", "run"),
     ("loading", "evaluation", "prediction"),
     ("recipe",),
     ("attribution", "checkpoint"),

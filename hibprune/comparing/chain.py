@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hibprune import stages
 from hibprune.attention import heads_of
+from hibprune.choosing import attribute, calibration_targets
 from hibprune.comparing.curves import Track, curves_of, points_of
 from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate_silenced
 from hibprune.comparing.wishes import Choice, Entry, Wishes, choose, servable
 from hibprune.comparison import Comparison, Estimate, ScoredMethod
 from hibprune.errors import UserError
+from hibprune.evaluation import metric_line
 from hibprune.files import digest, plain_disk_errors
 from hibprune.loading import Material, load, loaded_line, skipped_lines
 from hibprune.machine import describe_machine, installed_versions
@@ -26,6 +27,7 @@ from hibprune.recipe import LoadedRecipe
 from hibprune.records import Evaluation, Head, Scores, heads_by_layer
 from hibprune.report.comparison import write_comparison
 from hibprune.report.wording import listing
+from hibprune.run import Run
 from hibprune.runtime import choose_device
 from hibprune.statistics import BOOTSTRAP_RESAMPLES, spearman
 from hibprune.steps import Done, Step
@@ -64,7 +66,7 @@ def compare_recipe(
         narrator.say(line)
     with open_output(directory), plain_disk_errors(directory):
         narrator.log_to(directory / LOG_FILE)
-        run = stages.Run(loaded, material, directory, device, narrator)
+        run = Run(loaded, material, directory, device, narrator)
         scored = _score(run, choice)
         comparison = _compare(run, choice, scored, heads, shlex.join(command))
         with narrator.step("report") as narration:
@@ -97,15 +99,13 @@ def at_fraction(budget: Budget, fraction: float, scope: str) -> Budget:
     return budget.model_copy(update={"fraction": fraction, "heads": None, "scope": scope})
 
 
-def _score(run: stages.Run, choice: Choice) -> Scored:
-    targets = stages.calibration_targets(run)
+def _score(run: Run, choice: Choice) -> Scored:
+    targets = calibration_targets(run)
     return tuple(
         (
             entry,
             tuple(
-                stages.attribute(
-                    replace(run, loaded=variant), targets, name=name, label=entry.label
-                )
+                attribute(replace(run, loaded=variant), targets, name=name, label=entry.label)
                 for variant, name in zip(entry.variants, entry.step_names, strict=True)
             ),
         )
@@ -132,7 +132,7 @@ def _tracks(
 
 
 def _compare(
-    run: stages.Run,
+    run: Run,
     choice: Choice,
     scored: Scored,
     heads: tuple[Head, ...],
@@ -199,7 +199,7 @@ def _method(entry: Entry, draws: tuple[Done[Scores], ...], material: Material) -
     )
 
 
-def evaluations(run: stages.Run, metric: str, tracks: Sequence[Track]) -> dict[Silent, Evaluation]:
+def evaluations(run: Run, metric: str, tracks: Sequence[Track]) -> dict[Silent, Evaluation]:
     """The metric for every set of heads in the tracks and for the whole model, each set once.
 
     Kept in the directory set by set, so that another method or fraction costs its own sets alone.
@@ -212,14 +212,14 @@ def evaluations(run: stages.Run, metric: str, tracks: Sequence[Track]) -> dict[S
         evaluated = {plan: done.result for plan, done in kept.items() if done is not None}
         if missing:
             evaluated |= _evaluate(run, metric, missing, steps, narration.advance)
-        value = stages.metric_line(evaluated[()])
+        value = metric_line(evaluated[()])
         before = len(plans) - len(missing)
         known = f", {before} of them before" if before else ""
         narration.found(f"{len(plans)} sets of heads silenced{known}; none silenced: {value}")
     return {plan: evaluated[plan] for plan in plans}
 
 
-def _evaluation_step(run: stages.Run, metric: str, plan: Silent) -> Step[Evaluation]:
+def _evaluation_step(run: Run, metric: str, plan: Silent) -> Step[Evaluation]:
     heads = heads_by_layer(plan)
     inputs = {
         **run.basis,
@@ -232,7 +232,7 @@ def _evaluation_step(run: stages.Run, metric: str, plan: Silent) -> Step[Evaluat
 
 
 def _evaluate(
-    run: stages.Run,
+    run: Run,
     metric: str,
     plans: Sequence[Silent],
     steps: Mapping[Silent, Step[Evaluation]],

@@ -1,0 +1,159 @@
+"""Which heads go: score on the calibration data, plan, and score again what is left."""
+
+from __future__ import annotations
+
+from hibprune.attention import heads_of
+from hibprune.attribution import MethodBase, Sample, Session
+from hibprune.data import Utterance
+from hibprune.errors import UserError
+from hibprune.evaluation import predict_targets
+from hibprune.narration import StepNarration
+from hibprune.passes import effort_measured
+from hibprune.planning import ONLY_ROUND, Round, make_plan
+from hibprune.records import Plan, Scores, heads_by_layer
+from hibprune.rounds import Choice, FinishedRound, step_name
+from hibprune.run import Run, once
+from hibprune.steps import Done, Step
+from hibprune.surgery import copy_without
+from hibprune.tasks import Target
+
+ATTRIBUTE = "attribute"
+
+
+def choose(run: Run) -> Choice:
+    """Score, plan, and score again what the plans have left, round by round."""
+    recipe, targets = run.recipe, calibration_targets(run)
+    rounds = recipe.schedule.rounds_for(recipe.budget, heads_of(run.checkpoint.model))
+    choice = Choice(())
+    for number in range(1, rounds + 1):
+        part = Round(number, rounds, choice.removed)
+        scores = attribute(run, targets, part)
+        planned = plan(run, scores, part)
+        choice = Choice((*choice.rounds, FinishedRound(scores, planned)))
+    return choice
+
+
+def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
+    """Targets of the calibration clips by id, and a key of where they came from."""
+    clips = run.material.calibration.utterances
+    if run.recipe.calibration.labels == "dataset":
+        return {clip.id: clip.target for clip in clips if clip.target is not None}, "dataset"
+
+    def label(_: Step[dict[str, Target]], narration: StepNarration) -> dict[str, Target]:
+        predictions = predict_targets(
+            run.recipe.task.torch_predict(run.checkpoint.model),
+            run.checkpoint,
+            run.recipe.task,
+            clips,
+            run.recipe.calibration.durations,
+            narration.advance,
+        )
+        return dict(zip((clip.id for clip in clips), predictions, strict=True))
+
+    done = once(
+        run,
+        "label",
+        {"calibration": run.material.calibration.identity},
+        dict[str, Target],
+        label,
+        lambda targets: (
+            f"{len(targets)} calibration {run.recipe.task.medium.many} labelled by the model itself"
+        ),
+    )
+    return done.result, done.key
+
+
+def attribute(
+    run: Run,
+    targets: tuple[dict[str, Target], str],
+    part: Round = ONLY_ROUND,
+    name: str = ATTRIBUTE,
+    label: str = "",
+) -> Done[Scores]:
+    """Score the heads that are left on the calibration clips.
+
+    `name` keeps the scores of several methods apart in one directory; `label` is how to call them.
+    """
+    method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
+    said = step_name(ATTRIBUTE, part.number)
+
+    def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
+        def progress(done: float, total: int, loss: float | None) -> None:
+            shown = "" if loss is None else f", loss {loss:.3f}"
+            narration.advance(done, total, f"{done:.0f} of {total} samples{shown}")
+
+        done = step.partial()
+        if done:
+            run.narrator.say(f"{said}: going on after {len(done)} samples scored before")
+        session = Session(
+            seed=run.recipe.seed,
+            done=done,
+            save=step.save_partial,
+            progress=progress,
+            notice=run.narrator.say,
+        )
+        samples = [
+            _sample(run, clip, targets[0][clip.id]) for clip in run.material.calibration.utterances
+        ]
+        model = run.checkpoint.model
+        if part.gone:
+            model = copy_without(model, part.gone)
+        with effort_measured(model, len(samples) - len(done)) as effort:
+            scores = method.attribute(model, samples, run.recipe.task.loss, session)
+        return scores.model_copy(update={"effort": effort()})
+
+    def finding(scores: Scores) -> str:
+        split_half = scores.split_half
+        stability = "" if split_half is None else f", split-half rank correlation {split_half:.2f}"
+        return f"{len(scores.heads)} heads by {label or scores.method}{stability}"
+
+    return once(
+        run,
+        step_name(name, part.number),
+        {
+            "calibration": run.material.calibration.identity,
+            "crop_seconds": run.recipe.calibration.crop_seconds,
+            "targets": targets[1],
+            "method": method.model_dump(mode="json", exclude=set(method.resources)),
+            "seed": run.recipe.seed,
+            **({"gone": heads_by_layer(part.gone)} if part.gone else {}),
+        },
+        Scores,
+        attribute,
+        finding,
+        said=said,
+    )
+
+
+def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
+    settings = run.recipe.calibration
+    reading = run.checkpoint.read(clip.content, settings.durations)
+    if settings.crop_seconds is not None:
+        reading = run.checkpoint.preprocessor.beginning(reading, settings.crop_seconds)
+    try:
+        encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
+    except ValueError as error:
+        # The data set's own targets were seen to when they were loaded.
+        raise UserError(
+            f"calibration: {clip.id}: what the model says of it is no target for it: {error}: "
+            "leave it out or set calibration.labels: dataset"
+        ) from error
+    return Sample(clip.id, run.checkpoint.calibration_inputs(reading), encoded)
+
+
+def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
+    """Choose the heads to remove, or those of one round."""
+    budget = run.recipe.budget
+    share = f", round {part.number} of {part.rounds}" if part.rounds > 1 else ""
+    return once(
+        run,
+        step_name("plan", part.number),
+        {
+            "scores": scores.key,
+            "budget": budget.model_dump(mode="json"),
+            **({"round": [part.number, part.rounds]} if part.rounds > 1 else {}),
+        },
+        Plan,
+        lambda *_: make_plan(scores.result, budget, part),
+        lambda plan: f"{len(plan.removed)} of {plan.total} heads to remove, {budget.scope}{share}",
+    )
