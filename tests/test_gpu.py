@@ -49,7 +49,7 @@ def test_information_scores_agree_with_the_cpu_where_noise_plays_no_part() -> No
         initial_scale=0.0,
         steps=5,
         beta=0.1,
-    )
+    ).for_task("keyword-spotting")
     generator = torch.Generator().manual_seed(0)
     samples = [
         Sample(f"clip{i}", {"input_values": torch.randn(1, 1600, generator=generator)}, (i,))

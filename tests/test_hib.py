@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hib_reference import agreed_generator, reference_attention
+from scipy.stats import spearmanr
 from tiny_models import CLASSES, TINY_MODELS, TinyModel
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
@@ -81,8 +82,8 @@ def samples_of(tiny: TinyModel, lengths: tuple[float, ...] = LENGTHS) -> list[Sa
 
 
 def method(**fields: Any) -> HeadInformationBottleneck:
-    fields = {"steps": STEPS, "beta": 2.0, **fields}
-    return HeadInformationBottleneck(method="hib", **fields)
+    fields = {"paper": True, "steps": STEPS, "beta": 2.0, **fields}
+    return HeadInformationBottleneck(method="hib", **fields).for_task("keyword-spotting")
 
 
 def tiny(name: str) -> TinyModel:
@@ -237,6 +238,36 @@ class TestFormulas:
         assert mean_over_frames(per_frame, valid) == 2.0
 
 
+class TestStartAtTheModelsOwnAttention:
+    @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+    @pytest.mark.parametrize("name", ["wav2vec2", "whisper", "bert"])
+    def test_before_any_step_it_is_the_models_own(self, name: str, activation: str) -> None:
+        row = tiny(name)
+        model, samples = row.build(), samples_of(row)
+        still = method(start="attention", activation=activation, steps=1, learning_rate=1e-9)
+        with frozen(model):
+            calibration = read_unmodified(model, samples)
+            noise = SeededNoise.for_batch(calibration, 0)
+            learned = optimise(still, model, calibration, task_loss, noise)
+        for layer, own in calibration.attention.items():
+            pairs = calibration.valid[:, None, :, None] & calibration.valid[:, None, None, :]
+            assert torch.allclose(learned[layer] * pairs, own * pairs, atol=2e-5)
+
+
+def test_reduced_precision_keeps_the_ranking() -> None:
+    row = tiny("wav2vec2")
+    exact, reduced = (
+        method(score="information", precision=precision, steps=20)
+        .attribute(row.build(), samples_of(row), task_loss, Session())
+        .per_sample
+        for precision in ("float32", "bfloat16")
+    )
+    assert exact != reduced
+    assert np.allclose(exact, reduced, rtol=0.05)
+    for one, other in zip(exact, reduced, strict=True):
+        assert spearmanr(one, other).statistic > 0.9
+
+
 class TestScores:
     def test_batches_padding_and_memory_running_out_change_nothing(self) -> None:
         row = tiny("wav2vec2")
@@ -328,7 +359,7 @@ class TestScores:
             "intent-classification": (1.0, 100),
         }
         for task, (beta, steps) in expected.items():
-            filled = HeadInformationBottleneck(method="hib").for_task(task)
+            filled = HeadInformationBottleneck(method="hib", paper=True).for_task(task)
             assert (filled.beta, filled.steps) == (beta, steps)
             assert (filled.learning_rate, filled.noise) == (0.1, 0.9)
             assert (filled.bottleneck, filled.score, filled.activation) == (
@@ -336,6 +367,14 @@ class TestScores:
                 "similarity",
                 "softmax",
             )
+
+    def test_what_a_recipe_says_stands_beside_what_it_leaves_open(self) -> None:
+        for paper, left_open in ((True, ("similarity", 200)), (False, ("information", 40))):
+            chosen = HeadInformationBottleneck(
+                method="hib", paper=paper, bottleneck="exact", beta=7.0
+            ).for_task("speaker-identification")
+            assert (chosen.bottleneck, chosen.beta) == ("exact", 7.0)
+            assert (chosen.score, chosen.steps) == left_open
 
     def test_pruned_heads_are_neither_scored_nor_missed(self) -> None:
         row = tiny("wavlm")

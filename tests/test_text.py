@@ -247,8 +247,10 @@ def test_another_tokenizer_is_another_model(reviews: StandIn) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        HeadInformationBottleneck(method="hib", steps=3, beta=1.0, score="information"),
-        HeadInformationBottleneck(method="hib", steps=3, beta=1.0),
+        HeadInformationBottleneck(method="hib", steps=3).for_task("any"),
+        HeadInformationBottleneck(method="hib", steps=3, paper=True).for_task(
+            "text-classification"
+        ),
         Occlusion(method="occlusion"),
     ],
     ids=["information", "similarity", "occlusion"],
