@@ -7,11 +7,14 @@ attention resembles its own (the paper's), or how much information it still carr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -19,18 +22,21 @@ from hibprune.attention import (
     AttentionSite,
     attention_replaced,
     attention_sites,
+    frozen,
     heads_of,
     positions_fitted,
     prefix_replayed,
 )
-from hibprune.attribution.base import Loss, MethodBase, Sample, Session
+from hibprune.attribution.base import Loss, MethodBase, Row, Sample, Session
 from hibprune.attribution.batches import (
     CalibrationBatch,
+    LengthBatches,
     mean_over_frames,
     score_in_batches,
     within_memory,
 )
 from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.stopping import EVERY, PROBE, Probe
 from hibprune.records import Scores
 
 Bottleneck = Literal["paper", "exact", "mutual-information"]
@@ -71,6 +77,10 @@ class HeadInformationBottleneck(MethodBase):
     (tests/benchmarks/hib_settings.py).
 
     `precision: bfloat16` computes the model in that, and A_r, its moments and the loss in float32.
+
+    `steps: auto` stops once the ranking of the heads is stable on the first samples (stopping.py),
+    after `most_steps` (the task's number) at the latest; all samples take the same number. Where
+    those first samples need several batches, all but the last of these take `most_steps`.
     """
 
     method: Literal["hib"]
@@ -79,7 +89,8 @@ class HeadInformationBottleneck(MethodBase):
     activation: Activation = "softmax"
     beta: float | None = Field(default=None, ge=0)
     noise: float = Field(default=0.9, gt=0)
-    steps: int | None = Field(default=None, ge=1)
+    steps: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    most_steps: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=0.1, gt=0)
     start: Literal["random", "attention"] = "random"
     initial_scale: float = Field(default=0.1, ge=0)
@@ -92,17 +103,35 @@ class HeadInformationBottleneck(MethodBase):
     source: ClassVar[str] = "HIB paper, eq. 6–17 and table 1; exact and mutual-information: ours"
     cost: ClassVar[str] = "1 forward + steps × (forward + backward) per sample"
 
+    @model_validator(mode="after")
+    def _only_automatic_steps_are_limited(self) -> Self:
+        if self.most_steps is not None and self.steps != "auto":
+            raise ValueError("most_steps is for steps: auto")
+        return self
+
     def for_task(self, task: str) -> Self:
-        return self.model_copy(
-            update={
-                "beta": PAPER_BETA.get(task, 1.0) if self.beta is None else self.beta,
-                "steps": PAPER_STEPS.get(task, 200) if self.steps is None else self.steps,
-            }
-        )
+        steps = PAPER_STEPS.get(task, 200)
+        filled = {
+            "beta": PAPER_BETA.get(task, 1.0) if self.beta is None else self.beta,
+            "steps": steps if self.steps is None else self.steps,
+        }
+        if self.steps == "auto" and self.most_steps is None:
+            filled["most_steps"] = steps
+        return self.model_copy(update=filled)
+
+    @property
+    def limit(self) -> int:
+        """The most steps that a sample takes."""
+        limit = self.most_steps if self.steps == "auto" else self.steps
+        assert isinstance(limit, int)
+        return limit
 
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
     ) -> Scores:
+        if self.steps == "auto":
+            return self._attribute_until_stable(model, samples, loss, session)
+
         def score_batch(
             calibration: CalibrationBatch, report: Callable[[float, float], None]
         ) -> Tensor:
@@ -110,14 +139,58 @@ class HeadInformationBottleneck(MethodBase):
             learned = optimise(self, model, calibration, loss, noise, report)
             return self._scores(calibration, learned)
 
-        batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
-        rows = score_in_batches(model, samples, score_batch, batch_size, session)
+        rows = score_in_batches(model, samples, score_batch, self._batch_size(model), session)
         return Scores(
             method=self.method,
             heads=heads_of(model),
             samples=tuple(sample.id for sample in samples),
             per_sample=tuple(rows),
         )
+
+    def _attribute_until_stable(
+        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
+    ) -> Scores:
+        steps, done = session.steps, dict(session.done)
+        if steps is None:
+            steps, rows = self._probe(model, samples[:PROBE], loss, session)
+            done = {**rows, **done}
+            session.save(done, steps=steps)
+        session = replace(session, done=done, save=partial(session.save, steps=steps))
+        fixed = self.model_copy(update={"steps": steps, "most_steps": None})
+        scores = fixed.attribute(model, samples, loss, session)
+        return scores.model_copy(update={"steps": steps})
+
+    def _probe(
+        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
+    ) -> tuple[int, dict[str, Row]]:
+        """After how many steps the ranking is stable on these samples, and their rows by then."""
+        probe = Probe([sample.id for sample in samples])
+        finished = 0
+
+        def work(calibration: CalibrationBatch) -> int:
+            ids = calibration.batch.ids
+            probe.begin(ids)
+
+            def enough(learned: Mapping[int, Tensor]) -> bool:
+                probe.add(ids, self._scores(calibration, learned))
+                return probe.settled() is not None
+
+            def report(share: float, value: float) -> None:
+                session.progress(finished + share * len(ids), len(samples), value)
+
+            noise = SeededNoise.for_batch(calibration, session.seed)
+            optimise(self, model, calibration, loss, noise, report, enough)
+            return len(ids)
+
+        batches = LengthBatches(model, self._batch_size(model), session.notice)
+        with frozen(model):
+            for _, number in batches.each(samples, work):
+                finished += number
+        checkpoint = probe.settled() or math.ceil(self.limit / EVERY)
+        return min(checkpoint * EVERY, self.limit), probe.rows_at(checkpoint)
+
+    def _batch_size(self, model: PreTrainedModel) -> Callable[[int], int]:
+        return within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
 
     def _scores(self, calibration: CalibrationBatch, learned: Mapping[int, Tensor]) -> Tensor:
         if self.score == "similarity":
@@ -140,14 +213,15 @@ def optimise(
     loss: Loss,
     noise: SeededNoise,
     report: Callable[[float, float], None] = lambda share, value: None,
+    enough: Callable[[Mapping[int, Tensor]], bool] | None = None,
 ) -> dict[int, Tensor]:
     """Learn A_HIB (batch, heads, frames, frames) for every layer of every sample at once.
 
     Each sample minimises its own task loss + β · bottleneck. Adam works elementwise and the batch's
-    loss is a sum, so a sample's result is what it would be alone with the same noise.
+    loss is a sum, so a sample's result is what it would be alone with the same noise. `enough` is
+    shown what has been learned at every checkpoint, and says whether to stop there.
     """
     assert method.beta is not None
-    assert method.steps is not None
     sites = [site for site in attention_sites(model) if site.heads]
     raw = {site.layer: starting_point(method, site, calibration, noise) for site in sites}
     head_count = sum(len(site.heads) for site in sites)
@@ -163,13 +237,19 @@ def optimise(
         bottlenecks.append(mean_over_frames(per_frame, calibration.valid).sum(1))
         return noisy_mix(weights, values, calibration.valid, method.noise, noise.values)
 
+    def learned() -> dict[int, Tensor]:
+        return {
+            layer: activate(matrix.detach(), calibration.valid, method.activation)
+            for layer, matrix in raw.items()
+        }
+
     with (
         torch.enable_grad(),
         positions_fitted(model, calibration.batch.inputs),
         prefix_replayed(model, calibration.prefix),
         attention_replaced(model, mix),
     ):
-        for step in range(method.steps):
+        for step in range(1, method.limit + 1):
             bottlenecks.clear()
             with torch.autocast(calibration.valid.device.type, torch.bfloat16, enabled=reduced):
                 task_loss = loss(model, calibration.batch)
@@ -177,12 +257,11 @@ def optimise(
             optimiser.zero_grad()
             total.sum().backward()
             optimiser.step()
-            if (step + 1) % 10 == 0:
-                report((step + 1) / method.steps, float(total.detach().mean()))
-    return {
-        layer: activate(matrix.detach(), calibration.valid, method.activation)
-        for layer, matrix in raw.items()
-    }
+            if step % EVERY == 0 or step == method.limit:
+                report(step / method.limit, float(total.detach().mean()))
+                if enough is not None and enough(learned()):
+                    break
+    return learned()
 
 
 def starting_point(
