@@ -36,6 +36,7 @@ from hibprune.attribution.batches import (
     within_memory,
 )
 from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.precision import Precision, products_in
 from hibprune.attribution.stopping import EVERY, PROBE, Probe
 from hibprune.records import Scores
 
@@ -94,7 +95,7 @@ class HeadInformationBottleneck(MethodBase):
     learning_rate: float = Field(default=0.1, gt=0)
     start: Literal["random", "attention"] = "random"
     initial_scale: float = Field(default=0.1, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     batch_size: int = Field(default=50, ge=1)
     memory_gib: float = Field(default=4.0, gt=0)
 
@@ -225,21 +226,23 @@ def optimise(
     sites = [site for site in attention_sites(model) if site.heads]
     raw = {site.layer: starting_point(method, site, calibration, noise) for site in sites}
     head_count = sum(len(site.heads) for site in sites)
-    optimiser = torch.optim.Adam(raw.values(), lr=method.learning_rate, foreach=True)
+    optimiser = torch.optim.Adam(raw.values(), lr=method.learning_rate, fused=True)
     bottlenecks: list[Tensor] = []
     reduced = method.precision == "bfloat16"
+    valid = calibration.valid if len(set(calibration.batch.frames)) > 1 else None
 
     def mix(layer: int, values: Tensor) -> Tensor:
-        weights = activate(raw[layer], calibration.valid, method.activation)
+        weights = activate(raw[layer], valid, method.activation)
         per_frame = bottleneck(
             row_norms(weights), values.shape[-1], method.noise, method.bottleneck
         )
-        bottlenecks.append(mean_over_frames(per_frame, calibration.valid).sum(1))
-        return noisy_mix(weights, values, calibration.valid, method.noise, noise.values)
+        bottlenecks.append(mean_over_frames(per_frame, valid).sum(1))
+        draws = noise.values(values.shape[1], values.shape[3])
+        return noisy_mix(weights, values, valid, method.noise, draws, method.activation)
 
     def learned() -> dict[int, Tensor]:
         return {
-            layer: activate(matrix.detach(), calibration.valid, method.activation)
+            layer: activate(matrix.detach(), valid, method.activation)
             for layer, matrix in raw.items()
         }
 
@@ -248,6 +251,7 @@ def optimise(
         positions_fitted(model, calibration.batch.inputs),
         prefix_replayed(model, calibration.prefix),
         attention_replaced(model, mix),
+        products_in(model, method.precision),
     ):
         for step in range(1, method.limit + 1):
             bottlenecks.clear()
@@ -279,37 +283,54 @@ def starting_point(
     return inverse.requires_grad_(True)
 
 
-def activate(raw: Tensor, valid: Tensor, activation: Activation) -> Tensor:
-    """A_HIB from A_r, nothing on padded keys; rows sum to 1 under softmax (appendix B)."""
+def activate(raw: Tensor, valid: Tensor | None, activation: Activation) -> Tensor:
+    """A_HIB from A_r, nothing on padded keys; rows sum to 1 under softmax (appendix B).
+
+    `valid` (batch, frames) is None where nothing is padded, here and below.
+    """
+    if valid is None:
+        return raw.sigmoid() if activation == "sigmoid" else raw.softmax(-1)
     padded = ~valid[:, None, None, :]
     if activation == "sigmoid":
         return raw.sigmoid().masked_fill(padded, 0.0)
-    if not padded.any():
-        return raw.softmax(-1)
     return raw.masked_fill(padded, float("-inf")).softmax(-1)
 
 
 def noisy_mix(
     weights: Tensor,
     values: Tensor,
-    valid: Tensor,
+    valid: Tensor | None,
     noise: float,
-    draw: Callable[[int, int], Tensor],
+    draws: Tensor,
+    activation: Activation,
 ) -> Tensor:
     """Z = A·V + λ·σ_V·ε: eq. 6 on values scaled to mean 0 and variance 1, with the scaling undone.
 
     Mean and deviation are those of each head's feature over the sample's valid frames. Rows that
-    do not sum to 1 (sigmoid) leave part of the mean behind, which is put back.
+    sum to 1 (softmax) carry the mean over unchanged; others leave part of it, which is put back.
     """
-    mask = valid[:, None, :, None].to(values.dtype)
-    count = mask.sum(2, keepdim=True)
-    mean = (values * mask).sum(2, keepdim=True) / count
-    variance = ((values - mean).square() * mask).sum(2, keepdim=True) / count
+    mean, variance = moments(values, valid)
     # A feature that never varies carries no information and gets no noise; the floor keeps the
     # gradient of the root finite.
     deviation = variance.clamp_min(1e-12).sqrt()
-    mixed = weights @ (values - mean) + mean
-    return mixed + noise * deviation * draw(values.shape[1], values.shape[3])
+    mixed = weights @ values
+    if activation == "sigmoid":
+        mixed = mixed + (1 - weights.sum(-1, keepdim=True)) * mean
+    return torch.addcmul(mixed, draws, noise * deviation).to(values.dtype)
+
+
+def moments(values: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance over valid frames of values (batch, heads, frames, head size)."""
+    mask = None if valid is None else valid[:, None, :, None].to(values.dtype)
+
+    def over_frames(each: Tensor) -> Tensor:
+        if mask is None:
+            return each.mean(2, keepdim=True)
+        return (each * mask).sum(2, keepdim=True) / mask.sum(2, keepdim=True)
+
+    mean = over_frames(values)
+    # Deviations sum to 0, so that no gradient of the variance reaches the mean.
+    return mean, over_frames((values - mean.detach()).square())
 
 
 def row_norms(weights: Tensor) -> Tensor:
