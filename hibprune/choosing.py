@@ -82,12 +82,14 @@ def attribute(
             shown = "" if loss is None else f", loss {loss:.3f}"
             narration.advance(done, total, f"{done:.0f} of {total} samples{shown}")
 
-        done = step.partial()
+        before = step.partial()
+        done = before.rows
         if done:
             run.narrator.say(f"{said}: going on after {len(done)} samples scored before")
         session = Session(
             seed=run.recipe.seed,
             done=done,
+            steps=before.steps,
             save=step.save_partial,
             progress=progress,
             notice=run.narrator.say,
@@ -105,7 +107,8 @@ def attribute(
     def finding(scores: Scores) -> str:
         split_half = scores.split_half
         stability = "" if split_half is None else f", split-half rank correlation {split_half:.2f}"
-        return f"{len(scores.heads)} heads by {label or scores.method}{stability}"
+        steps = "" if scores.steps is None else f", {scores.steps} steps"
+        return f"{len(scores.heads)} heads by {label or scores.method}{steps}{stability}"
 
     return once(
         run,

@@ -27,7 +27,8 @@ class AttributionSummary(Record):
     """How the heads were scored; `settings` are the method's fields after defaults were filled in.
 
     `split_half` is the Spearman correlation of scores between halves of the samples, in the first
-    round where there were several; `seconds` are those of all rounds.
+    round where there were several; `seconds` are those of all rounds. `steps` is how many each
+    sample took in that round, where the method had to find that out.
     """
 
     method: str
@@ -35,6 +36,7 @@ class AttributionSummary(Record):
     samples: int
     seconds: float
     split_half: float | None
+    steps: int | None = None
 
 
 class HeadSummary(Record):

@@ -114,6 +114,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             samples=len(scores.samples),
             seconds=sum(one.scores.seconds for one in rounds),
             split_half=scores.split_half,
+            steps=scores.steps,
         ),
         heads=HeadSummary(
             total=plan.total,

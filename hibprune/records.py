@@ -77,13 +77,14 @@ class Scores(Record):
 
     `per_sample` has one row per calibration sample, aligned with `samples`, and one column per
     head, aligned with `heads`; methods that look at weights alone, or at all samples together, have
-    a single row.
+    a single row. `steps` is how many each sample took, where the method had to find that out.
     """
 
     method: str
     heads: tuple[Head, ...]
     samples: tuple[str, ...]
     per_sample: tuple[tuple[float, ...], ...]
+    steps: int | None = None
     effort: Effort | None = None
 
     @property

@@ -26,6 +26,17 @@ Row = tuple[float, ...]
 
 
 @dataclass(frozen=True)
+class Partial:
+    """What there is so far of a long step.
+
+    `steps` is how many a sample takes, where the first samples had to settle that.
+    """
+
+    rows: dict[str, Row]
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
 class Done(Generic[Result]):
     """A step's result. `seconds` is what it took when it ran; `resumed` if that was before."""
 
@@ -106,15 +117,17 @@ class Step(Generic[Result]):
                 return None
         return Done(self.key, result, record.seconds, resumed=True)
 
-    def save_partial(self, rows: Mapping[str, Row]) -> None:
+    def save_partial(self, rows: Mapping[str, Row], *, steps: int | None = None) -> None:
         """Keep what there is so far of a long step."""
-        partial = _Partial(key=self.key, rows=dict(rows))
-        write_text(self._partial_path, json.dumps(partial.model_dump()))
+        kept = _Partial(key=self.key, rows=dict(rows), steps=steps)
+        write_text(self._partial_path, json.dumps(kept.model_dump()))
 
-    def partial(self) -> dict[str, Row]:
+    def partial(self) -> Partial:
         """What an interrupted run of this very step had so far; empty if there was none."""
         kept = _read(self._partial_path, _Partial)
-        return kept.rows if kept is not None and kept.key == self.key else {}
+        if kept is None or kept.key != self.key:
+            return Partial({})
+        return Partial(kept.rows, kept.steps)
 
 
 def kept_result(directory: Path, name: str, result_type: Any) -> tuple[Any, float] | None:
@@ -145,6 +158,7 @@ class _Partial(BaseModel):
 
     key: str
     rows: dict[str, Row]
+    steps: int | None = None
 
 
 def _read(path: Path, kind: type[Kept]) -> Kept | None:

@@ -200,7 +200,7 @@ class TestFormulas:
         valid = torch.tensor([[True] * 5 + [False] * 2])
         weights = activate(torch.randn(1, 2, 7, 7), valid, activation)  # type: ignore[arg-type]
         draws = torch.randn(1, 2, 7, 4)
-        got = noisy_mix(weights, values, valid, 0.9, lambda *_: draws)
+        got = noisy_mix(weights, values, valid, 0.9, draws, activation)  # type: ignore[arg-type]
 
         real = values[:, :, :5]
         mean, deviation = real.mean(2, keepdim=True), real.std(2, keepdim=True, unbiased=False)

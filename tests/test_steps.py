@@ -12,7 +12,7 @@ import pytest
 from hibprune.errors import UserError
 from hibprune.files import remove_leftovers, write_files_via_temporary, write_text
 from hibprune.records import Head, Plan
-from hibprune.steps import Done, Step
+from hibprune.steps import Done, Partial, Step
 
 PLAN = Plan(removed=(Head(0, 1),), kept=(Head(0, 0),))
 
@@ -153,12 +153,12 @@ def test_the_record_says_what_it_stands_for(tmp_path: Path) -> None:
 
 def test_partial_results_belong_to_one_key_and_go_when_the_step_is_done(tmp_path: Path) -> None:
     this = step(tmp_path)
-    assert this.partial() == {}
-    this.save_partial({"a": (1.0, 2.5)})
-    assert this.partial() == {"a": (1.0, 2.5)}
-    assert step(tmp_path, budget=2).partial() == {}
+    assert this.partial() == Partial({})
+    this.save_partial({"a": (1.0, 2.5)}, steps=40)
+    assert this.partial() == Partial({"a": (1.0, 2.5)}, steps=40)
+    assert step(tmp_path, budget=2).partial() == Partial({})
     run(this)
-    assert this.partial() == {}
+    assert this.partial() == Partial({})
     assert [path.name for path in (tmp_path / "steps").iterdir()] == ["plan.json"]
 
 
@@ -166,7 +166,7 @@ def test_partial_results_belong_to_one_key_and_go_when_the_step_is_done(tmp_path
 def test_forged_partial_results_are_not_believed(tmp_path: Path, forged: str) -> None:
     this = step(tmp_path)
     write_text(tmp_path / "steps/plan.partial.json", forged.replace("KEY", this.key))
-    assert this.partial() == {}
+    assert this.partial() == Partial({})
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
@@ -39,17 +39,29 @@ class Sample:
     target: Encoded
 
 
+class Save(Protocol):
+    """Keeps all rows so far, and the number of steps where the samples themselves settled it."""
+
+    def __call__(self, rows: Mapping[str, Row], *, steps: int | None = None) -> None: ...
+
+
+def _save_nothing(rows: Mapping[str, Row], *, steps: int | None = None) -> None:
+    """For a run that nobody will take up again."""
+
+
 @dataclass(frozen=True)
 class Session:
     """What surrounds a run of a method, so that it can be watched and taken up again.
 
-    `done` are rows of samples scored before; `save` is called with all rows so far after every
+    `done` are rows of samples scored before, and `steps` how many they took where a method was to
+    find that out; `save` is called with all rows so far after every
     batch; `progress` gets samples done (may be a fraction), samples in all, and the current loss.
     """
 
     seed: int = 0
     done: Mapping[str, Row] = field(default_factory=dict)
-    save: Callable[[Mapping[str, Row]], None] = lambda rows: None
+    steps: int | None = None
+    save: Save = _save_nothing
     progress: Callable[[float, int, float | None], None] = lambda done, total, loss: None
     notice: Callable[[str], None] = lambda line: None
 

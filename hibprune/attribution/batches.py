@@ -99,8 +99,10 @@ def within_memory(
     return largest
 
 
-def mean_over_frames(per_frame: Tensor, valid: Tensor) -> Tensor:
-    """Mean over a sample's valid frames: (batch, heads, frames) → (batch, heads)."""
+def mean_over_frames(per_frame: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over a sample's valid frames: (batch, heads, frames) → (batch, heads); all if None."""
+    if valid is None:
+        return per_frame.mean(-1)
     mask = valid[:, None, :].to(per_frame.dtype)
     return (per_frame * mask).sum(-1) / mask.sum(-1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,21 +37,25 @@ class SeededNoise:
     def attention(self, heads: int) -> Tensor:
         """Standard normal (batch, heads, frames, frames), zero where padded."""
         longest = max(self.frames)
-        result = torch.zeros(len(self.frames), heads, longest, longest, device=self.device)
-        for place, (generator, n) in enumerate(zip(self.generators, self.frames, strict=True)):
-            result[place, :, :n, :n] = torch.randn(
-                heads, n, n, generator=generator, device=self.device
-            )
-        return result
+        return self._normal((heads, longest, longest), lambda n: (heads, n, n))
 
     def values(self, heads: int, head_size: int) -> Tensor:
         """Standard normal (batch, heads, frames, head size), zero where padded."""
-        longest = max(self.frames)
-        result = torch.zeros(len(self.frames), heads, longest, head_size, device=self.device)
-        for place, (generator, n) in enumerate(zip(self.generators, self.frames, strict=True)):
-            result[place, :, :n] = torch.randn(
-                heads, n, head_size, generator=generator, device=self.device
-            )
+        return self._normal((heads, max(self.frames), head_size), lambda n: (heads, n, head_size))
+
+    def _normal(
+        self, whole: tuple[int, int, int], own: Callable[[int], tuple[int, int, int]]
+    ) -> Tensor:
+        """Draws of every sample's own shape, in a tensor with room for the longest's."""
+        result = torch.empty(len(self.frames), *whole, device=self.device)
+        for place, generator, n in zip(result, self.generators, self.frames, strict=True):
+            shape = own(n)
+            if shape == whole:
+                place.normal_(generator=generator)
+            else:
+                _, rows, columns = shape
+                draws = torch.randn(shape, generator=generator, device=self.device)
+                place.zero_()[:, :rows, :columns] = draws
         return result
 
     def uniform(self, heads: int) -> Tensor:

@@ -208,6 +208,7 @@ def _scoring(manifest: Manifest) -> str:
         ("method", attribution.method),
         ("samples", attribution.samples),
         ("time", wording.duration(attribution.seconds)),
+        *([] if attribution.steps is None else [("steps taken", attribution.steps)]),
         *((name, _setting(value)) for name, value in attribution.settings.items()),
     ]
     return (
