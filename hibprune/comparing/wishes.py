@@ -218,13 +218,20 @@ def _with_seed(loaded: LoadedRecipe, seed: int) -> LoadedRecipe:
 
 
 def _label(recipe: Recipe) -> str:
-    """The method's name, and the settings that are not its defaults for the task."""
+    """The method's name, and the settings that are not its defaults for the task.
+
+    A switch such as `paper` may change the defaults of other fields, and stands for them.
+    """
     method = recipe.attribution.for_task(recipe.task.kind)
-    usual = type(method).model_validate({"method": method.name()}).for_task(recipe.task.kind)
+    kind = type(method)
+    switches = {name: True for name in kind.model_fields if getattr(method, name) is True}
+    usual = kind.model_validate({"method": method.name(), **switches}).for_task(recipe.task.kind)
+    bare = kind.model_validate({"method": method.name()})
     told = [
         _setting(field, getattr(method, field))
-        for field in type(method).model_fields
-        if field not in method.resources and getattr(method, field) != getattr(usual, field)
+        for field in kind.model_fields
+        if field not in method.resources
+        and getattr(method, field) != getattr(bare if field in switches else usual, field)
     ]
     return f"{method.name()} ({', '.join(told)})" if told else method.name()
 
@@ -234,7 +241,7 @@ def _setting(field: str, value: object) -> str:
     if value is None or isinstance(value, bool):
         return name if value else f"no {name}"
     if isinstance(value, str):
-        return value
+        return f"{name} {value}"
     shown = "+".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
     return f"{name} {shown}"
 
