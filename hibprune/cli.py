@@ -98,6 +98,7 @@ def run(
         bars = console.is_terminal and not quiet
 
         from hibprune.pipeline import run_recipe
+        from hibprune.report.wording import gate_failure
 
         manifest = run_recipe(loaded, directory, Narrator(console, bars))
         if as_json:
@@ -108,10 +109,7 @@ def run(
             console.print(closing_table(manifest))
         failed = [gate for gate in manifest.gates if not gate.passed]
         for gate in failed:
-            click.echo(
-                f"gate failed: {gate.name}: limit {gate.limit:g}, measured {gate.value:.4g}",
-                err=True,
-            )
+            click.echo(f"gate failed: {gate_failure(gate)}", err=True)
         if failed:
             sys.exit(GATE_FAILED)
 

@@ -113,34 +113,46 @@ class Plan(Record):
         return len(self.removed) + len(self.kept)
 
 
-class Evaluation(Record):
-    """A task metric with its 95 % interval over `n` utterances.
-
-    `errors` holds what is wrong with each and `counted` what could have been: 0 or 1 of 1 for
-    a label, words for a transcript.
-    """
+class Measurement(Record):
+    """A task metric with its 95 % interval over `n` utterances."""
 
     metric: str
     value: float
     interval: Interval
     n: int
     higher_is_better: bool
+
+
+class Evaluation(Measurement):
+    """A measurement with what it was made of, utterance by utterance.
+
+    `errors` holds what is wrong with each and `counted` what could have been: 0 or 1 of 1 for
+    a label, words for a transcript.
+    """
+
     errors: tuple[float, ...] = ()
     counted: tuple[float, ...] = ()
 
+    @property
+    def measurement(self) -> Measurement:
+        """The figures alone."""
+        return Measurement.model_validate(self.model_dump(exclude={"errors", "counted"}))
+
 
 def paired_change(before: Evaluation, after: Evaluation) -> Interval | None:
-    """95 % bootstrap interval of the rise of the error rate, over inputs both models were given.
+    """95 % bootstrap interval of the metric's change, over inputs both models were given.
 
-    None where these are not known to be the same.
+    In the metric's own direction: below zero where accuracy falls, above where word errors rise.
+    None where the inputs are not known to be the same.
     """
     if not before.errors or before.counted != after.counted:
         return None
+    sign = -1 if before.higher_is_better else 1
 
-    def rise(first: np.ndarray, second: np.ndarray, counted: np.ndarray, axis: int) -> np.ndarray:
-        return np.asarray((second - first).sum(axis=axis) / counted.sum(axis=axis))
+    def change(first: np.ndarray, second: np.ndarray, counted: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(sign * (second - first).sum(axis=axis) / counted.sum(axis=axis))
 
-    return Interval(*bootstrap_interval([before.errors, after.errors, before.counted], rise))
+    return Interval(*bootstrap_interval([before.errors, after.errors, before.counted], change))
 
 
 class AtLength(Record):
@@ -267,9 +279,20 @@ class Benchmark(Record):
 
 
 class Gate(Record):
-    """A limit the run was held to and what was measured."""
+    """A limit the run was held to and what was measured, with its 95 % interval where it has one.
+
+    The verdict is on `value` alone.
+    """
 
     name: str
     limit: float
     value: float
+    interval: Interval | None = None
     passed: bool
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether another measurement might well have come out on the other side of the limit."""
+        if self.interval is None or self.interval.low == self.interval.high:
+            return False
+        return self.interval.low <= self.limit <= self.interval.high

@@ -118,6 +118,9 @@ def test_every_clip_can_be_looked_at(
     rate = sum(clip["errors"] for clip in clips) / sum(clip["counted"] for clip in clips)
     value = getattr(manifest.metric, model).value
     assert rate == pytest.approx(1 - value if manifest.metric.higher_is_better else value)
+    if model != "baseline":
+        paired = getattr(manifest.metric, f"{model}_change")
+        assert paired.low <= value - manifest.metric.baseline.value <= paired.high
 
 
 def test_the_log_keeps_what_was_said(finished: Callable[[str], Path]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hibprune.manifest import DataSummary, LatencySummary, Manifest
 from hibprune.medium import SYMBOLS, Medium
-from hibprune.records import Evaluation, Gate, Plan, Scores, heads_by_layer
+from hibprune.records import Gate, Measurement, Plan, Scores, heads_by_layer
 from hibprune.report import wording
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of
@@ -52,12 +52,16 @@ def _metric(manifest: Manifest) -> str:
         _metric_row(
             "pruned, PyTorch",
             metric.pruned,
-            wording.metric_finding(metric.baseline, metric.pruned, manifest.medium),
+            wording.metric_finding(
+                metric.baseline, metric.pruned, metric.pruned_change, manifest.medium
+            ),
         ),
         _metric_row(
             "pruned, ONNX Runtime",
             metric.exported,
-            wording.metric_finding(metric.baseline, metric.exported, manifest.medium),
+            wording.metric_finding(
+                metric.baseline, metric.exported, metric.exported_change, manifest.medium
+            ),
         ),
     ]
     name = wording.metric_name(metric.name)
@@ -67,7 +71,7 @@ def _metric(manifest: Manifest) -> str:
     return f"## {name[0].upper()}{name[1:]}\n\n{table('lrrrl', header, rows)}"
 
 
-def _metric_row(model: str, result: Evaluation, finding: str) -> list[object]:
+def _metric_row(model: str, result: Measurement, finding: str) -> list[object]:
     value = wording.percent(result.value, wording.metric_decimals(result.n))
     return [model, value, wording.percent_interval(result.interval, result.n), result.n, finding]
 
@@ -138,12 +142,20 @@ def _gates(manifest: Manifest) -> str:
     if not manifest.gates:
         return "## Gates\n\nNo gates were set."
     rows = [_gate_row(gate) for gate in manifest.gates]
-    return f"## Gates\n\n{table('lrrl', ['gate', 'limit', 'measured', 'verdict'], rows)}"
+    header = ["gate", "limit", "measured", "95 % interval", "verdict"]
+    return f"## Gates\n\n{table('lrrrl', header, rows)}"
 
 
-def _gate_row(gate: Gate) -> tuple[str, str, str, str]:
+def _gate_row(gate: Gate) -> tuple[str, ...]:
     verdict = "✓ passed" if gate.passed else "✗ FAILED"
-    return (gate.name, f"{gate.limit:.4g}", f"{gate.value:.4g}", verdict)
+    close = f", {wording.WITHIN_NOISE}" if gate.within_noise else ""
+    return (
+        gate.name,
+        wording.gate_number(gate.limit),
+        wording.gate_value(gate),
+        wording.gate_interval(gate),
+        f"{verdict}{close}",
+    )
 
 
 def _heads(manifest: Manifest, scores: Scores, plan: Plan) -> str:
