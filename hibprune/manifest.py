@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hibprune.medium import MEDIA, Medium, MediumName, Unit
-from hibprune.records import AtLength, Gate, Interval, Measurement, Percentiles, Record
+from hibprune.records import (
+    AtLength,
+    Gate,
+    HeadShare,
+    Interval,
+    Measurement,
+    Percentiles,
+    Record,
+)
 
 FILE_NAME = "manifest.json"
 SPEEDUP = "smallest_speedup"
@@ -40,9 +48,13 @@ class AttributionSummary(Record):
 
 
 class HeadSummary(Record):
-    """`removed` maps a layer to the original indices of the heads that are gone."""
+    """`removed` maps a layer to the original indices of the heads that are gone.
+
+    `budget` is the share asked for, None where the recipe gives a number of heads.
+    """
 
     total: int
+    budget: HeadShare | None = None
     removed: dict[int, tuple[int, ...]]
 
     @property

@@ -123,6 +123,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         ),
         heads=HeadSummary(
             total=plan.total,
+            budget=recipe.budget.share(plan.total),
             removed=_by_layer(plan.removed),
         ),
         rounds=tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import (
@@ -19,6 +19,9 @@ from hibprune.medium import SYMBOLS, Length
 from hibprune.statistics import bootstrap_interval, split_half_correlation
 
 ENCODER = "encoder"
+
+Scope = Literal["global", "layerwise"]
+"""Whether a budget is one of all heads, or one for every layer."""
 
 
 class Record(BaseModel):
@@ -111,6 +114,22 @@ class Plan(Record):
     @property
     def total(self) -> int:
         return len(self.removed) + len(self.kept)
+
+
+class HeadShare(Record):
+    """A fraction of `total` heads that was to go, over the whole model or of every layer."""
+
+    fraction: float
+    total: int
+    scope: Scope
+
+    def rounding(self, removed: int) -> str | None:
+        """What rounding down to whole heads took, in words; None where it took nothing."""
+        asked = round(self.fraction * self.total, 9)
+        if asked == removed:
+            return None
+        where = " in every layer" if self.scope == "layerwise" else ""
+        return f"{self.fraction:g} of {self.total} is {asked:g}, rounded down{where}"
 
 
 class Measurement(Record):

@@ -34,6 +34,7 @@ from hibprune.medium import Length
 from hibprune.records import (
     Gate,
     Head,
+    HeadShare,
     Interval,
     Measurement,
     Percentiles,
@@ -403,6 +404,21 @@ class TestPage:
         assert "hibprune run recipe.yaml" in page
         assert "What was not measured" in headings(page)
         assert "CPUExecutionProvider, 2 threads, batch 1 on the machine above" in page
+
+    @pytest.mark.parametrize(
+        ("fraction", "sentence"),
+        [
+            (0.5, "18 of 36 attention heads (50 %) were removed."),
+            (0.52, "18 of 36 attention heads (50 %) were removed: 0.52 of 36 is 18.72, rounded "
+                   "down in every layer."),
+        ],
+    )  # fmt: skip
+    def test_rounding_the_budget_down_is_told(self, fraction: float, sentence: str) -> None:
+        heads = make_manifest().heads
+        share = HeadShare(fraction=fraction, total=36, scope="layerwise")
+        manifest = make_manifest(heads=heads.model_copy(update={"budget": share}))
+        assert f"**{sentence}**" in report_of(manifest)
+        assert sentence in model_card(manifest, RECIPE)
 
     def test_a_failed_gate_is_seen_at_the_top_and_in_the_table(self) -> None:
         page = report_of(make_manifest())

@@ -197,13 +197,17 @@ def speed_sentences(latency: Sequence[LatencySummary]) -> str:
 
 
 def heads_sentence(manifest: Manifest) -> str:
-    """How many heads went, and from how many layers all of them."""
+    """How many heads went of how many, and what rounding took from the budget."""
     heads = manifest.heads
     if heads.removed_count == 0:
         return f"None of the {heads.total} attention heads was removed."
     verb = "was" if heads.removed_count == 1 else "were"
     share = percent(heads.removed_count / heads.total, 0)
-    return f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed."
+    rounding = heads.budget.rounding(heads.removed_count) if heads.budget else None
+    return (
+        f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed"
+        f"{f': {rounding}' if rounding else ''}."
+    )
 
 
 def size_sentence(manifest: Manifest) -> str:
