@@ -178,11 +178,11 @@ def check_gates(
     `change` is the paired interval of the metric's change; the slowest length is the one that
     counts for the speed-up.
     """
-    rise = exported.value - baseline.value
-    fall = None if change is None else Interval(-change.high, -change.low)
+    rise, drop = exported.value - baseline.value, baseline.value - exported.value
+    drop_interval = None if change is None else Interval(-change.high, -change.low)
     slowest = min(latencies, key=lambda latency: latency.ratio)
     checks: list[tuple[str, float | None, float, Interval | None, bool]] = [
-        ("largest_accuracy_drop", gates.largest_accuracy_drop, -rise, fall, True),
+        ("largest_accuracy_drop", gates.largest_accuracy_drop, drop, drop_interval, True),
         ("largest_wer_rise", gates.largest_wer_rise, rise, change, True),
         (SPEEDUP, gates.smallest_speedup, slowest.ratio, slowest.ratio_interval, False),
         ("largest_file_mb", gates.largest_file_mb, file_bytes / 1e6, None, True),

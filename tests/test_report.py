@@ -200,6 +200,12 @@ def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
     return manifest.model_copy(update=changes)
 
 
+def scored(**changes: object) -> Manifest:
+    """A manifest of scores that came about in another way."""
+    attribution = make_manifest().attribution.model_copy(update=changes)
+    return make_manifest(attribution=attribution)
+
+
 def make_noisy_recipe() -> str:
     return "name: x\nnote: |\n  ```\n  ---\n  ````\n  # Injected\n  | a | b |\n"
 
@@ -310,14 +316,30 @@ class TestWording:
     @pytest.mark.parametrize(
         ("correlation", "words"),
         [
-            (0.95, "nearly the same ranking"),
+            (0.95, "correlation 0.95: other samples of the same kind would give nearly the same"),
             (0.8, "heads near the cut may swap"),
             (0.3, "partly chance"),
-            (None, "no split-half correlation"),
         ],
     )
-    def test_split_half_is_explained(self, correlation: float | None, words: str) -> None:
-        assert words in ranking_sentence(correlation)
+    def test_split_half_is_explained(self, correlation: float, words: str) -> None:
+        assert words in ranking_sentence(scored(split_half=correlation))
+
+    def test_split_half_of_rounds_is_the_first_ones(self) -> None:
+        one = RoundSummary(removed={0: (1,)}, seconds=1.0, split_half=0.8)
+        manifest = scored(split_half=0.8).model_copy(update={"rounds": (one, one)})
+        assert "correlation 0.80 in the first round: " in ranking_sentence(manifest)
+
+    @pytest.mark.parametrize(
+        ("samples", "reason"),
+        [
+            (0, "magnitude looks at no data"),
+            (3, "it takes four samples"),
+            (200, "magnitude scores all samples together, not one by one"),
+        ],
+    )
+    def test_the_lack_of_split_half_is_explained(self, samples: int, reason: str) -> None:
+        manifest = scored(method="magnitude", samples=samples, split_half=None)
+        assert ranking_sentence(manifest) == f"There is no split-half correlation: {reason}."
 
     @pytest.mark.parametrize(
         ("split_half", "rounds", "label"),
@@ -419,6 +441,38 @@ class TestPage:
         manifest = make_manifest(heads=heads.model_copy(update={"budget": share}))
         assert f"**{sentence}**" in report_of(manifest)
         assert sentence in model_card(manifest, RECIPE)
+
+    def test_a_method_that_looks_at_no_data_is_not_said_to(self) -> None:
+        manifest = scored(method="magnitude", settings={}, samples=0, split_half=None)
+        scores = make_scores(6, 6, samples=1)
+        page = report_markdown(manifest, scores, make_plan(scores), RECIPE)
+        told = page + model_card(manifest, RECIPE)
+        assert "scored by magnitude, which looks at no data." in told
+        assert "| samples | none: it looks at no data |" in told
+        assert "0 samples" not in told
+        assert "standard error" not in told
+        assert "there is one score of each head" in told
+
+    def test_one_sample_is_one(self) -> None:
+        manifest = scored(samples=1)
+        assert "hib on 1 sample." in model_card(manifest, RECIPE)
+        assert "the ranking rests on 1 sample and seed 0." in report_of(manifest)
+
+    def test_rounds_have_no_cut_to_speak_of(self, tmp_path: Path) -> None:
+        scores = make_scores(6, 6)
+        plan = make_plan(scores)
+        one = RoundSummary(removed={0: (1,)}, seconds=1.0, split_half=0.8)
+        for name, rounds in (("one", 1), ("two", 2)):
+            manifest = make_manifest(plan, rounds=(one,) * rounds)
+            write_report(manifest, scores, plan, RECIPE, tmp_path / name)
+        crossing = "Where bars cross the cut"
+        assert crossing in (tmp_path / "one/report.md").read_text()
+        assert crossing not in (tmp_path / "two/report.md").read_text()
+        score_spread(scores, plan, tmp_path / "uncut.png", score_label(manifest), with_cut=False)
+        score_spread(scores, plan, tmp_path / "cut.png", score_label(manifest))
+        drawn = (tmp_path / "two/figures/spread.png").read_bytes()
+        assert drawn == (tmp_path / "uncut.png").read_bytes()
+        assert drawn != (tmp_path / "cut.png").read_bytes()
 
     def test_a_failed_gate_is_seen_at_the_top_and_in_the_table(self) -> None:
         page = report_of(make_manifest())

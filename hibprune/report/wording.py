@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hibprune.manifest import SPEEDUP, LatencySummary, Manifest, MetricSummary
+from hibprune.manifest import (
+    SPEEDUP,
+    AttributionSummary,
+    LatencySummary,
+    Manifest,
+    MetricSummary,
+)
 from hibprune.medium import SOUND, Medium
 from hibprune.records import Gate, Interval, Measurement
 
@@ -248,7 +254,8 @@ def gate_interval(gate: Gate) -> str:
 
 def gate_number(number: float) -> str:
     """A limit or what is held against it, in the unit the recipe gives limits in."""
-    return f"{number:.4g}".replace("-", MINUS)
+    # A drop of nothing is a zero with a sign.
+    return f"{number + 0.0:.4g}".replace("-", MINUS)
 
 
 def gate_failure(gate: Gate) -> str:
@@ -270,13 +277,30 @@ def score_label(manifest: Manifest) -> str:
     return f"{name}, mean over {attribution.samples} samples"
 
 
-def ranking_sentence(split_half: float | None) -> str:
+def scored_by(attribution: AttributionSummary) -> str:
+    """The method and what it looked at: `hib on 200 samples`."""
+    if not attribution.samples:
+        return f"{attribution.method}, which looks at no data"
+    return f"{attribution.method} on {samples(attribution.samples)}"
+
+
+def samples(number: int) -> str:
+    """`1 sample`, `200 samples`."""
+    return f"{number} {'sample' if number == 1 else 'samples'}"
+
+
+def ranking_sentence(manifest: Manifest) -> str:
     """What the split-half correlation says about the ranking, and what it does not."""
+    attribution = manifest.attribution
+    split_half = attribution.split_half
     if split_half is None:
-        return (
-            "There is no split-half correlation: the method has no scores of single samples, or "
-            "there were fewer than four."
-        )
+        if not attribution.samples:
+            reason = f"{attribution.method} looks at no data"
+        elif attribution.samples < 4:
+            reason = "it takes four samples"
+        else:
+            reason = f"{attribution.method} scores all samples together, not one by one"
+        return f"There is no split-half correlation: {reason}."
     if split_half >= 0.9:
         reading = "other samples of the same kind would give nearly the same ranking"
     elif split_half >= 0.7:
@@ -286,7 +310,8 @@ def ranking_sentence(split_half: float | None) -> str:
             "the ranking depends much on which samples were drawn: use more, "
             "or read the choice of heads as partly chance"
         )
+    first = " in the first round" if len(manifest.rounds) > 1 else ""
     return (
-        f"Split-half rank correlation {split_half:.2f}: {reading}. It speaks of the ranking's "
-        "stability; whether the ranking is a good one, the metric after removal says."
+        f"Split-half rank correlation {split_half:.2f}{first}: {reading}. It speaks of the "
+        "ranking's stability; whether the ranking is a good one, the metric after removal says."
     )
