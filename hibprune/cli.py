@@ -269,10 +269,11 @@ def methods() -> None:
     """List the attribution methods: what they do, where they come from, what they cost."""
     from hibprune.attribution import METHODS
 
+    width = max(len(method.name()) for method in METHODS)
     for method in METHODS:
-        click.echo(f"{method.name():<10} {method.title}")
-        click.echo(f"{'':<10} source: {method.source}")
-        click.echo(f"{'':<10} cost:   {method.cost}")
+        click.echo(f"{method.name():<{width}}  {method.title}")
+        click.echo(f"{'':<{width}}  source: {method.source}")
+        click.echo(f"{'':<{width}}  cost:   {method.cost}")
 
 
 @main.command()

@@ -224,6 +224,10 @@ def test_methods_lists_every_method_with_its_source_and_cost() -> None:
     lines = invoke("methods").stdout.splitlines()
     assert len(lines) == 3 * len(METHODS)
     assert [line.split()[0] for line in lines[::3]] == [method.name() for method in METHODS]
+    # Titles, sources and costs start in one column, apart from the longest name.
+    (column,) = {line.index("source: ") for line in lines[1::3]}
+    assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_version_is_the_packages() -> None:
