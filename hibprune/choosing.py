@@ -9,7 +9,7 @@ from hibprune.errors import UserError
 from hibprune.evaluation import predict_targets
 from hibprune.narration import StepNarration
 from hibprune.passes import effort_measured
-from hibprune.planning import ONLY_ROUND, Round, make_plan
+from hibprune.planning import ONLY_ROUND, Round, make_plan, plan_line
 from hibprune.records import Plan, Scores, heads_by_layer
 from hibprune.rounds import Choice, FinishedRound, step_name
 from hibprune.run import Run, once
@@ -147,7 +147,6 @@ def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
 def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
     """Choose the heads to remove, or those of one round."""
     budget = run.recipe.budget
-    share = f", round {part.number} of {part.rounds}" if part.rounds > 1 else ""
     return once(
         run,
         step_name("plan", part.number),
@@ -158,5 +157,5 @@ def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
         },
         Plan,
         lambda *_: make_plan(scores.result, budget, part),
-        lambda plan: f"{len(plan.removed)} of {plan.total} heads to remove, {budget.scope}{share}",
+        lambda plan: plan_line(plan, budget, part),
     )

@@ -98,6 +98,7 @@ def run(
         bars = console.is_terminal and not quiet
 
         from hibprune.pipeline import run_recipe
+        from hibprune.report.wording import gate_failure
 
         manifest = run_recipe(loaded, directory, Narrator(console, bars))
         if as_json:
@@ -108,10 +109,7 @@ def run(
             console.print(closing_table(manifest))
         failed = [gate for gate in manifest.gates if not gate.passed]
         for gate in failed:
-            click.echo(
-                f"gate failed: {gate.name}: limit {gate.limit:g}, measured {gate.value:.4g}",
-                err=True,
-            )
+            click.echo(f"gate failed: {gate_failure(gate)}", err=True)
         if failed:
             sys.exit(GATE_FAILED)
 
@@ -271,10 +269,11 @@ def methods() -> None:
     """List the attribution methods: what they do, where they come from, what they cost."""
     from hibprune.attribution import METHODS
 
+    width = max(len(method.name()) for method in METHODS)
     for method in METHODS:
-        click.echo(f"{method.name():<10} {method.title}")
-        click.echo(f"{'':<10} source: {method.source}")
-        click.echo(f"{'':<10} cost:   {method.cost}")
+        click.echo(f"{method.name():<{width}}  {method.title}")
+        click.echo(f"{'':<{width}}  source: {method.source}")
+        click.echo(f"{'':<{width}}  cost:   {method.cost}")
 
 
 @main.command()

@@ -90,7 +90,9 @@ def read_run(directory: Path) -> tuple[Manifest, Scores]:
             f"{directory}: no finished hibprune run: no {FILE_NAME} that can be read in it"
         ) from error
     except (ValidationError, ValueError) as error:
-        raise UserError(f"{path}: not the manifest of a hibprune run") from error
+        raise UserError(
+            f"{path}: not of a run by this version of hibprune: run it again"
+        ) from error
     kept = kept_result(directory, ATTRIBUTE, Scores)
     if kept is None:
         raise UserError(f"{directory}: its scores (steps/{ATTRIBUTE}.json) are gone: run it again")

@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hibprune.medium import MEDIA, Medium, MediumName, Unit
-from hibprune.records import AtLength, Evaluation, Gate, Interval, Percentiles, Record
+from hibprune.records import (
+    AtLength,
+    Gate,
+    HeadShare,
+    Interval,
+    Measurement,
+    Percentiles,
+    Record,
+)
 
 FILE_NAME = "manifest.json"
+SPEEDUP = "smallest_speedup"
+"""The gate whose value is a ratio of medians, at the length where that is smallest."""
 
 
 class ModelSummary(Record):
@@ -40,9 +50,13 @@ class AttributionSummary(Record):
 
 
 class HeadSummary(Record):
-    """`removed` maps a layer to the original indices of the heads that are gone."""
+    """`removed` maps a layer to the original indices of the heads that are gone.
+
+    `budget` is the share asked for, None where the recipe gives a number of heads.
+    """
 
     total: int
+    budget: HeadShare | None = None
     removed: dict[int, tuple[int, ...]]
 
     @property
@@ -72,14 +86,21 @@ class MacsChange(AtLength, Change):
 
 
 class MetricSummary(Record):
-    """The task metric of the original, the pruned and the exported model, all by one code."""
+    """The task metric of the original, the pruned and the exported model, all by one code.
+
+    A change is the 95 % interval of the model's value minus the baseline's, taken input by input;
+    None where the two were not given the same. What each said of every input, and how much of it
+    was wrong, is in `predictions/`.
+    """
 
     name: str
     higher_is_better: bool
     n: int
-    baseline: Evaluation
-    pruned: Evaluation
-    exported: Evaluation
+    baseline: Measurement
+    pruned: Measurement
+    exported: Measurement
+    pruned_change: Interval | None
+    exported_change: Interval | None
 
 
 class ParitySummary(Record):

@@ -26,6 +26,8 @@ def quiet_libraries() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # Advice that does not go through its logger, e.g. on where Whisper's settings are kept.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"transformers\.")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from hibprune.loading import Material
 from hibprune.machine import describe_machine, installed_versions
 from hibprune.manifest import (
     FILE_NAME,
+    SPEEDUP,
     AttributionSummary,
     Change,
     DataSummary,
@@ -33,10 +34,13 @@ from hibprune.records import (
     Evaluation,
     Gate,
     Head,
+    Interval,
     Latency,
+    Measurement,
     Parity,
     Removal,
     heads_by_layer,
+    paired_change,
 )
 from hibprune.report import write_report
 from hibprune.rounds import Choice, step_name
@@ -96,7 +100,9 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
     before, after = outcome.removal.result.before, outcome.removal.result.after
     benchmark = outcome.benchmark.result
     file_bytes = onnx_bytes(directory, recipe.task.graphs)
-    baseline, exported = outcome.baseline.result, outcome.exported.result
+    baseline, pruned = outcome.baseline.result, outcome.pruned.result
+    exported = outcome.exported.result
+    exported_change = paired_change(baseline, exported)
     method = recipe.attribution.for_task(recipe.task.kind)
     cases = outcome.parity.result.cases
     return Manifest(
@@ -118,6 +124,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         ),
         heads=HeadSummary(
             total=plan.total,
+            budget=recipe.budget.share(plan.total),
             removed=_by_layer(plan.removed),
         ),
         rounds=tuple(
@@ -135,9 +142,11 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             name=baseline.metric,
             higher_is_better=baseline.higher_is_better,
             n=baseline.n,
-            baseline=baseline,
-            pruned=outcome.pruned.result,
-            exported=exported,
+            baseline=baseline.measurement,
+            pruned=pruned.measurement,
+            exported=exported.measurement,
+            pruned_change=paired_change(baseline, pruned),
+            exported_change=exported_change,
         ),
         parity=ParitySummary(
             max_abs_diff=outcome.parity.result.max_abs_diff,
@@ -147,7 +156,9 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             batches=tuple(sorted({case.batch for case in cases})),
         ),
         latency=tuple(map(_latency, benchmark.latencies)),
-        gates=check_gates(recipe.gates, baseline, exported, benchmark.latencies, file_bytes),
+        gates=check_gates(
+            recipe.gates, baseline, exported, exported_change, benchmark.latencies, file_bytes
+        ),
         steps=outcome.seconds,
         machine=describe_machine(),
         versions=installed_versions(),
@@ -157,28 +168,36 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
 
 def check_gates(
     gates: Gates,
-    baseline: Evaluation,
-    exported: Evaluation,
+    baseline: Measurement,
+    exported: Measurement,
+    change: Interval | None,
     latencies: tuple[Latency, ...],
     file_bytes: int,
 ) -> tuple[Gate, ...]:
-    """Hold what was measured against the recipe's limits; gates that are not set stay out."""
-    worsening = (baseline.value - exported.value) * (1 if baseline.higher_is_better else -1)
-    checks = [
-        ("largest_accuracy_drop", gates.largest_accuracy_drop, worsening, True),
-        ("largest_wer_rise", gates.largest_wer_rise, worsening, True),
-        ("smallest_speedup", gates.smallest_speedup, min(x.ratio for x in latencies), False),
-        ("largest_file_mb", gates.largest_file_mb, file_bytes / 1e6, True),
+    """Hold what was measured against the recipe's limits; gates that are not set stay out.
+
+    `change` is the paired interval of the metric's change; the slowest length is the one that
+    counts for the speed-up.
+    """
+    rise, drop = exported.value - baseline.value, baseline.value - exported.value
+    drop_interval = None if change is None else Interval(-change.high, -change.low)
+    slowest = min(latencies, key=lambda latency: latency.ratio)
+    checks: list[tuple[str, float | None, float, Interval | None, bool]] = [
+        ("largest_accuracy_drop", gates.largest_accuracy_drop, drop, drop_interval, True),
+        ("largest_wer_rise", gates.largest_wer_rise, rise, change, True),
+        (SPEEDUP, gates.smallest_speedup, slowest.ratio, slowest.ratio_interval, False),
+        ("largest_file_mb", gates.largest_file_mb, file_bytes / 1e6, None, True),
     ]
     return tuple(
         Gate(
             name=name,
             limit=limit,
             value=value,
+            interval=interval,
             # A drop of exactly the limit passes, also where floats make it a hair more.
             passed=value <= limit + 1e-12 if at_most else value >= limit,
         )
-        for name, limit, value, at_most in checks
+        for name, limit, value, interval, at_most in checks
         if limit is not None
     )
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hibprune.errors import UserError
-from hibprune.records import ENCODER, Head, Plan, Scores
+from hibprune.records import ENCODER, Head, HeadShare, Plan, Scope, Scores
 
 
 class Budget(BaseModel):
@@ -25,7 +24,7 @@ class Budget(BaseModel):
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
     heads: int | None = Field(default=None, ge=1)
-    scope: Literal["global", "layerwise"] = "global"
+    scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -34,6 +33,12 @@ class Budget(BaseModel):
             both = "not both" if self.heads is not None else "there is neither"
             raise ValueError(f"give either 'fraction' or 'heads': {both}")
         return self
+
+    def share(self, total: int) -> HeadShare | None:
+        """The share of `total` heads that it asks for; None where it gives their number."""
+        if self.fraction is None:
+            return None
+        return HeadShare(fraction=self.fraction, total=total, scope=self.scope)
 
 
 class Schedule(BaseModel):
@@ -86,6 +91,22 @@ def make_plan(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> Plan:
         )
     kept = set(scores.heads) - set(removed)
     return Plan(removed=removed, kept=tuple(sorted(kept)))
+
+
+def plan_line(plan: Plan, budget: Budget, part: Round = ONLY_ROUND) -> str:
+    """How many heads go, of how many, and by which budget; the last round says what rounding took.
+
+    E.g. `18 of 36 heads to remove, global (fraction 0.5)`.
+    """
+    line = f"{len(plan.removed)} of {plan.total} heads to remove, {budget.scope}"
+    if part.rounds > 1:
+        line += f", round {part.number} of {part.rounds}"
+    share = budget.share(plan.total + len(part.gone))
+    if share is None:
+        return line
+    last = part.number == part.rounds
+    rounding = share.rounding(len(plan.removed) + len(part.gone)) if last else None
+    return f"{line}: {rounding}" if rounding else f"{line} (fraction {share.fraction:g})"
 
 
 def lowest_heads(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> tuple[Head, ...]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import types
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,30 +16,15 @@ from hibprune.attribution import HeadInformationBottleneck, Method
 from hibprune.bench import BenchmarkSettings
 from hibprune.checkpoint import ModelSource
 from hibprune.data import DataSource, DurationLimits
-from hibprune.errors import UserError, did_you_mean
+from hibprune.errors import UserError
 from hibprune.export import ExportSettings
+from hibprune.faults import GOOD_NAME, fault_lines, left_behind, named
 from hibprune.medium import Unit
 from hibprune.planning import Budget, Schedule
 from hibprune.tasks import Task
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """A recipe's name is that of a directory and of a model on the Hub."""
-
-
-GOOD_NAME = "use letters, digits, '.', '_' and '-'"
-
-PLAIN_TYPES = {
-    "model": "should be a mapping of keys to values",
-    "model_attributes": "should be a mapping of keys to values",
-    "dict": "should be a mapping of keys to values",
-    "tuple": "should be a list",
-    "string": "should be text",
-    "int": "should be a whole number",
-    "int_from": "should be a whole number",
-    "float": "should be a number",
-    "bool": "should be true or false",
-}
-"""Pydantic's kinds of fault without their last word (`int_parsing`, `int_type`), as people say."""
 
 SHORTEST_EXAMPLE: dict[Unit, float] = {"seconds": 0.1, "tokens": 1}
 """The convolutions of models of sound want some hundreds of samples."""
@@ -225,7 +209,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(_fault_lines(error, path))) from error
+        lines = [*left_behind(error, Recipe, overrides), *fault_lines(error, Recipe)]
+        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from error
     faults = [f"{path}: {key}: should be a finite number" for key in _not_finite("", content)]
     if faults:
         raise UserError("\n".join(faults))
@@ -266,7 +251,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     except NOT_YAML as error:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys to values, not {_named(content)}")
+        raise UserError(f"{path}: a recipe is a mapping of keys to values, not {named(content)}")
     return content
 
 
@@ -296,95 +281,3 @@ def _not_finite(key: str, value: Any) -> Iterator[str]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, member in items:
             yield from _not_finite(f"{key}.{name}" if key else str(name), member)
-
-
-def _fault_lines(error: ValidationError, path: Path) -> Iterator[str]:
-    for fault in error.errors():
-        place, model = _walk(fault["loc"])
-        key = ".".join(map(str, place))
-        yield f"{path}: {f'{key}: ' if key else ''}{_explain(fault, place, model)}"
-
-
-def _explain(fault: Any, place: Sequence[str | int], model: type[BaseModel] | None) -> str:
-    kind, message = fault["type"], fault["msg"]
-    if kind == "extra_forbidden":
-        known = list(model.model_fields) if model else []
-        return f"unknown key{_did_you_mean(str(place[-1]), known)}"
-    if kind == "missing":
-        return "missing"
-    if kind == "invalid_key":
-        return "a key should be text"
-    if kind == "string_pattern_mismatch":
-        return f"'{fault['input']}' does not do: {GOOD_NAME}"
-    if kind == "union_tag_not_found":
-        return f"missing key {fault['ctx']['discriminator']}"
-    if kind == "union_tag_invalid":
-        context = fault["ctx"]
-        known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return (
-            f"unknown {context['discriminator'].strip(chr(39))} '{context['tag']}'"
-            f"{_did_you_mean(context['tag'], known) or ': one of ' + ', '.join(known)}"
-        )
-    if kind == "literal_error":
-        return f"'{fault['input']}' is not one of {fault['ctx']['expected']}"
-    if kind == "value_error":
-        return str(message.removeprefix("Value error, "))
-    if kind == "too_short":
-        return f"should have at least {fault['ctx']['min_length']} entry"
-    plain = PLAIN_TYPES.get(kind.rpartition("_")[0])
-    if plain is None:
-        plain = message.partition(",")[0].removeprefix("Input ").removeprefix("String ")
-    return f"{plain}, not {_named(fault['input'])}"
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    # Keys are short, so that one wrong letter weighs more than it does in a label.
-    return did_you_mean(word, known, cutoff=0.5)
-
-
-def _named(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return f"'{value}'" if isinstance(value, str) else str(value)
-
-
-def _walk(
-    location: Sequence[str | int],
-) -> tuple[list[str | int], type[BaseModel] | None]:
-    """The keys a person wrote for pydantic's location, and the model the last key is looked up in.
-
-    Pydantic puts the tag of a union's member into its locations, which no one has written.
-    """
-    place: list[str | int] = []
-    annotation: Any = Recipe
-    holder: type[BaseModel] | None = None
-    for step in location:
-        member = _member_with_tag(annotation, step)
-        if member is not None:
-            annotation = holder = member
-            continue
-        place.append(step)
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            holder = annotation
-            field = annotation.model_fields.get(str(step))
-            annotation = None
-            if field is not None:
-                # Pydantic keeps a field's Annotated metadata apart from its annotation.
-                annotation = field.annotation
-    return place, holder
-
-
-def _member_with_tag(annotation: Any, tag: str | int) -> type[BaseModel] | None:
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) not in (Union, types.UnionType):
-        return None
-    for member in get_args(annotation):
-        if isinstance(member, type) and issubclass(member, BaseModel):
-            for name in ("kind", "method"):
-                field = member.model_fields.get(name)
-                if field is not None and tag in get_args(field.annotation):
-                    return member
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import (
@@ -19,6 +19,9 @@ from hibprune.medium import SYMBOLS, Length
 from hibprune.statistics import bootstrap_interval, split_half_correlation
 
 ENCODER = "encoder"
+
+Scope = Literal["global", "layerwise"]
+"""Whether a budget is one of all heads, or one for every layer."""
 
 
 class Record(BaseModel):
@@ -114,34 +117,62 @@ class Plan(Record):
         return len(self.removed) + len(self.kept)
 
 
-class Evaluation(Record):
-    """A task metric with its 95 % interval over `n` utterances.
+class HeadShare(Record):
+    """A fraction of `total` heads that was to go, over the whole model or of every layer."""
 
-    `errors` holds what is wrong with each and `counted` what could have been: 0 or 1 of 1 for
-    a label, words for a transcript.
-    """
+    fraction: float
+    total: int
+    scope: Scope
+
+    def rounding(self, removed: int) -> str | None:
+        """What rounding down to whole heads took, in words; None where it took nothing."""
+        asked = round(self.fraction * self.total, 9)
+        if asked == removed:
+            return None
+        where = " in every layer" if self.scope == "layerwise" else ""
+        return f"{self.fraction:g} of {self.total} is {asked:g}, rounded down{where}"
+
+
+class Measurement(Record):
+    """A task metric with its 95 % interval over `n` utterances."""
 
     metric: str
     value: float
     interval: Interval
     n: int
     higher_is_better: bool
+
+
+class Evaluation(Measurement):
+    """A measurement with what it was made of, utterance by utterance.
+
+    `errors` holds what is wrong with each and `counted` what could have been: 0 or 1 of 1 for
+    a label, words for a transcript.
+    """
+
     errors: tuple[float, ...] = ()
     counted: tuple[float, ...] = ()
 
+    @property
+    def measurement(self) -> Measurement:
+        """The figures alone."""
+        return Measurement.model_validate(self.model_dump(exclude={"errors", "counted"}))
+
 
 def paired_change(before: Evaluation, after: Evaluation) -> Interval | None:
-    """95 % bootstrap interval of the rise of the error rate, over inputs both models were given.
+    """95 % bootstrap interval of the metric's change, over inputs both models were given.
 
-    None where these are not known to be the same.
+    In the metric's own direction: below zero where accuracy falls, above where word errors rise.
+    None where the inputs are not known to be the same.
     """
     if not before.errors or before.counted != after.counted:
         return None
+    sign = -1 if before.higher_is_better else 1
 
-    def rise(first: np.ndarray, second: np.ndarray, counted: np.ndarray, axis: int) -> np.ndarray:
-        return np.asarray((second - first).sum(axis=axis) / counted.sum(axis=axis))
+    def change(first: np.ndarray, second: np.ndarray, counted: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(sign * (second - first).sum(axis=axis) / counted.sum(axis=axis))
 
-    return Interval(*bootstrap_interval([before.errors, after.errors, before.counted], rise))
+    return Interval(*bootstrap_interval([before.errors, after.errors, before.counted], change))
 
 
 class AtLength(Record):
@@ -268,9 +299,20 @@ class Benchmark(Record):
 
 
 class Gate(Record):
-    """A limit the run was held to and what was measured."""
+    """A limit the run was held to and what was measured, with its 95 % interval where it has one.
+
+    The verdict is on `value` alone.
+    """
 
     name: str
     limit: float
     value: float
+    interval: Interval | None = None
     passed: bool
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether another measurement might well have come out on the other side of the limit."""
+        if self.interval is None or self.interval.low == self.interval.high:
+            return False
+        return self.interval.low <= self.limit <= self.interval.high

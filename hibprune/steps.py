@@ -78,7 +78,8 @@ class Step(Generic[Result]):
     ) -> Done[Result]:
         """The kept result, or that of `compute`, which is then kept.
 
-        `files` names the files, relative to the directory, that the step left there.
+        `files` names the files, relative to the directory, that the step left there. Those it left
+        for an earlier recipe, and not this time, are removed.
         """
         kept = self.kept(files)
         if kept is not None:
@@ -95,6 +96,7 @@ class Step(Generic[Result]):
             files={name: sha256_of(self.directory / name) for name in files(result)},
             result=TypeAdapter(self.result_type).dump_python(result, mode="json"),
         )
+        self._remove_stale(record)
         text = json.dumps(record.model_dump(), indent=1, ensure_ascii=False)
         write_text(self._record_path, text + "\n")
         self._partial_path.unlink(missing_ok=True)
@@ -116,6 +118,18 @@ class Step(Generic[Result]):
             if not path.is_file() or sha256_of(path) != sha256:
                 return None
         return Done(self.key, result, record.seconds, resumed=True)
+
+    def _remove_stale(self, record: _Record) -> None:
+        """Remove what the step left before and not now, unless someone else has changed it."""
+        earlier = _read(self._record_path, _Record)
+        if earlier is None:
+            return
+        for name in earlier.files.keys() - record.files.keys():
+            path = self.directory / name
+            # A record is a file like any other: no name in it leads out of the directory.
+            ours = path.resolve().is_relative_to(self.directory.resolve())
+            if ours and path.is_file() and sha256_of(path) == earlier.files[name]:
+                path.unlink()
 
     def save_partial(self, rows: Mapping[str, Row], *, steps: int | None = None) -> None:
         """Keep what there is so far of a long step."""

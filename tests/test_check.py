@@ -66,6 +66,23 @@ def test_check_asks_the_hub_unless_offline(
     )
 
 
+def test_a_run_that_misses_the_hub_names_no_option_it_does_not_have(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def unreachable(repo_id: str, **options: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    result = invoke("run", stand_in.recipe, "--set", "model.source=owner/name")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: owner/name: not a directory here and not to be had from the Hub "
+        "(ConnectionError): check the name, the revision and the network\n"
+    )
+
+
 def spoil_nothing_there(stand_in: StandIn) -> list[str]:
     content = stand_in.content()
     content["model"]["source"] = "gone"

@@ -118,6 +118,9 @@ def test_every_clip_can_be_looked_at(
     rate = sum(clip["errors"] for clip in clips) / sum(clip["counted"] for clip in clips)
     value = getattr(manifest.metric, model).value
     assert rate == pytest.approx(1 - value if manifest.metric.higher_is_better else value)
+    if model != "baseline":
+        paired = getattr(manifest.metric, f"{model}_change")
+        assert paired.low <= value - manifest.metric.baseline.value <= paired.high
 
 
 def test_the_log_keeps_what_was_said(finished: Callable[[str], Path]) -> None:
@@ -221,6 +224,10 @@ def test_methods_lists_every_method_with_its_source_and_cost() -> None:
     lines = invoke("methods").stdout.splitlines()
     assert len(lines) == 3 * len(METHODS)
     assert [line.split()[0] for line in lines[::3]] == [method.name() for method in METHODS]
+    # Titles, sources and costs start in one column, apart from the longest name.
+    (column,) = {line.index("source: ") for line in lines[1::3]}
+    assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_version_is_the_packages() -> None:

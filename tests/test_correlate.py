@@ -122,7 +122,8 @@ def widen(run: Path) -> None:
     [
         (shutil.rmtree, "B: no finished hibprune run: no manifest.json that can be read in it"),
         (lose_the_manifest, "B: no finished hibprune run: no manifest.json that can be read in it"),
-        (spoil_the_manifest, "B/manifest.json: not the manifest of a hibprune run"),
+        (spoil_the_manifest, "B/manifest.json: not of a run by this version of hibprune: "
+                             "run it again"),
         (lose_the_scores, "B: its scores (steps/attribute.json) are gone: run it again"),
         (begin_again, "B: its scores are of a later run that did not finish: run it to the end"),
         (widen, "A has wav2vec2, 2 layers of up to 4 heads, B wav2vec2, 2 layers of up to 10 "

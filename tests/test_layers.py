@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("attention", "steps", "output", "comparison", "hibprune"),
     ("manifest",),
-    ("families", "records", "files", "runtime", "narration"),
+    ("families", "records", "files", "runtime", "narration", "faults"),
     ("errors", "statistics", "medium"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from hibprune.errors import UserError
-from hibprune.planning import Budget, check_budget, make_plan
+from hibprune.planning import Budget, Round, check_budget, make_plan, plan_line
 from hibprune.records import Head, Plan, Scores
 
 
@@ -126,3 +126,33 @@ def test_scores_that_are_no_numbers_make_no_plan() -> None:
 def test_a_budget_is_one_sensible_amount(budget: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Budget.model_validate(budget)
+
+
+@pytest.mark.parametrize(
+    ("budget", "line"),
+    [
+        (Budget(heads=4), "4 of 12 heads to remove, global"),
+        (Budget(fraction=0.5), "6 of 12 heads to remove, global (fraction 0.5)"),
+        (Budget(fraction=0.3), "3 of 12 heads to remove, global: 0.3 of 12 is 3.6, rounded down"),
+        (Budget(fraction=0.5, scope="layerwise"),
+         "6 of 12 heads to remove, layerwise (fraction 0.5)"),
+        # 1.6 of the 4 heads of each of 3 layers.
+        (Budget(fraction=0.4, scope="layerwise"),
+         "3 of 12 heads to remove, layerwise: 0.4 of 12 is 4.8, rounded down in every layer"),
+    ],
+)  # fmt: skip
+def test_what_rounding_takes_from_a_budget_is_told(budget: Budget, line: str) -> None:
+    assert plan_line(make_plan(THREE_LAYERS, budget), budget) == line
+
+
+def test_rounds_tell_of_rounding_when_they_are_over() -> None:
+    budget = Budget(fraction=0.3)
+    first = make_plan(THREE_LAYERS, budget, Round(1, 2))
+    left = scores((5.0, 6.0, 7.0), (2.0, 8.0, 3.0, 9.0), (10.0, 11.0, 12.0))
+    second = Round(2, 2, first.removed)
+    assert plan_line(first, budget, Round(1, 2)) == (
+        "2 of 12 heads to remove, global, round 1 of 2 (fraction 0.3)"
+    )
+    assert plan_line(make_plan(left, budget, second), budget, second) == (
+        "1 of 10 heads to remove, global, round 2 of 2: 0.3 of 12 is 3.6, rounded down"
+    )

@@ -62,6 +62,10 @@ def test_what_is_left_out_takes_the_documented_defaults(tmp_path: Path) -> None:
         ("attribution.method=hibb", "attribution: unknown method 'hibb' (did you mean 'hib'?)"),
         ("validation.source.kind=folders",
          "validation.source: unknown kind 'folders' (did you mean 'folder'?)"),
+        ("attribution={metod: hib, steps: 3}",
+         "attribution.metod: unknown key (did you mean 'method'?)"),
+        ("validation.source={path: a, knd: folder}",
+         "validation.source.knd: unknown key (did you mean 'kind'?)"),
         ("validation.source={path: a}", "validation.source: missing key 'kind'"),
         ("model={}", "model.source: missing"),
         ("task=keyword-spotting",
@@ -95,6 +99,26 @@ def test_what_is_left_out_takes_the_documented_defaults(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_fault_is_named_by_file_key_and_remedy(tmp_path: Path, override: str, fault: str) -> None:
     assert faults(tmp_path, yaml.safe_dump(CONTENT), override) == [f"r.yaml: {fault}"]
+
+
+def test_an_override_that_leaves_another_kinds_keys_is_told_of_first(tmp_path: Path) -> None:
+    content = yaml.safe_dump({**CONTENT, "attribution": {"method": "hib", "beta": 2, "steps": 3}})
+    assert faults(tmp_path, content, "attribution.method=magnitude", "attribution.x=1") == [
+        "r.yaml: attribution: --set attribution.method=magnitude leaves keys that method "
+        "'magnitude' does not have: replace them all, e.g. --set 'attribution={method: magnitude}'",
+        "r.yaml: attribution.beta: unknown key",
+        "r.yaml: attribution.steps: unknown key",
+        "r.yaml: attribution.x: unknown key",
+    ]
+    remedied = load(tmp_path, content, "attribution={method: magnitude}").recipe
+    assert remedied.attribution.name() == "magnitude"
+
+
+def test_unknown_keys_that_no_override_left_are_not_blamed_on_one(tmp_path: Path) -> None:
+    told = faults(tmp_path, yaml.safe_dump(CONTENT), "attribution.method=hib", "attribution.x=1")
+    assert told == ["r.yaml: attribution.x: unknown key"]
+    content = yaml.safe_dump({**CONTENT, "task": {"kind": "keyword-spotting", "x": 1}})
+    assert faults(tmp_path, content, "attribution.method=hib") == ["r.yaml: task.x: unknown key"]
 
 
 def test_the_accuracy_gate_does_not_fit_a_wer(tmp_path: Path) -> None:

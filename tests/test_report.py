@@ -15,6 +15,7 @@ from markdown_it.token import Token
 from rich.console import Console
 
 from hibprune.manifest import (
+    SPEEDUP,
     AttributionSummary,
     Change,
     DataSummary,
@@ -31,10 +32,11 @@ from hibprune.manifest import (
 )
 from hibprune.medium import Length
 from hibprune.records import (
-    Evaluation,
     Gate,
     Head,
+    HeadShare,
     Interval,
+    Measurement,
     Percentiles,
     Plan,
     Scores,
@@ -46,11 +48,13 @@ from hibprune.report.figures import head_grid, head_map, latency_figure, score_s
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.page import report_markdown
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of
+from hibprune.report.summary import summary_rows
 from hibprune.report.terminal import closing_table
 from hibprune.report.wording import (
     change,
     count,
     duration,
+    gate_failure,
     megabytes,
     metric_finding,
     metric_sentence,
@@ -83,10 +87,10 @@ def make_plan(scores: Scores, share: float = 0.5) -> Plan:
     return Plan(removed=tuple(sorted(ranked[:number])), kept=tuple(sorted(ranked[number:])))
 
 
-def make_evaluation(
+def make_measurement(
     value: float, half_width: float = 0.018, name: str = "accuracy", n: int = 480
-) -> Evaluation:
-    return Evaluation(
+) -> Measurement:
+    return Measurement(
         metric=name,
         value=value,
         interval=Interval(value - half_width, value + half_width),
@@ -102,9 +106,11 @@ def make_metric(
         name=name,
         higher_is_better=name != "WER",
         n=480,
-        baseline=make_evaluation(baseline, name=name),
-        pruned=make_evaluation(pruned, name=name),
-        exported=make_evaluation(pruned, name=name),
+        baseline=make_measurement(baseline, name=name),
+        pruned=make_measurement(pruned, name=name),
+        exported=make_measurement(pruned, name=name),
+        pruned_change=None,
+        exported_change=None,
     )
 
 
@@ -181,8 +187,8 @@ def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
             make_latency(15, 1.01, (0.98, 1.03)),
         ),
         gates=(
-            Gate(name="max_metric_drop", limit=0.03, value=0.007, passed=True),
-            Gate(name="min_speed_up", limit=1.2, value=1.01, passed=False),
+            Gate(name="largest_accuracy_drop", limit=0.03, value=0.007, passed=True),
+            Gate(name=SPEEDUP, limit=1.2, value=1.01, interval=Interval(0.98, 1.03), passed=False),
         ),
         steps={"load": 1.2, "baseline": 6.5, "attribute": 133.2, "plan": 0.0, "prune": 0.4},
         machine=Machine(
@@ -192,6 +198,12 @@ def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
         files={},
     )
     return manifest.model_copy(update=changes)
+
+
+def scored(**changes: object) -> Manifest:
+    """A manifest of scores that came about in another way."""
+    attribution = make_manifest().attribution.model_copy(update=changes)
+    return make_manifest(attribution=attribution)
 
 
 def make_noisy_recipe() -> str:
@@ -225,20 +237,50 @@ def printed(manifest: Manifest, width: int = 80) -> str:
 
 class TestWording:
     def test_overlapping_intervals_are_noise(self) -> None:
-        finding = metric_finding(make_evaluation(0.961), make_evaluation(0.954))
+        finding = metric_finding(make_measurement(0.961), make_measurement(0.954), None)
         assert finding == "0.7 points worse, within the noise of 480 clips"
 
     def test_a_fall_beyond_the_intervals_is_said_plainly(self) -> None:
-        finding = metric_finding(make_evaluation(0.961), make_evaluation(0.81))
+        finding = metric_finding(make_measurement(0.961), make_measurement(0.81), None)
         assert finding == "15.1 points worse, more than the noise of 480 clips explains"
 
+    @pytest.mark.parametrize(
+        ("paired", "verdict"),
+        [((-0.02, -0.001), "more than"), ((-0.02, 0.0), "within"), ((0.001, 0.02), "more than")],
+    )
+    def test_the_paired_interval_overrules_the_overlap(
+        self, paired: tuple[float, float], verdict: str
+    ) -> None:
+        before, after = make_measurement(0.961), make_measurement(0.954)
+        finding = metric_finding(before, after, Interval(*paired))
+        assert finding.startswith(f"0.7 points worse, {verdict} the noise of 480 clips")
+
+    def test_each_model_is_judged_on_its_own_change(self) -> None:
+        metric = make_metric().model_copy(
+            update={
+                "exported": make_measurement(0.953),
+                "pruned_change": Interval(-0.02, -0.001),
+                "exported_change": Interval(-0.03, 0.01),
+            }
+        )
+        manifest = make_manifest(metric=metric)
+        rows = {
+            line.split("|")[1].strip(): line
+            for line in report_of(manifest).splitlines()
+            if line.startswith("| pruned,")
+        }
+        assert "0.7 points worse, more than the noise" in rows["pruned, PyTorch"]
+        assert "0.8 points worse, within the noise" in rows["pruned, ONNX Runtime"]
+        noise = [row.change_detail for row in summary_rows(manifest) if "ccuracy" in row.label]
+        assert noise == ["beyond noise", "within noise"]
+
     def test_a_rise_of_wer_is_worse(self) -> None:
-        before, after = make_evaluation(0.06, name="WER"), make_evaluation(0.12, name="WER")
-        assert metric_finding(before, after).startswith("6.0 points worse, more than")
-        assert metric_finding(after, before).startswith("6.0 points better, more than")
+        before, after = make_measurement(0.06, name="WER"), make_measurement(0.12, name="WER")
+        assert metric_finding(before, after, None).startswith("6.0 points worse, more than")
+        assert metric_finding(after, before, None).startswith("6.0 points better, more than")
 
     def test_equal_values_are_not_called_a_change(self) -> None:
-        assert metric_finding(make_evaluation(0.9), make_evaluation(0.9)) == (
+        assert metric_finding(make_measurement(0.9), make_measurement(0.9), None) == (
             "the same value on 480 clips"
         )
 
@@ -249,9 +291,9 @@ class TestWording:
         )
 
     def test_an_export_that_scores_otherwise_is_told(self) -> None:
-        metric = make_metric().model_copy(update={"exported": make_evaluation(0.5)})
+        metric = make_metric().model_copy(update={"exported": make_measurement(0.5)})
         assert "The exported ONNX model scores 50.0 %" in metric_sentence(metric)
-        assert "45.4 points worse, more than the noise" in metric_sentence(metric)
+        assert "against the original that is 46.1 points worse" in metric_sentence(metric)
 
     @pytest.mark.parametrize(
         ("ratio", "interval", "finding"),
@@ -274,14 +316,30 @@ class TestWording:
     @pytest.mark.parametrize(
         ("correlation", "words"),
         [
-            (0.95, "nearly the same ranking"),
+            (0.95, "correlation 0.95: other samples of the same kind would give nearly the same"),
             (0.8, "heads near the cut may swap"),
             (0.3, "partly chance"),
-            (None, "no split-half correlation"),
         ],
     )
-    def test_split_half_is_explained(self, correlation: float | None, words: str) -> None:
-        assert words in ranking_sentence(correlation)
+    def test_split_half_is_explained(self, correlation: float, words: str) -> None:
+        assert words in ranking_sentence(scored(split_half=correlation))
+
+    def test_split_half_of_rounds_is_the_first_ones(self) -> None:
+        one = RoundSummary(removed={0: (1,)}, seconds=1.0, split_half=0.8)
+        manifest = scored(split_half=0.8).model_copy(update={"rounds": (one, one)})
+        assert "correlation 0.80 in the first round: " in ranking_sentence(manifest)
+
+    @pytest.mark.parametrize(
+        ("samples", "reason"),
+        [
+            (0, "magnitude looks at no data"),
+            (3, "it takes four samples"),
+            (200, "magnitude scores all samples together, not one by one"),
+        ],
+    )
+    def test_the_lack_of_split_half_is_explained(self, samples: int, reason: str) -> None:
+        manifest = scored(method="magnitude", samples=samples, split_half=None)
+        assert ranking_sentence(manifest) == f"There is no split-half correlation: {reason}."
 
     @pytest.mark.parametrize(
         ("split_half", "rounds", "label"),
@@ -369,10 +427,81 @@ class TestPage:
         assert "What was not measured" in headings(page)
         assert "CPUExecutionProvider, 2 threads, batch 1 on the machine above" in page
 
+    @pytest.mark.parametrize(
+        ("fraction", "sentence"),
+        [
+            (0.5, "18 of 36 attention heads (50 %) were removed."),
+            (0.52, "18 of 36 attention heads (50 %) were removed: 0.52 of 36 is 18.72, rounded "
+                   "down in every layer."),
+        ],
+    )  # fmt: skip
+    def test_rounding_the_budget_down_is_told(self, fraction: float, sentence: str) -> None:
+        heads = make_manifest().heads
+        share = HeadShare(fraction=fraction, total=36, scope="layerwise")
+        manifest = make_manifest(heads=heads.model_copy(update={"budget": share}))
+        assert f"**{sentence}**" in report_of(manifest)
+        assert sentence in model_card(manifest, RECIPE)
+
+    def test_a_method_that_looks_at_no_data_is_not_said_to(self) -> None:
+        manifest = scored(method="magnitude", settings={}, samples=0, split_half=None)
+        scores = make_scores(6, 6, samples=1)
+        page = report_markdown(manifest, scores, make_plan(scores), RECIPE)
+        told = page + model_card(manifest, RECIPE)
+        assert "scored by magnitude, which looks at no data." in told
+        assert "| samples | none: it looks at no data |" in told
+        assert "0 samples" not in told
+        assert "standard error" not in told
+        assert "there is one score of each head" in told
+
+    def test_one_sample_is_one(self) -> None:
+        manifest = scored(samples=1)
+        assert "hib on 1 sample." in model_card(manifest, RECIPE)
+        assert "the ranking rests on 1 sample and seed 0." in report_of(manifest)
+
+    def test_rounds_have_no_cut_to_speak_of(self, tmp_path: Path) -> None:
+        scores = make_scores(6, 6)
+        plan = make_plan(scores)
+        one = RoundSummary(removed={0: (1,)}, seconds=1.0, split_half=0.8)
+        for name, rounds in (("one", 1), ("two", 2)):
+            manifest = make_manifest(plan, rounds=(one,) * rounds)
+            write_report(manifest, scores, plan, RECIPE, tmp_path / name)
+        crossing = "Where bars cross the cut"
+        assert crossing in (tmp_path / "one/report.md").read_text()
+        assert crossing not in (tmp_path / "two/report.md").read_text()
+        score_spread(scores, plan, tmp_path / "uncut.png", score_label(manifest), with_cut=False)
+        score_spread(scores, plan, tmp_path / "cut.png", score_label(manifest))
+        drawn = (tmp_path / "two/figures/spread.png").read_bytes()
+        assert drawn == (tmp_path / "uncut.png").read_bytes()
+        assert drawn != (tmp_path / "cut.png").read_bytes()
+
     def test_a_failed_gate_is_seen_at_the_top_and_in_the_table(self) -> None:
         page = report_of(make_manifest())
-        assert "1 of 2 gates FAILED: min_speed_up." in page.split("## ")[0]
-        assert "| min_speed_up | 1.2 | 1.01 | ✗ FAILED |" in page
+        assert "1 of 2 gates FAILED: smallest_speedup." in page.split("## ")[0]
+        row = "| smallest_speedup | 1.2 | 1.01 (ratio of medians) | 0.98 to 1.03 | ✗ FAILED |"
+        assert row in page
+
+    def test_a_close_call_is_told_wherever_the_gate_is(self) -> None:
+        close = Gate(
+            name="largest_accuracy_drop",
+            limit=0.03,
+            value=0.007,
+            interval=Interval(-0.002, 0.031),
+            passed=True,
+        )
+        manifest = make_manifest(gates=(close,))
+        page = report_of(manifest)
+        row = "| largest_accuracy_drop | 0.03 | 0.007 | −0.002 to 0.031 | ✓ passed, within the "
+        assert row in page
+        verdict = "Within the noise of the measurement: largest_accuracy_drop."
+        assert verdict in page.split("## ")[0]
+        assert verdict in model_card(manifest, RECIPE).replace("\\_", "_")
+        lines = [line.rstrip() for line in printed(manifest).splitlines()]
+        told = lines.index("✓ largest_accuracy_drop: 0.007, limit 0.03")
+        assert lines[told + 1] == "  within the noise of the measurement: −0.002 to 0.031"
+        assert gate_failure(close.model_copy(update={"passed": False})) == (
+            "largest_accuracy_drop: limit 0.03, measured 0.007, "
+            "within the noise of the measurement (−0.002 to 0.031)"
+        )
 
     def test_parity_beyond_tolerance_is_shouted(self) -> None:
         parity = ParitySummary(max_abs_diff=0.2, tolerance=1e-4, lengths=(1.0,), batches=(1,))
@@ -459,8 +588,8 @@ class TestTerminal:
         lines = printed(make_manifest(recipe="[red]a[/] " + 100 * "long ")).splitlines()
         assert max(map(len, lines)) <= 80
         assert "[red]a[/]" in lines[0]
-        assert any(line.startswith("✓ max_metric_drop") for line in lines)
-        assert any(line.startswith("✗ min_speed_up") and "FAILED" in line for line in lines)
+        assert any(line.startswith("✓ largest_accuracy_drop") for line in lines)
+        assert any(line.startswith("✗ smallest_speedup") and "FAILED" in line for line in lines)
 
     def test_shows_noise_and_missing_speed_up(self) -> None:
         text = printed(make_manifest())

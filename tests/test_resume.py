@@ -273,6 +273,16 @@ def test_the_records_of_one_task_do_not_do_for_another(
     assert run(stand_ins("intents") / "recipe.yaml", output) == list(STEPS)
 
 
+def test_another_task_leaves_no_tokenizer_of_the_one_before(
+    finished: Callable[[str], Path], stand_ins: Callable[[str], Path], tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(finished("speech_recognition"), tmp_path / "out"))
+    (output / "notes.txt").write_text("by hand")
+    assert (output / "tokenizer_config.json").exists()
+    assert run(stand_ins("keyword_spotting") / "recipe.yaml", output) == list(STEPS)
+    assert files(output) == files(finished("keyword_spotting")) | {"notes.txt"}
+
+
 def test_what_killed_writers_left_is_gone_after_the_next_run(task: StandIn, output: Path) -> None:
     before = files(output)
     (output / ".scratch.12345.partial").mkdir()

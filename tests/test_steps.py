@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hibprune.errors import UserError
-from hibprune.files import remove_leftovers, write_files_via_temporary, write_text
+from hibprune.files import remove_leftovers, sha256_of, write_files_via_temporary, write_text
 from hibprune.records import Head, Plan
 from hibprune.steps import Done, Partial, Step
 
@@ -203,3 +203,47 @@ def test_only_leftovers_of_ours_are_removed(tmp_path: Path) -> None:
     remove_leftovers(tmp_path)
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     assert left == set(theirs)
+
+
+def leaving(directory: Path, *names: str) -> Callable[[], Plan]:
+    def compute() -> Plan:
+        for name in names:
+            write_text(directory / name, name)
+        return PLAN
+
+    return compute
+
+
+def leave(directory: Path, budget: int, *names: str) -> None:
+    """Do the step for some budget, leaving some files."""
+    done = step(directory, budget=budget).once(leaving(directory, *names), lambda _: list(names))
+    assert not done.resumed
+
+
+def test_files_of_an_earlier_recipe_that_are_not_made_again_go(tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("of another step")
+    leave(tmp_path, 1, "config.json", "onnx/tokenizer.json")
+    leave(tmp_path, 2, "config.json", "vocab.json")
+    assert not (tmp_path / "onnx/tokenizer.json").exists()
+    for kept in ("config.json", "vocab.json", "other.txt"):
+        assert (tmp_path / kept).exists(), kept
+
+
+def test_a_file_that_someone_has_changed_since_stays(tmp_path: Path) -> None:
+    leave(tmp_path, 1, "config.json", "notes.json")
+    (tmp_path / "notes.json").write_text("mine now")
+    leave(tmp_path, 2, "config.json")
+    assert (tmp_path / "notes.json").read_text() == "mine now"
+
+
+def test_a_forged_record_removes_nothing_elsewhere(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("outside.txt")
+    run_directory = tmp_path / "run"
+    leave(run_directory, 1, "inside.txt")
+    forged = record(run_directory)
+    forged["files"] = {"../outside.txt": sha256_of(outside), "inside.txt": "gone by now"}
+    write_text(run_directory / "steps/plan.json", json.dumps(forged))
+    leave(run_directory, 2, "new.txt")
+    assert outside.exists()
+    assert (run_directory / "inside.txt").exists()

@@ -20,7 +20,8 @@ def write_report(
     label = score_label(manifest)
     written = ["figures/heads.png", "figures/spread.png"]
     head_map(scores, plan, directory / "figures/heads.png", label)
-    score_spread(scores, plan, directory / "figures/spread.png", label)
+    one_round = len(manifest.rounds) < 2
+    score_spread(scores, plan, directory / "figures/spread.png", label, with_cut=one_round)
     if manifest.latency:
         written.append("figures/latency.png")
         latency_figure(manifest.latency, directory / "figures/latency.png")

@@ -210,8 +210,8 @@ def _removed(manifest: Manifest) -> str:
     ]
     return (
         "## Removed heads\n\nBy their original indices, layer 0 nearest the "
-        f"{manifest.medium.name}; scored by {plain(manifest.attribution.method)} on "
-        f"{manifest.attribution.samples} samples.\n\n"
+        f"{manifest.medium.name}; scored by "
+        f"{plain(wording.scored_by(manifest.attribution))}.\n\n"
         f"{table('ll', ['layer', 'removed heads'], rows)}"
     )
 

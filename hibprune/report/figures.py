@@ -158,8 +158,13 @@ def _legend_of_marks(figure: Figure, grid: HeadGrid, x: float, y: float) -> None
     figure.text(x, y, explanation, size=TEXT_SIZE - 1, color=INK, va="center")
 
 
-def score_spread(scores: Scores, plan: Plan, path: Path, label: str = "mean score") -> None:
-    """Draw every head's score with its standard error, sorted, the removed ones marked."""
+def score_spread(
+    scores: Scores, plan: Plan, path: Path, label: str = "mean score", with_cut: bool = True
+) -> None:
+    """Draw every head's score with its standard error, sorted, the removed ones marked.
+
+    Scores of several rounds are not of one model: a cut between them would mean nothing.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -185,7 +190,7 @@ def score_spread(scores: Scores, plan: Plan, path: Path, label: str = "mean scor
             if spread.errors is not None:
                 low, high = (spread.means + sign * spread.errors for sign in (-1, 1))
                 axes.vlines(rank[part], low[part], high[part], color=colour, linewidth=0.9)
-    cut = cut_of(spread)
+    cut = cut_of(spread) if with_cut else None
     if cut is not None:
         axes.axhline(cut, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="cut")
     axes.set_xlabel("heads, from the lowest score to the highest", size=TEXT_SIZE, color=INK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hibprune.manifest import DataSummary, LatencySummary, Manifest
 from hibprune.medium import SYMBOLS, Medium
-from hibprune.records import Evaluation, Gate, Plan, Scores, heads_by_layer
+from hibprune.records import Gate, Measurement, Plan, Scores, heads_by_layer
 from hibprune.report import wording
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of
@@ -52,12 +52,16 @@ def _metric(manifest: Manifest) -> str:
         _metric_row(
             "pruned, PyTorch",
             metric.pruned,
-            wording.metric_finding(metric.baseline, metric.pruned, manifest.medium),
+            wording.metric_finding(
+                metric.baseline, metric.pruned, metric.pruned_change, manifest.medium
+            ),
         ),
         _metric_row(
             "pruned, ONNX Runtime",
             metric.exported,
-            wording.metric_finding(metric.baseline, metric.exported, manifest.medium),
+            wording.metric_finding(
+                metric.baseline, metric.exported, metric.exported_change, manifest.medium
+            ),
         ),
     ]
     name = wording.metric_name(metric.name)
@@ -67,7 +71,7 @@ def _metric(manifest: Manifest) -> str:
     return f"## {name[0].upper()}{name[1:]}\n\n{table('lrrrl', header, rows)}"
 
 
-def _metric_row(model: str, result: Evaluation, finding: str) -> list[object]:
+def _metric_row(model: str, result: Measurement, finding: str) -> list[object]:
     value = wording.percent(result.value, wording.metric_decimals(result.n))
     return [model, value, wording.percent_interval(result.interval, result.n), result.n, finding]
 
@@ -138,12 +142,20 @@ def _gates(manifest: Manifest) -> str:
     if not manifest.gates:
         return "## Gates\n\nNo gates were set."
     rows = [_gate_row(gate) for gate in manifest.gates]
-    return f"## Gates\n\n{table('lrrl', ['gate', 'limit', 'measured', 'verdict'], rows)}"
+    header = ["gate", "limit", "measured", "95 % interval", "verdict"]
+    return f"## Gates\n\n{table('lrrrl', header, rows)}"
 
 
-def _gate_row(gate: Gate) -> tuple[str, str, str, str]:
+def _gate_row(gate: Gate) -> tuple[str, ...]:
     verdict = "✓ passed" if gate.passed else "✗ FAILED"
-    return (gate.name, f"{gate.limit:.4g}", f"{gate.value:.4g}", verdict)
+    close = f", {wording.WITHIN_NOISE}" if gate.within_noise else ""
+    return (
+        gate.name,
+        wording.gate_number(gate.limit),
+        wording.gate_value(gate),
+        wording.gate_interval(gate),
+        f"{verdict}{close}",
+    )
 
 
 def _heads(manifest: Manifest, scores: Scores, plan: Plan) -> str:
@@ -160,14 +172,21 @@ def _heads(manifest: Manifest, scores: Scores, plan: Plan) -> str:
             f"*How to read it: a row is a layer, the one nearest the {manifest.medium.name} at the "
             "bottom; a cell is a head; the lighter, the more it matters. Crossed-out "
             "heads are gone, blank places held no head to begin with.*",
-            "![Scores of all heads in order, with standard errors](figures/spread.png)",
-            "*How to read it: heads in order of score; bars reach one standard error over the "
-            "calibration samples either way. Where bars cross the cut, other samples might have "
-            "chosen other heads.*",
+            "![Scores of all heads in order](figures/spread.png)",
+            _spread_caption(manifest, scores),
             _near_cut(scores, plan) if len(manifest.rounds) < 2 else _rounds(manifest),
             table("llr", ["layer", "removed heads (original indices)", "heads kept"], rows),
         ]
     )
+
+
+def _spread_caption(manifest: Manifest, scores: Scores) -> str:
+    parts = ["heads in order of score"]
+    if len(scores.per_sample) > 1:
+        bars = "bars reach one standard error over the calibration samples either way"
+        crossing = ". Where bars cross the cut, other samples might have chosen other heads"
+        parts.append(bars + (crossing if len(manifest.rounds) < 2 else ""))
+    return f"*How to read it: {'; '.join(parts)}.*"
 
 
 def _rounds(manifest: Manifest) -> str:
@@ -190,30 +209,35 @@ def _rounds(manifest: Manifest) -> str:
 
 def _near_cut(scores: Scores, plan: Plan) -> str:
     spread = spread_of(scores, plan)
-    near = heads_near_cut(spread)
-    if near is not None:
-        subject = "1 head lies" if near == 1 else f"{near or 'No'} heads lie"
-        return f"{subject} within one standard error of the cut."
-    if cut_of(spread) is None and plan.removed and plan.kept:
+    if not (plan.removed and plan.kept):
+        return "There is no cut to compare scores with."
+    if cut_of(spread) is None:
         return (
             "No single score parts removed from kept heads: the budget held every layer to "
             "limits of its own."
         )
-    return "There is no cut to compare scores with, or no spread over samples."
+    near = heads_near_cut(spread)
+    if near is None:
+        return (
+            "How many heads might have fallen on the other side of the cut cannot be told: there "
+            "is one score of each head, not one for every sample."
+        )
+    subject = "1 head lies" if near == 1 else f"{near or 'No'} heads lie"
+    return f"{subject} within one standard error of the cut."
 
 
 def _scoring(manifest: Manifest) -> str:
     attribution = manifest.attribution
     rows = [
         ("method", attribution.method),
-        ("samples", attribution.samples),
+        ("samples", attribution.samples or "none: it looks at no data"),
         ("time", wording.duration(attribution.seconds)),
         *([] if attribution.steps is None else [("steps taken", attribution.steps)]),
         *((name, _setting(value)) for name, value in attribution.settings.items()),
     ]
     return (
         f"## How the heads were scored\n\n{table('ll', ['', ''], rows)}\n\n"
-        f"{wording.ranking_sentence(attribution.split_half)}"
+        f"{wording.ranking_sentence(manifest)}"
     )
 
 
@@ -296,12 +320,25 @@ def _not_measured(manifest: Manifest) -> str:
         f"Other data: the metric holds for the {metric.n} validation {medium.many}; other "
         f"{medium.variety} may give other figures.",
         "Retraining: the model was not trained after removal; training might win back a loss.",
-        f"Other calibration samples: the ranking rests on {manifest.attribution.samples} samples "
-        f"and seed {manifest.seed}.",
+        _ranking_limits(manifest),
         _latency_limits(manifest),
         "Memory in use, energy, and time to load the model.",
     ]
     return "\n".join(["## What was not measured", "", *(f"- {limit}" for limit in limits)])
+
+
+def _ranking_limits(manifest: Manifest) -> str:
+    samples = manifest.attribution.samples
+    if not samples:
+        method = plain(manifest.attribution.method)
+        return (
+            f"Other ways to score: {method} looks at no data (seed {manifest.seed}); methods that "
+            "do may choose other heads."
+        )
+    return (
+        f"Other calibration samples: the ranking rests on {wording.samples(samples)} and "
+        f"seed {manifest.seed}."
+    )
 
 
 def _latency_limits(manifest: Manifest) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hibprune.manifest import Manifest
-from hibprune.records import Evaluation
+from hibprune.records import Interval, Measurement
 from hibprune.report.wording import (
     by_setting,
     change,
@@ -76,14 +76,17 @@ def _metric_rows(manifest: Manifest) -> list[SummaryRow]:
             "higher is better" if metric.higher_is_better else "lower is better",
             metric.baseline,
             metric.pruned,
+            metric.pruned_change,
         ),
-        _metric_row(f"{name}, ONNX", "", metric.baseline, metric.exported),
+        _metric_row(f"{name}, ONNX", "", metric.baseline, metric.exported, metric.exported_change),
     ]
 
 
-def _metric_row(label: str, detail: str, before: Evaluation, after: Evaluation) -> SummaryRow:
+def _metric_row(
+    label: str, detail: str, before: Measurement, after: Measurement, paired: Interval | None
+) -> SummaryRow:
     decimals = metric_decimals(after.n)
-    noise = within_noise(before, after)
+    noise = within_noise(before, after, paired)
     return SummaryRow(
         label,
         percent(before.value, decimals),

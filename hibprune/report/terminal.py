@@ -10,7 +10,13 @@ from rich.text import Text
 from hibprune.manifest import Manifest
 from hibprune.records import Gate
 from hibprune.report.summary import summary_rows
-from hibprune.report.wording import by_setting
+from hibprune.report.wording import (
+    WITHIN_NOISE,
+    by_setting,
+    gate_interval,
+    gate_number,
+    gate_value,
+)
 
 
 def closing_table(manifest: Manifest) -> Group:
@@ -57,6 +63,6 @@ def _footnote(manifest: Manifest) -> Text:
 
 def _gate_line(gate: Gate) -> Text:
     mark, style, verdict = ("✓", "green", "") if gate.passed else ("✗", "bold red", "  FAILED")
-    return Text.assemble(
-        (mark, style), f" {gate.name}: {gate.value:.4g}, limit {gate.limit:.4g}", (verdict, style)
-    )
+    found = f" {gate.name}: {gate_value(gate)}, limit {gate_number(gate.limit)}"
+    close = f"\n  {WITHIN_NOISE}: {gate_interval(gate)}" if gate.within_noise else ""
+    return Text.assemble((mark, style), found, (verdict, style), (close, "dim"))

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hibprune.manifest import LatencySummary, Manifest, MetricSummary
+from hibprune.manifest import (
+    SPEEDUP,
+    AttributionSummary,
+    LatencySummary,
+    Manifest,
+    MetricSummary,
+)
 from hibprune.medium import SOUND, Medium
-from hibprune.records import Evaluation, Gate, Interval, paired_change
+from hibprune.records import Gate, Interval, Measurement
 
 MINUS = "−"
+WITHIN_NOISE = "within the noise of the measurement"
 
 
 def percent(fraction: float, decimals: int) -> str:
@@ -32,7 +39,7 @@ def percent_interval(interval: Interval, n: int) -> str:
     return f"{100 * interval.low:.{decimals}f}–{100 * interval.high:.{decimals}f}"
 
 
-def evaluation(result: Evaluation) -> str:
+def measurement(result: Measurement) -> str:
     """A metric with its interval: `96.1 % (94.3–97.4)`."""
     value = percent(result.value, metric_decimals(result.n))
     return f"{value} ({percent_interval(result.interval, result.n)})"
@@ -102,18 +109,19 @@ def overlap(first: Interval, second: Interval) -> bool:
     return first.low <= second.high and second.low <= first.high
 
 
-def within_noise(before: Evaluation, after: Evaluation) -> bool:
-    """Whether a change of no size at all is within the 95 % interval of the paired difference.
+def within_noise(before: Measurement, after: Measurement, paired: Interval | None) -> bool:
+    """Whether no change at all is within `paired`, the 95 % interval of the change.
 
-    Where these are not known one by one, whether the two intervals overlap.
+    Where that is not known, whether the two intervals overlap.
     """
-    rise = paired_change(before, after)
-    if rise is None:
+    if paired is None:
         return overlap(before.interval, after.interval)
-    return rise.low <= 0 <= rise.high
+    return paired.low <= 0 <= paired.high
 
 
-def metric_finding(before: Evaluation, after: Evaluation, medium: Medium = SOUND) -> str:
+def metric_finding(
+    before: Measurement, after: Measurement, paired: Interval | None, medium: Medium = SOUND
+) -> str:
     """What the change of a metric amounts to, judged on what both models were given."""
     given = medium.counted(after.n)
     if before.value == after.value:
@@ -123,7 +131,7 @@ def metric_finding(before: Evaluation, after: Evaluation, medium: Medium = SOUND
         gain = -gain
     size = points(gain, after.n).lstrip(f"+{MINUS}")
     direction = "better" if gain > 0 else "worse"
-    if within_noise(before, after):
+    if within_noise(before, after, paired):
         return f"{size} {direction}, within the noise of {given}"
     return f"{size} {direction}, more than the noise of {given} explains"
 
@@ -132,16 +140,17 @@ def metric_sentence(metric: MetricSummary, medium: Medium = SOUND) -> str:
     """Baseline, pruned and exported metric with intervals, and what the change amounts to."""
     name = metric_name(metric.name)
     aim = "higher" if metric.higher_is_better else "lower"
+    finding = metric_finding(metric.baseline, metric.pruned, metric.pruned_change, medium)
     sentence = (
-        f"{name[0].upper()}{name[1:]} ({aim} is better) went from {evaluation(metric.baseline)} "
-        f"to {evaluation(metric.pruned)}: {metric_finding(metric.baseline, metric.pruned, medium)}."
+        f"{name[0].upper()}{name[1:]} ({aim} is better) went from {measurement(metric.baseline)} "
+        f"to {measurement(metric.pruned)}: {finding}."
     )
     if metric.exported.value == metric.pruned.value:
         return f"{sentence} The exported ONNX model scores the same as the pruned one."
-    finding = metric_finding(metric.pruned, metric.exported, medium)
+    finding = metric_finding(metric.baseline, metric.exported, metric.exported_change, medium)
     return (
-        f"{sentence} The exported ONNX model scores {evaluation(metric.exported)}; "
-        f"against the pruned model that is {finding}."
+        f"{sentence} The exported ONNX model scores {measurement(metric.exported)}; "
+        f"against the original that is {finding}."
     )
 
 
@@ -194,13 +203,17 @@ def speed_sentences(latency: Sequence[LatencySummary]) -> str:
 
 
 def heads_sentence(manifest: Manifest) -> str:
-    """How many heads went, and from how many layers all of them."""
+    """How many heads went of how many, and what rounding took from the budget."""
     heads = manifest.heads
     if heads.removed_count == 0:
         return f"None of the {heads.total} attention heads was removed."
     verb = "was" if heads.removed_count == 1 else "were"
     share = percent(heads.removed_count / heads.total, 0)
-    return f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed."
+    rounding = heads.budget.rounding(heads.removed_count) if heads.budget else None
+    return (
+        f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed"
+        f"{f': {rounding}' if rounding else ''}."
+    )
 
 
 def size_sentence(manifest: Manifest) -> str:
@@ -215,13 +228,40 @@ def size_sentence(manifest: Manifest) -> str:
 
 
 def gates_sentence(gates: Sequence[Gate]) -> str:
-    """Whether every gate passed; those that failed are named."""
+    """Whether every gate passed; those that failed are named, and those that were close calls."""
     if not gates:
         return "No gates were set."
     failed = [gate.name for gate in gates if not gate.passed]
     if failed:
-        return f"{len(failed)} of {len(gates)} gates FAILED: {listing(failed)}."
-    return "The gate passed." if len(gates) == 1 else f"All {len(gates)} gates passed."
+        verdict = f"{len(failed)} of {len(gates)} gates FAILED: {listing(failed)}."
+    else:
+        verdict = "The gate passed." if len(gates) == 1 else f"All {len(gates)} gates passed."
+    close = [gate.name for gate in gates if gate.within_noise]
+    if not close:
+        return verdict
+    return f"{verdict} {WITHIN_NOISE.capitalize()}: {listing(close)}."
+
+
+def gate_value(gate: Gate) -> str:
+    """What a gate was judged on: `0.0023`, `1.15 (ratio of medians)`."""
+    return gate_number(gate.value) + (" (ratio of medians)" if gate.name == SPEEDUP else "")
+
+
+def gate_interval(gate: Gate) -> str:
+    """The 95 % interval of what a gate was judged on, `1.13 to 1.17`; a dash where it has none."""
+    return "–" if gate.interval is None else " to ".join(map(gate_number, gate.interval))
+
+
+def gate_number(number: float) -> str:
+    """A limit or what is held against it, in the unit the recipe gives limits in."""
+    # A drop of nothing is a zero with a sign.
+    return f"{number + 0.0:.4g}".replace("-", MINUS)
+
+
+def gate_failure(gate: Gate) -> str:
+    """A failed gate in a line: the limit, what was measured, and whether it is a close call."""
+    close = f", {WITHIN_NOISE} ({gate_interval(gate)})" if gate.within_noise else ""
+    return f"{gate.name}: limit {gate_number(gate.limit)}, measured {gate_value(gate)}{close}"
 
 
 def score_label(manifest: Manifest) -> str:
@@ -237,13 +277,30 @@ def score_label(manifest: Manifest) -> str:
     return f"{name}, mean over {attribution.samples} samples"
 
 
-def ranking_sentence(split_half: float | None) -> str:
+def scored_by(attribution: AttributionSummary) -> str:
+    """The method and what it looked at: `hib on 200 samples`."""
+    if not attribution.samples:
+        return f"{attribution.method}, which looks at no data"
+    return f"{attribution.method} on {samples(attribution.samples)}"
+
+
+def samples(number: int) -> str:
+    """`1 sample`, `200 samples`."""
+    return f"{number} {'sample' if number == 1 else 'samples'}"
+
+
+def ranking_sentence(manifest: Manifest) -> str:
     """What the split-half correlation says about the ranking, and what it does not."""
+    attribution = manifest.attribution
+    split_half = attribution.split_half
     if split_half is None:
-        return (
-            "There is no split-half correlation: the method has no scores of single samples, or "
-            "there were fewer than four."
-        )
+        if not attribution.samples:
+            reason = f"{attribution.method} looks at no data"
+        elif attribution.samples < 4:
+            reason = "it takes four samples"
+        else:
+            reason = f"{attribution.method} scores all samples together, not one by one"
+        return f"There is no split-half correlation: {reason}."
     if split_half >= 0.9:
         reading = "other samples of the same kind would give nearly the same ranking"
     elif split_half >= 0.7:
@@ -253,7 +310,8 @@ def ranking_sentence(split_half: float | None) -> str:
             "the ranking depends much on which samples were drawn: use more, "
             "or read the choice of heads as partly chance"
         )
+    first = " in the first round" if len(manifest.rounds) > 1 else ""
     return (
-        f"Split-half rank correlation {split_half:.2f}: {reading}. It speaks of the ranking's "
-        "stability; whether the ranking is a good one, the metric after removal says."
+        f"Split-half rank correlation {split_half:.2f}{first}: {reading}. It speaks of the "
+        "ranking's stability; whether the ranking is a good one, the metric after removal says."
     )
