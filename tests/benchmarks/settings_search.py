@@ -6,7 +6,7 @@ SETTINGS.yaml lists sections as a recipe's `attribution` has them, each with `ro
 several (tests/benchmarks/searches). For each: seconds of scoring, split-half rank correlation, and
 the metric (a recogniser's token accuracy) on the calibration clips with a share of the heads
 silenced, which equals removing them. `area` is the mean over the shares. Rows go to
-tests/benchmarks/results/<name of SETTINGS>.json as they come.
+tests/benchmarks/results/<name of SETTINGS>.json as they come; those already there are kept.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     bench = prepared(arguments.recipe, arguments.samples)
+    place = RESULTS / f"{arguments.settings.stem}.json"
     report: dict[str, Any] = {
         "clips": len(bench.samples),
         "metric_unpruned": round(bench.metric([()])[0], 4),
@@ -77,13 +78,19 @@ def main() -> None:
         "versions": installed_versions(),
         "rows": [],
     }
-    for settings in yaml.safe_load(arguments.settings.read_text()):
-        rounds = settings.pop("rounds", 1)
-        method = TypeAdapter(Method).validate_python(settings)
+    wanted = yaml.safe_load(arguments.settings.read_text())
+    if place.is_file():
+        kept = json.loads(place.read_text())
+        if (kept["clips"], kept["shares"]) == (report["clips"], report["shares"]):
+            report["rows"] = [row for row in kept["rows"] if row["settings"] in wanted]
+    done = [row["settings"] for row in report["rows"]]
+    for settings in (settings for settings in wanted if settings not in done):
+        fields = dict(settings)
+        rounds = fields.pop("rounds", 1)
+        method = TypeAdapter(Method).validate_python(fields)
         row = tried(bench, method.for_task(bench.loaded.recipe.task.kind), rounds, arguments)
         print(json.dumps({**settings, **row}), flush=True)
         report["rows"].append({"settings": settings, **row})
-        place = RESULTS / f"{arguments.settings.stem}.json"
         write_text(place, json.dumps(report, indent=1) + "\n")
 
 
