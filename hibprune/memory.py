@@ -24,7 +24,9 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    return min(_free_on_machine(), _free_in_container())
+    free = min(_free_on_machine(), _free_in_container())
+    # What torchrun started on this machine shares it.
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _free_on_machine() -> int:

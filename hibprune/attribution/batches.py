@@ -263,18 +263,21 @@ def score_in_batches(
 ) -> list[Row]:
     """Rows of scores in the order of `samples`; rows in `session.done` are not computed again.
 
+    Each rank computes a share of them, and all return every one.
+
     `batch_size` and `attention` are those of `LengthBatches`.
 
     Raises:
         UserError: a single sample does not fit into memory.
     """
     rows = {sample.id: session.done[sample.id] for sample in samples if sample.id in session.done}
-    waiting = [sample for sample in samples if sample.id not in rows]
+    waiting = session.ranks.share([sample for sample in samples if sample.id not in rows])
+    total = len(rows) + len(waiting)
 
     def score(calibration: CalibrationBatch) -> Tensor:
         def report(share: float, loss: float) -> None:
             done = len(rows) + share * len(calibration.batch.ids)
-            session.progress(done, len(samples), loss)
+            session.progress(done, total, loss)
 
         return score_batch(calibration, report)
 
@@ -285,7 +288,8 @@ def score_in_batches(
                 (sample.id, tuple(row)) for sample, row in zip(chosen, scores.tolist(), strict=True)
             )
             session.save(rows)
-            session.progress(len(rows), len(samples), None)
+            session.progress(len(rows), total, None)
+    rows = session.ranks.gathered(rows)
     return [rows[sample.id] for sample in samples]
 
 

@@ -138,7 +138,7 @@ class HeadInformationBottleneck(MethodBase):
             return self._scores(calibration, learned)
 
         waiting = [sample for sample in samples if sample.id not in session.done]
-        batch_size = self._batch_size(model, waiting, loss)
+        batch_size = self._batch_size(model, session.ranks.share(waiting), loss)
         rows = score_in_batches(model, samples, score_batch, batch_size, session)
         return Scores(
             method=self.method,
@@ -152,7 +152,12 @@ class HeadInformationBottleneck(MethodBase):
     ) -> Scores:
         steps, done = session.steps, dict(session.done)
         if steps is None:
-            steps, rows = self._probe(model, samples[:PROBE], loss, session)
+            # Its rows are needed together at every checkpoint, so that one rank has them all.
+            if session.ranks.leads:
+                steps, rows = self._probe(model, samples[:PROBE], loss, session)
+                session.ranks.tell((steps, rows))
+            else:
+                steps, rows = session.ranks.hear()
             done = {**rows, **done}
             session.save(done, steps=steps)
         session = replace(session, done=done, save=partial(session.save, steps=steps))
