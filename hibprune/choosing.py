@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from hibprune.attention import heads_of
 from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.data import Utterance
@@ -10,10 +12,10 @@ from hibprune.evaluation import predict_targets
 from hibprune.narration import StepNarration
 from hibprune.passes import effort_measured
 from hibprune.planning import ONLY_ROUND, Round, make_plan, plan_line
-from hibprune.records import Plan, Scores, heads_by_layer
+from hibprune.records import Head, Plan, Scores, heads_by_layer
 from hibprune.rounds import Choice, FinishedRound, step_name
 from hibprune.run import Run, once
-from hibprune.steps import Done, Step
+from hibprune.steps import Done, Partial, Step
 from hibprune.surgery import copy_without
 from hibprune.tasks import Target
 
@@ -30,6 +32,7 @@ def choose(run: Run) -> Choice:
         scores = attribute(run, targets, part)
         planned = plan(run, scores, part)
         choice = Choice((*choice.rounds, FinishedRound(scores, planned)))
+    run.ranks.tell(None)
     return choice
 
 
@@ -83,26 +86,13 @@ def attribute(
             narration.advance(done, total, f"{done:.0f} of {total} samples{shown}")
 
         before = step.partial()
-        done = before.rows
-        if done:
-            run.narrator.say(f"{said}: going on after {len(done)} samples scored before")
-        session = Session(
-            seed=run.recipe.seed,
-            done=done,
-            steps=before.steps,
-            save=step.save_partial,
-            progress=progress,
-            notice=run.narrator.say,
-        )
-        samples = [
-            _sample(run, clip, targets[0][clip.id]) for clip in run.material.calibration.utterances
-        ]
-        model = run.checkpoint.model
-        if part.gone:
-            model = copy_without(model, part.gone)
-        with effort_measured(model, len(samples) - len(done)) as effort:
-            scores = method.attribute(model, samples, run.recipe.task.loss, session)
-        return scores.model_copy(update={"effort": effort()})
+        if before.rows:
+            run.narrator.say(f"{said}: going on after {len(before.rows)} samples scored before")
+        work = Work(tuple(part.gone), targets[0], before)
+        if method.by_sample:
+            run.ranks.tell(work)
+        session = Session(save=step.save_partial, progress=progress, notice=run.narrator.say)
+        return _scored(run, work, session)
 
     def finding(scores: Scores) -> str:
         split_half = scores.split_half
@@ -126,6 +116,40 @@ def attribute(
         finding,
         said=said,
     )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all ranks have to know to score the heads that are left together."""
+
+    gone: tuple[Head, ...]
+    targets: dict[str, Target]
+    before: Partial
+
+
+def _scored(run: Run, work: Work, session: Session) -> Scores:
+    recipe, done = run.recipe, work.before.rows
+    samples = [
+        _sample(run, clip, work.targets[clip.id]) for clip in run.material.calibration.utterances
+    ]
+    session = replace(
+        session, seed=recipe.seed, done=done, steps=work.before.steps, ranks=run.ranks
+    )
+    model = run.checkpoint.model
+    if work.gone:
+        model = copy_without(model, work.gone)
+    method: MethodBase = recipe.attribution.for_task(recipe.task.kind)
+    waiting = [sample for sample in samples if sample.id not in done]
+    own = run.ranks.share(waiting) if method.by_sample else waiting
+    with effort_measured(model, len(own)) as effort:
+        scores = method.attribute(model, samples, recipe.task.loss, session)
+    return scores.model_copy(update={"effort": effort()})
+
+
+def help_scoring(run: Run) -> None:
+    """Score a share of the samples whenever the leader has work, until it has chosen."""
+    while (work := run.ranks.hear()) is not None:
+        _scored(run, work, Session())
 
 
 def _sample(run: Run, clip: Utterance, target: Target) -> Sample:

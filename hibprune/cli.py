@@ -78,6 +78,8 @@ def run(
 ) -> None:
     """Score, remove, validate, export and benchmark as RECIPE says.
 
+    Under torchrun, several processes score the samples together.
+
     Exit codes: 0 done, 2 bad recipe, data or model, 3 a gate failed (everything is written).
     """
     share_the_processor()
@@ -97,10 +99,15 @@ def run(
         console = Console(stderr=as_json)
         bars = console.is_terminal and not quiet
 
-        from hibprune.pipeline import run_recipe
+        from hibprune.pipeline import help_with_recipe, run_recipe
+        from hibprune.ranks import joined
         from hibprune.report.wording import gate_failure
 
-        manifest = run_recipe(loaded, directory, Narrator(console, bars))
+        with joined() as ranks:
+            if not ranks.leads:
+                help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), ranks)
+                return
+            manifest = run_recipe(loaded, directory, Narrator(console, bars), ranks)
         if as_json:
             click.echo(manifest.model_dump_json(indent=1))
         elif not quiet:

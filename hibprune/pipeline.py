@@ -8,20 +8,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from hibprune import stages
-from hibprune.choosing import choose
+from hibprune.choosing import choose, help_scoring
 from hibprune.files import plain_disk_errors
 from hibprune.loading import load, loaded_line, skipped_lines
 from hibprune.manifest import Manifest
 from hibprune.narration import Narrator
 from hibprune.outcome import Outcome, write_outcome
 from hibprune.output import LOG_FILE, check_output, open_output
+from hibprune.ranks import ALONE, Ranks
 from hibprune.recipe import LoadedRecipe
 from hibprune.run import Run
 from hibprune.runtime import choose_device
 
 
-def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Manifest:
+def run_recipe(
+    loaded: LoadedRecipe, directory: Path, narrator: Narrator, ranks: Ranks = ALONE
+) -> Manifest:
     """Run a recipe into a directory, taking up what an earlier run of it finished there.
+
+    This process leads where there are several `ranks`; the others are to `help_with_recipe`.
 
     Raises:
         UserError: recipe, model, data or machine are at fault; nothing is written before they
@@ -37,7 +42,19 @@ def run_recipe(loaded: LoadedRecipe, directory: Path, narrator: Narrator) -> Man
     # Writers of other libraries raise errors of their own when the disk is full.
     with open_output(directory), plain_disk_errors(directory):
         narrator.log_to(directory / LOG_FILE)
-        return _chain(Run(loaded, material, directory, device, narrator))
+        return _chain(Run(loaded, material, directory, device, narrator, ranks))
+
+
+def help_with_recipe(
+    loaded: LoadedRecipe, directory: Path, narrator: Narrator, ranks: Ranks
+) -> None:
+    """Score a share of the samples in a run that another rank leads; writes nothing.
+
+    Raises:
+        UserError: as in that run.
+    """
+    device = choose_device(loaded.recipe.device)
+    help_scoring(Run(loaded, load(loaded, device), directory, device, narrator, ranks))
 
 
 def _chain(run: Run) -> Manifest:

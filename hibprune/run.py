@@ -12,6 +12,7 @@ import torch
 from hibprune.checkpoint import Checkpoint
 from hibprune.loading import Material
 from hibprune.narration import Narrator, StepNarration
+from hibprune.ranks import ALONE, Ranks
 from hibprune.recipe import LoadedRecipe, Recipe
 from hibprune.steps import Done, Step
 
@@ -27,6 +28,7 @@ class Run:
     directory: Path
     device: torch.device
     narrator: Narrator
+    ranks: Ranks = ALONE
 
     @property
     def recipe(self) -> Recipe:

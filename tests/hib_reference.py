@@ -2,7 +2,8 @@
 
 Shares no code with the package. Values are caught as the value projection gives them out, and what
 the output projection is fed is replaced; queries, keys and the original softmax are computed and
-thrown away. Only the order in which random numbers are drawn is agreed upon.
+thrown away. Benchmarks hold the package against it, so that it loops over samples and steps and
+nothing else. Only the order in which random numbers are drawn is agreed upon.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 
-def agreed_generator(seed: int | str, sample: str) -> torch.Generator:
+def agreed_generator(seed: int | str, sample: str, device: str = "cpu") -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{sample}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def reference_attention(
@@ -44,9 +45,12 @@ def reference_attention(
     for weight in model.parameters():
         weight.requires_grad_(False)
     head_counts = [value.out_features // head_size for value, _ in projections]
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=generator.device)
+
     learned = [
-        (initial_scale * torch.randn(h, frames, frames, generator=generator)).requires_grad_(True)
-        for h in head_counts
+        (initial_scale * drawn(heads, frames, frames)).requires_grad_(True) for heads in head_counts
     ]
     optimiser = torch.optim.Adam(learned, lr=learning_rate)
 
@@ -61,27 +65,22 @@ def reference_attention(
             caught[layer] = result
 
         def replace(_m: Any, inputs: tuple[Tensor, ...], layer: int = layer) -> tuple[Tensor, ...]:
-            weights = attention(learned[layer])
-            parts = []
-            draws = torch.randn(head_counts[layer], frames, head_size, generator=generator)
-            for head in range(head_counts[layer]):
-                v = caught[layer][0, :, head * head_size : (head + 1) * head_size]
-                mean, deviation = v.mean(0), v.std(0, unbiased=False)
-                z = weights[head] @ ((v - mean) / deviation) + noise * draws[head]
-                parts.append(z * deviation + mean)
-            return (torch.cat(parts, dim=-1)[None], *inputs[1:])
+            draws = drawn(head_counts[layer], frames, head_size)
+            v = caught[layer][0].view(frames, -1, head_size).transpose(0, 1)
+            mean, deviation = v.mean(1, keepdim=True), v.std(1, unbiased=False, keepdim=True)
+            z = attention(learned[layer]) @ ((v - mean) / deviation) + noise * draws
+            joined = (z * deviation + mean).transpose(0, 1).reshape(1, frames, -1)
+            return (joined, *inputs[1:])
 
         handles.append(value.register_forward_hook(catch))
         handles.append(output.register_forward_pre_hook(replace))
 
     for _ in range(steps):
         loss = task_loss()
-        terms = []
-        for raw in learned:
-            for head in attention(raw):
-                for row in head:
-                    terms.append(row_divergence(row, head_size, noise, bottleneck))
-        total = loss + beta * torch.stack(terms).mean()
+        terms = torch.cat(
+            [row_divergence(attention(raw), head_size, noise, bottleneck) for raw in learned]
+        )
+        total = loss + beta * terms.mean()
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
@@ -90,9 +89,9 @@ def reference_attention(
     return [attention(raw).detach() for raw in learned]
 
 
-def row_divergence(row: Tensor, d: int, noise: float, bottleneck: str) -> Tensor:
-    """One frame's term, written out as in the paper (eq. 15) or METHOD's corrections of it."""
-    power = (row * row).sum()
+def row_divergence(rows: Tensor, d: int, noise: float, bottleneck: str) -> Tensor:
+    """Every frame's term, written out as in the paper (eq. 15) or METHOD's corrections of it."""
+    power = (rows * rows).sum(-1)
     if bottleneck == "paper":
         trace = power + noise**2 * d
         log_determinant = torch.log(power + noise**2) + (d - 1) * math.log(noise**2)

@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("attention", "steps", "output", "comparison", "hibprune"),
     ("manifest",),
     ("families", "records", "files", "runtime", "narration", "faults"),
-    ("errors", "statistics", "medium"),
+    ("errors", "statistics", "medium", "memory", "ranks"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -43,7 +43,7 @@ class AttAttr(MethodBase):
     steps: int = Field(default=20, ge=1)
     batch_size: int = Field(default=100, ge=1)
     """Passes at once: samples times steps."""
-    memory_gib: float = Field(default=4.0, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0)
 
     resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     title: ClassVar[str] = "AttAttr: integrated gradients along the head's own attention"

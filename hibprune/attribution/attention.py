@@ -24,7 +24,7 @@ class WeightsMethod(MethodBase):
     """A method that sees attention weights and nothing else, not even what a head gives out."""
 
     batch_size: int = Field(default=16, ge=1)
-    memory_gib: float = Field(default=4.0, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0)
 
     resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     cost: ClassVar[str] = "1 forward pass per sample"

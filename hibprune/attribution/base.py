@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.families import Family
+from hibprune.ranks import ALONE, Ranks
 from hibprune.records import ENCODER, Scores
 from hibprune.tasks import Batch, Encoded
 
@@ -54,13 +55,15 @@ class Session:
     """What surrounds a run of a method, so that it can be watched and taken up again.
 
     `done` are rows of samples scored before, and `steps` how many they took where a method was to
-    find that out; `save` is called with all rows so far after every
-    batch; `progress` gets samples done (may be a fraction), samples in all, and the current loss.
+    find that out; `ranks` are the processes that score the samples together; `save` is called with
+    all rows so far after every batch; `progress` gets samples done (may be a fraction), samples in
+    all, and the current loss.
     """
 
     seed: int = 0
     done: Mapping[str, Row] = field(default_factory=dict)
     steps: int | None = None
+    ranks: Ranks = ALONE
     save: Save = _save_nothing
     progress: Callable[[float, int, float | None], None] = lambda done, total, loss: None
     notice: Callable[[str], None] = lambda line: None
@@ -77,6 +80,8 @@ class MethodBase(BaseModel, ABC):
     """Forward and backward passes it takes."""
     resources: ClassVar[frozenset[str]] = frozenset()
     """Fields that change time and memory, not scores."""
+    by_sample: ClassVar[bool] = True
+    """Whether samples are scored one by one, so that several processes can share them."""
 
     @classmethod
     def name(cls) -> str:

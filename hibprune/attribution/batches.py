@@ -8,6 +8,7 @@ that insists on filling all its positions runs on the frames its samples have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,11 +32,14 @@ from hibprune.attention import (
 from hibprune.attribution.base import Row, Sample, Session
 from hibprune.errors import UserError
 from hibprune.families import family_of
+from hibprune.memory import free_bytes, peak_bytes
 from hibprune.tasks import Batch
 
 LONGEST_TO_SHORTEST = 1.25
 """Clips share a batch while the longest is at most this many times the shortest."""
 
+SHARE_OF_FREE_MEMORY = 0.5
+"""What batches may take up unless `memory_gib` says otherwise: kernels need room of their own."""
 
 T = TypeVar("T")
 
@@ -83,20 +87,87 @@ class CalibrationBatch:
 
 
 def within_memory(
-    model: PreTrainedModel, batch_size: int, memory_gib: float, copies: int
+    model: PreTrainedModel, batch_size: int, memory_gib: float | None, copies: int
 ) -> Callable[[int], int]:
     """The largest batch for a length of input, of at most `batch_size`.
 
-    `copies` tensors of the size of all heads' attention weights are to fit into `memory_gib`.
+    `copies` tensors of the size of all heads' attention weights are to fit into `memory_gib`, or
+    into a share of what is free.
     """
     heads = len(heads_of(model))
+    room = _room(model, memory_gib)
 
     def largest(length: int) -> int:
         frames = frame_count(model, length)
         per_sample = max(1, heads * frames * frames * 4 * copies)
-        return max(1, min(batch_size, int(memory_gib * 2**30 / per_sample)))
+        return max(1, min(batch_size, int(room / per_sample)))
 
     return largest
+
+
+def within_measured_memory(
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    batch_size: int,
+    memory_gib: float | None,
+    step: Callable[[CalibrationBatch], object],
+) -> Callable[[int], int]:
+    """The largest batch for a length of input, of at most `batch_size`, from a measured `step`.
+
+    The step is run on the longest sample alone. Shorter ones take at most a proportional part of
+    its memory, since it grows with the length and, in the attention, with its square.
+
+    Raises:
+        UserError: that sample does not fit into what is free.
+    """
+    if not samples:
+        return lambda length: batch_size
+    device = next(model.parameters()).device
+    by_length = sorted(samples, key=lambda sample: input_length(model, sample.inputs))
+    room = _room(model, memory_gib)
+
+    def measured(sample: Sample) -> float | None:
+        """Bytes per unit of length, or None where the sample does not fit."""
+
+        def measure() -> int:
+            with frozen(model), positions_fitted(model, sample.inputs):
+                calibration = read_unmodified(model, [sample])
+                return max(1, peak_bytes(lambda: step(calibration), device))
+
+        needed = _or_none_without_memory(measure)
+        return None if needed is None else float(needed / input_length(model, sample.inputs))
+
+    per_length = measured(by_length[-1])
+    if per_length is None:
+        raise _no_room(by_length[-1], _fitting_share(model, by_length, measured(by_length[0])))
+    return lambda length: max(1, min(batch_size, int(room / (per_length * length))))
+
+
+def _fitting_share(
+    model: PreTrainedModel, by_length: Sequence[Sample], at_shortest: float | None
+) -> float | None:
+    """How long samples may be, as a share of the longest, by what the shortest takes."""
+    shortest, longest = (input_length(model, by_length[i].inputs) for i in (0, -1))
+    if at_shortest is None or shortest == longest:
+        return None
+    # Memory grows with the square of the length at most.
+    growth = free_bytes(next(model.parameters()).device) / (at_shortest * shortest)
+    return min(1.0, shortest * math.sqrt(max(1.0, growth)) / longest)
+
+
+def _room(model: PreTrainedModel, memory_gib: float | None) -> float:
+    """Bytes that batches may take up."""
+    if memory_gib is not None:
+        return memory_gib * 2**30
+    return SHARE_OF_FREE_MEMORY * free_bytes(next(model.parameters()).device)
+
+
+def _no_room(sample: Sample, fitting: float | None = None) -> UserError:
+    shorter = "shorter ones" if fitting is None else f"ones at most {fitting:.2g} times as long"
+    return UserError(
+        f"{sample.id}: attribution of this sample alone does not fit into "
+        f"memory: use {shorter} (of sound: max_seconds) or a machine with more"
+    )
 
 
 def mean_over_frames(per_frame: Tensor, valid: Tensor | None) -> Tensor:
@@ -166,10 +237,7 @@ class LengthBatches:
             found = _or_none_without_memory(run)
             if found is None:
                 if len(chosen) == 1:
-                    raise UserError(
-                        f"{chosen[0].id}: attribution of this sample alone does not fit into "
-                        "memory: use shorter ones (of sound: max_seconds) or a machine with more"
-                    )
+                    raise _no_room(chosen[0])
                 self._largest = len(chosen) // 2
                 self._notice(f"memory ran out; going on with batches of {self._largest}")
                 continue
@@ -195,18 +263,21 @@ def score_in_batches(
 ) -> list[Row]:
     """Rows of scores in the order of `samples`; rows in `session.done` are not computed again.
 
+    Each rank computes a share of them, and all return every one.
+
     `batch_size` and `attention` are those of `LengthBatches`.
 
     Raises:
         UserError: a single sample does not fit into memory.
     """
     rows = {sample.id: session.done[sample.id] for sample in samples if sample.id in session.done}
-    waiting = [sample for sample in samples if sample.id not in rows]
+    waiting = session.ranks.share([sample for sample in samples if sample.id not in rows])
+    total = len(rows) + len(waiting)
 
     def score(calibration: CalibrationBatch) -> Tensor:
         def report(share: float, loss: float) -> None:
             done = len(rows) + share * len(calibration.batch.ids)
-            session.progress(done, len(samples), loss)
+            session.progress(done, total, loss)
 
         return score_batch(calibration, report)
 
@@ -217,7 +288,8 @@ def score_in_batches(
                 (sample.id, tuple(row)) for sample, row in zip(chosen, scores.tolist(), strict=True)
             )
             session.save(rows)
-            session.progress(len(rows), len(samples), None)
+            session.progress(len(rows), total, None)
+    rows = session.ranks.gathered(rows)
     return [rows[sample.id] for sample in samples]
 
 

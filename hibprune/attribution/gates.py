@@ -68,6 +68,7 @@ class HardConcreteGates(MethodBase):
     batch_size: int = Field(default=50, ge=1)
 
     resources: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+    by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Hard-concrete gates: probability that a head's gate stays open"
     source: ClassVar[str] = "Louizos et al. 2018, Voita et al. 2019"
     cost: ClassVar[str] = "1 forward per sample + steps × samples per step × (forward + backward)"

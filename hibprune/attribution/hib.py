@@ -33,7 +33,7 @@ from hibprune.attribution.batches import (
     LengthBatches,
     mean_over_frames,
     score_in_batches,
-    within_memory,
+    within_measured_memory,
 )
 from hibprune.attribution.noise import SeededNoise
 from hibprune.attribution.precision import Precision, products_in
@@ -59,9 +59,6 @@ PAPER_STEPS = {
 
 LEAST_ATTENTION = 1e-6
 """Where A_r starts at the model's own attention: weights below have no logarithm to speak of."""
-
-COPIES_OF_ATTENTION = 10
-"""Tensors of A_r's size alive at once: A_r, its gradient, two moments, A_O, and autograd's own."""
 
 
 class HeadInformationBottleneck(MethodBase):
@@ -101,7 +98,7 @@ class HeadInformationBottleneck(MethodBase):
     initial_scale: float = Field(default=0.1, ge=0)
     precision: Precision = "float32"
     batch_size: int = Field(default=50, ge=1)
-    memory_gib: float = Field(default=4.0, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0)
 
     resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     title: ClassVar[str] = "Head Information Bottleneck: learned attention under a bottleneck"
@@ -142,7 +139,9 @@ class HeadInformationBottleneck(MethodBase):
             learned = optimise(self, model, calibration, loss, noise, report)
             return self._scores(calibration, learned)
 
-        rows = score_in_batches(model, samples, score_batch, self._batch_size(model), session)
+        waiting = [sample for sample in samples if sample.id not in session.done]
+        batch_size = self._batch_size(model, session.ranks.share(waiting), loss)
+        rows = score_in_batches(model, samples, score_batch, batch_size, session)
         return Scores(
             method=self.method,
             heads=heads_of(model),
@@ -155,7 +154,12 @@ class HeadInformationBottleneck(MethodBase):
     ) -> Scores:
         steps, done = session.steps, dict(session.done)
         if steps is None:
-            steps, rows = self._probe(model, samples[:PROBE], loss, session)
+            # Its rows are needed together at every checkpoint, so that one rank has them all.
+            if session.ranks.leads:
+                steps, rows = self._probe(model, samples[:PROBE], loss, session)
+                session.ranks.tell((steps, rows))
+            else:
+                steps, rows = session.ranks.hear()
             done = {**rows, **done}
             session.save(done, steps=steps)
         session = replace(session, done=done, save=partial(session.save, steps=steps))
@@ -185,15 +189,22 @@ class HeadInformationBottleneck(MethodBase):
             optimise(self, model, calibration, loss, noise, report, enough)
             return len(ids)
 
-        batches = LengthBatches(model, self._batch_size(model), session.notice)
+        batches = LengthBatches(model, self._batch_size(model, samples, loss), session.notice)
         with frozen(model):
             for _, number in batches.each(samples, work):
                 finished += number
         checkpoint = probe.settled() or math.ceil(self.limit / EVERY)
         return min(checkpoint * EVERY, self.limit), probe.rows_at(checkpoint)
 
-    def _batch_size(self, model: PreTrainedModel) -> Callable[[int], int]:
-        return within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
+    def _batch_size(
+        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss
+    ) -> Callable[[int], int]:
+        one_step = self.model_copy(update={"steps": 1})
+
+        def step(calibration: CalibrationBatch) -> None:
+            optimise(one_step, model, calibration, loss, SeededNoise.for_batch(calibration, 0))
+
+        return within_measured_memory(model, samples, self.batch_size, self.memory_gib, step)
 
     def _scores(self, calibration: CalibrationBatch, learned: Mapping[int, Tensor]) -> Tensor:
         strength = self.noise

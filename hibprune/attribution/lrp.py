@@ -43,7 +43,7 @@ class LayerwiseRelevance(AnyStackMethod):
     sign: Literal["absolute", "signed"] = "absolute"
     normalise: Literal["layer", "none"] = "layer"
     batch_size: int = Field(default=16, ge=1)
-    memory_gib: float = Field(default=4.0, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0)
 
     resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     title: ClassVar[str] = "LRP: relevance propagated to the head's output, as a share of its layer"

@@ -20,6 +20,7 @@ class Magnitude(MethodBase):
 
     method: Literal["magnitude"]
 
+    by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Norm of the head's slice of the value and output projections"
     source: ClassVar[str] = "the usual weight-only baseline"
     cost: ClassVar[str] = "none"

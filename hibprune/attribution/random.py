@@ -18,6 +18,7 @@ class Random(MethodBase):
 
     method: Literal["random"]
 
+    by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Uniform random scores, seeded: the baseline"
     source: ClassVar[str] = "every pruning paper"
     cost: ClassVar[str] = "none"

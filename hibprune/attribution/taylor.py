@@ -27,7 +27,7 @@ class Taylor(AnyStackMethod):
     method: Literal["taylor"]
     normalise: Literal["none", "layer"] = "none"
     batch_size: int = Field(default=16, ge=1)
-    memory_gib: float = Field(default=4.0, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0)
 
     resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     title: ClassVar[str] = "Taylor: slope of the task loss as the head's output is turned down"

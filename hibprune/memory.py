@@ -1,0 +1,97 @@
+"""How much memory is free, and how much a computation takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+MEMINFO = Path("/proc/meminfo")
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux says what the machine has left, and what the container around us may use."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on a device; of a CPU, without pushing others out."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    free = min(_free_on_machine(), _free_in_container())
+    # What torchrun started on this machine shares it.
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _free_on_machine() -> int:
+    try:
+        fields = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        # Not Linux: all there is, of which a share is used.
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _free_in_container() -> int:
+    try:
+        limit = int((CONTAINER / "memory.max").read_text())
+        return limit - int((CONTAINER / "memory.current").read_text())
+    except (OSError, ValueError):
+        # There is none, or it may use all ("max").
+        return sys.maxsize
+
+
+def peak_bytes(compute: Callable[[], object], device: torch.device) -> int:
+    """Most memory that the tensors made by a computation take up at once.
+
+    On a CPU counted tensor by tensor: what the process holds tells little, as freed memory is used
+    again. Room that kernels need within themselves is not seen there.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        compute()
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    with _TensorsCounted() as counted:
+        compute()
+    return int(counted.peak)
+
+
+class _TensorsCounted(TorchDispatchMode):
+    """Follows the storages that operations give out until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = [id(storage) for storage in _storages((args, kwargs))]
+        outputs = func(*args, **(kwargs or {}))
+        for storage in _storages(outputs):
+            if id(storage) not in given and storage not in self._known:
+                self._known.add(storage)
+                self._alive += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        self.peak = max(self.peak, self._alive)
+        return outputs
+
+    def _freed(self, number: int) -> None:
+        self._alive -= number
+
+
+def _storages(values: object) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
