@@ -96,6 +96,7 @@ def test_multiply_adds_are_those_of_the_base_shapes_layers(result: dict[str, Any
 
 def test_memory_and_length_are_told_for_every_length(result: dict[str, Any]) -> None:
     for row in result["memory"]["peak_mib"]:
-        assert 100 < row["before"] <= row["after"]
+        # A process of its own: this one has held more for the models before.
+        assert 100 < row["before"] < row["after"] < attribution_speed.peak_mib()
     for row in (*result["length"]["ms_per_sample_step"], *result["samples"]["seconds"]):
         assert row.keys() >= set(PRECISIONS)
