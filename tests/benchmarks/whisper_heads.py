@@ -219,11 +219,11 @@ def table(
 def compared(arguments: argparse.Namespace) -> Iterator[tuple[str, MethodBase, float, int]]:
     """Name, method, seconds of silence after the clip, seed."""
     hib = partial(HeadInformationBottleneck, method="hib", precision="bfloat16")
+    yield "hib", hib(), 0, 0
     yield "occlusion", Occlusion(method="occlusion"), 0, 0
+    yield "hib, paper", hib(paper=True, beta=10.0, steps=arguments.steps), 0, 0
     for seed in range(arguments.random_seeds):
         yield "random", Random(method="random"), 0, seed
-    yield "hib, paper", hib(paper=True, beta=10.0, steps=arguments.steps), 0, 0
-    yield "hib, information", hib(start="attention", noise=0.3, steps=arguments.steps), 0, 0
 
 
 def measured(evaluation: Evaluation, unpruned: Evaluation | None = None) -> dict[str, Any]:
