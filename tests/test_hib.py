@@ -18,15 +18,14 @@ from torch.nn import functional
 from hibprune.attention import attention_sites, frozen, heads_of, positions_fitted, silenced
 from hibprune.attribution import Sample, Session
 from hibprune.attribution.batches import mean_over_frames, read_unmodified
-from hibprune.attribution.hib import (
-    HeadInformationBottleneck,
+from hibprune.attribution.channel import (
     activate,
     bottleneck,
     noisy_mix,
-    optimise,
     pearson,
     row_norms,
 )
+from hibprune.attribution.hib import HeadInformationBottleneck, optimise
 from hibprune.attribution.noise import SeededNoise
 from hibprune.errors import UserError
 from hibprune.tasks import Batch
