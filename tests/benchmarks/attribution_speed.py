@@ -65,7 +65,8 @@ PARTS = (
 
 def method(**fields: Any) -> HeadInformationBottleneck:
     """The quickstart's settings of HIB."""
-    return HeadInformationBottleneck(method="hib", **{**SETTINGS, **fields})
+    chosen = HeadInformationBottleneck(method="hib", **{**SETTINGS, **fields})
+    return chosen.for_task("keyword-spotting")
 
 
 @dataclass(frozen=True)
