@@ -48,7 +48,7 @@ class HardConcreteGates(MethodBase):
     On the quickstart with 67 % of the heads removed, λ = 0.01, 0.03, 0.1 and 0.3 keep 86.5, 92.5,
     95.5 and 78.5 % accuracy on the calibration clips; with 200 steps 0.01 keeps 73.5 %: fewer than
     half of the gates are shut then, and the order of the open ones says little. With 50 % removed,
-    all up to 0.1 keep 98 % or more (tests/benchmarks/method_settings.py '{method: gates}').
+    all up to 0.1 keep 98 % or more (tests/benchmarks/settings_search.py --shares 0.667).
 
     What all samples give in front of the first attention is kept in memory. An interrupted training
     starts anew.

@@ -37,7 +37,7 @@ class HeadOutputBottleneck(MethodBase):
     On the quickstart with 67 % of the heads removed, β = 0.03, 0.1, 0.3 and 1 keep 75.5, 78.0, 68.5
     and 63.0 % accuracy on the calibration clips; the same number from every layer, 85.5 % with the
     first two. 20 steps at a learning rate of 1 and 80 at 0.2 keep 71.5 and 74.0 %
-    (tests/benchmarks/method_settings.py '{method: head-iba}').
+    (tests/benchmarks/settings_search.py --shares 0.667).
     """
 
     method: Literal["head-iba"]
