@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attention import (
-    heads_of,
     input_length,
     layer_attention_replaced,
     prefix_replayed,
@@ -74,12 +73,7 @@ class AttAttr(MethodBase):
         rows = score_in_batches(
             model, samples, score_batch, lambda length: passes(length) // self.steps, session
         )
-        return Scores(
-            method=self.method,
-            heads=heads_of(model),
-            samples=tuple(sample.id for sample in samples),
-            per_sample=tuple(rows),
-        )
+        return self.scores(model, samples, rows)
 
 
 def attributed(

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import heads_of
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches, within_memory
 from hibprune.records import Scores
@@ -47,12 +46,7 @@ class WeightsMethod(MethodBase):
 
         batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
         rows = score_in_batches(model, samples, score_batch, batch_size, session)
-        return Scores(
-            method=self.name(),
-            heads=heads_of(model),
-            samples=tuple(sample.id for sample in samples),
-            per_sample=tuple(rows),
-        )
+        return self.scores(model, samples, rows)
 
 
 class AttentionScore(WeightsMethod):

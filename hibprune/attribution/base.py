@@ -6,7 +6,7 @@ A method knows nothing of pruning, files or recipes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, Self, get_args
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hibprune.attention import heads_of
 from hibprune.families import Family
 from hibprune.ranks import ALONE, Ranks
 from hibprune.records import ENCODER, Scores
@@ -105,6 +106,17 @@ class MethodBase(BaseModel, ABC):
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
     ) -> Scores:
         """Score every head still in those stacks; the model is left as it was found."""
+
+    def scores(
+        self, model: PreTrainedModel, samples: Sequence[Sample], rows: Iterable[Row]
+    ) -> Scores:
+        """What was found of the heads in those stacks: a row a sample, or one of all together."""
+        return Scores(
+            method=self.name(),
+            heads=heads_of(model, self.scored_stacks()),
+            samples=tuple(sample.id for sample in samples),
+            per_sample=tuple(rows),
+        )
 
 
 class AnyStackMethod(MethodBase, ABC):

@@ -80,12 +80,7 @@ class HardConcreteGates(MethodBase):
             log_alpha = train(self, model, samples, loss, session)
         # In single precision, gates would be level from log α = 15 on.
         chances = open_probability(self, log_alpha.double())
-        return Scores(
-            method=self.method,
-            heads=heads_of(model),
-            samples=tuple(sample.id for sample in samples),
-            per_sample=(tuple(chances.tolist()),),
-        )
+        return self.scores(model, samples, [tuple(chances.tolist())])
 
 
 def train(

@@ -64,12 +64,7 @@ class HeadOutputBottleneck(MethodBase):
         rows = score_in_batches(
             model, samples, score_batch, lambda length: self.batch_size, session, attention=False
         )
-        return Scores(
-            method=self.method,
-            heads=heads_of(model),
-            samples=tuple(sample.id for sample in samples),
-            per_sample=tuple(rows),
-        )
+        return self.scores(model, samples, rows)
 
 
 def optimise(

@@ -23,7 +23,6 @@ from hibprune.attention import (
     attention_replaced,
     attention_sites,
     frozen,
-    heads_of,
     positions_fitted,
     prefix_replayed,
 )
@@ -147,12 +146,7 @@ class HeadInformationBottleneck(MethodBase):
         waiting = [sample for sample in samples if sample.id not in session.done]
         batch_size = self._batch_size(model, session.ranks.share(waiting), loss)
         rows = score_in_batches(model, samples, score_batch, batch_size, session)
-        return Scores(
-            method=self.method,
-            heads=heads_of(model),
-            samples=tuple(sample.id for sample in samples),
-            per_sample=tuple(rows),
-        )
+        return self.scores(model, samples, rows)
 
     def _attribute_until_stable(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session

@@ -71,12 +71,7 @@ class LayerwiseRelevance(AnyStackMethod):
 
         batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
         rows = score_in_batches(model, samples, score_batch, batch_size, session, attention=False)
-        return Scores(
-            method=self.method,
-            heads=heads,
-            samples=tuple(sample.id for sample in samples),
-            per_sample=tuple(rows),
-        )
+        return self.scores(model, samples, rows)
 
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(

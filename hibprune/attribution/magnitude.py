@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_sites, heads_of
+from hibprune.attention import attention_sites
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.records import Scores
 
@@ -37,6 +37,4 @@ class Magnitude(MethodBase):
             value_norms = rows.float().square().sum((1, 2)).sqrt()
             output_norms = columns.float().square().sum((0, 2)).sqrt()
             norms.extend((value_norms * output_norms).tolist())
-        return Scores(
-            method=self.method, heads=heads_of(model), samples=(), per_sample=(tuple(norms),)
-        )
+        return self.scores(model, (), [tuple(norms)])

@@ -56,9 +56,4 @@ class Occlusion(AnyStackMethod):
         rows = score_in_batches(
             model, samples, score_batch, lambda length: self.batch_size, session, attention=False
         )
-        return Scores(
-            method=self.method,
-            heads=heads,
-            samples=tuple(sample.id for sample in samples),
-            per_sample=tuple(rows),
-        )
+        return self.scores(model, samples, rows)

@@ -28,9 +28,4 @@ class Random(MethodBase):
     ) -> Scores:
         heads = heads_of(model)
         drawn = np.random.default_rng(session.seed).uniform(size=len(heads))
-        return Scores(
-            method=self.method,
-            heads=heads,
-            samples=(),
-            per_sample=(tuple(float(value) for value in drawn),),
-        )
+        return self.scores(model, (), [tuple(float(value) for value in drawn)])

@@ -47,11 +47,8 @@ class Taylor(AnyStackMethod):
         batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
         rows = score_in_batches(model, samples, score_batch, batch_size, session, attention=False)
         heads = heads_of(model, self.stacks)
-        return Scores(
-            method=self.method,
-            heads=heads,
-            samples=tuple(sample.id for sample in samples),
-            per_sample=tuple(rows if self.normalise == "none" else normalised(rows, heads)),
+        return self.scores(
+            model, samples, rows if self.normalise == "none" else normalised(rows, heads)
         )
 
 
