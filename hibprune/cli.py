@@ -7,11 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hibprune import __version__
 from hibprune.errors import UserError
+
+if TYPE_CHECKING:
+    from hibprune.recipe import LoadedRecipe
 
 BAD_INPUT, GATE_FAILED, INTERRUPTED = 2, 3, 130
 
@@ -57,6 +61,26 @@ def share_the_processor() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def with_device(overrides: tuple[str, ...], device: str | None) -> tuple[str, ...]:
+    """Overrides of a recipe with that of `--device`, which counts more than the others."""
+    return overrides if device is None else (*overrides, f"device={device}")
+
+
+def opened(recipe: Path, overrides: tuple[str, ...]) -> LoadedRecipe:
+    """The recipe with its overrides, once the libraries that it imports are quiet.
+
+    Raises:
+        UserError: a line for each fault in it.
+    """
+    from hibprune.narration import quiet_libraries
+
+    quiet_libraries()
+
+    from hibprune.recipe import load_recipe
+
+    return load_recipe(recipe, overrides)
+
+
 @main.command()
 @RECIPE
 @click.option(
@@ -86,19 +110,13 @@ def run(
     with plain_errors():
         from rich.console import Console
 
-        from hibprune.narration import Narrator, quiet_libraries
-
-        quiet_libraries()
-
-        from hibprune.recipe import load_recipe
-
-        if device is not None:
-            overrides = (*overrides, f"device={device}")
-        loaded = load_recipe(recipe, overrides)
+        overrides = with_device(overrides, device)
+        loaded = opened(recipe, overrides)
         directory = output or Path("exported_models") / loaded.recipe.name
         console = Console(stderr=as_json)
         bars = console.is_terminal and not quiet
 
+        from hibprune.narration import Narrator
         from hibprune.pipeline import help_with_recipe, run_recipe
         from hibprune.ranks import joined
         from hibprune.report.wording import gate_failure
@@ -184,19 +202,13 @@ def compare(
     with plain_errors():
         from rich.console import Console
 
-        from hibprune.narration import Narrator, quiet_libraries
-
-        quiet_libraries()
-
-        from hibprune.recipe import load_recipe
-
-        if device is not None:
-            overrides = (*overrides, f"device={device}")
-        loaded = load_recipe(recipe, overrides)
+        overrides = with_device(overrides, device)
+        loaded = opened(recipe, overrides)
         directory = output or Path("exported_models") / f"{loaded.recipe.name}-compare"
         console = Console(stderr=as_json)
 
         from hibprune.comparing import Wishes, compare_recipe
+        from hibprune.narration import Narrator
         from hibprune.report.comparison import summary_lines
 
         comparison = compare_recipe(
@@ -220,14 +232,11 @@ def compare(
 def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
     """Validate RECIPE without running it: keys, values, files, overlap of the data."""
     with plain_errors():
-        from hibprune.narration import quiet_libraries
-
-        quiet_libraries()
+        loaded = opened(recipe, overrides)
 
         from hibprune.checking import check_recipe
-        from hibprune.recipe import load_recipe
 
-        unchecked = check_recipe(load_recipe(recipe, overrides), offline)
+        unchecked = check_recipe(loaded, offline)
         for line in unchecked:
             click.echo(f"not checked: {line}")
         click.echo(f"{recipe}: ok")
