@@ -22,12 +22,16 @@ from hibprune.attention import (
     frame_count,
     frozen,
     layer_attention_replaced,
-    prefix_recorded,
-    prefix_replayed,
     silenced,
 )
 from hibprune.families import family_of
 from hibprune.records import Head
+from hibprune.replay import (
+    layers_recorded,
+    layers_replayed,
+    prefix_recorded,
+    prefix_replayed,
+)
 
 SAME, MOVED = 1e-5, 1e-3
 
@@ -91,6 +95,12 @@ def replayed(model: PreTrainedModel, clip: Inputs) -> AbstractContextManager[obj
     return prefix_replayed(model, prefix)
 
 
+def upper_layer_alone(model: PreTrainedModel, clip: Inputs) -> AbstractContextManager[object]:
+    with layers_recorded(model) as recorded:
+        logits(model, clip)
+    return layers_replayed(model, recorded, 1)
+
+
 CONTEXTS: dict[str, Callable[[PreTrainedModel, Inputs], AbstractContextManager[object]]] = {
     "frozen": lambda model, clip: frozen(model),
     "silenced": lambda model, clip: silenced(model, [Head(0, 1), Head(1, 2), Head(1, 3)]),
@@ -102,6 +112,8 @@ CONTEXTS: dict[str, Callable[[PreTrainedModel, Inputs], AbstractContextManager[o
     ),
     "prefix_recorded": lambda model, clip: prefix_recorded(model),
     "prefix_replayed": replayed,
+    "layers_recorded": lambda model, clip: layers_recorded(model),
+    "layers_replayed": upper_layer_alone,
 }
 
 
@@ -330,6 +342,29 @@ def test_replayed_front_end_is_not_computed(tiny: TinyModel, plan: dict[int, lis
     assert not called
     assert heavy.keys() <= {"model.encoder.embed_positions"}
     assert distance(logits(model, unlike(tiny, clip)), wanted) > MOVED
+
+
+@every_plan
+@every_model
+def test_replayed_layers_are_not_computed(tiny: TinyModel, plan: dict[int, list[int]]) -> None:
+    """And what the layer above makes of another clip is what it makes of the recorded one."""
+    model, clip = tiny.build(), tiny.inputs()
+    model.prune_heads(plan)
+    called: Counter[str] = Counter()
+    for site in attention_sites(model):
+        count_calls(site.value, str(site.layer), called)
+    with torch.no_grad(), layers_recorded(model) as recorded:
+        logits(model, clip)
+    silent = attention_sites(model)[1].heads[:1]
+    with torch.no_grad(), silenced(model, silent):
+        wanted = logits(model, clip)
+
+    called.clear()
+    with torch.no_grad(), layers_replayed(model, recorded, 1), silenced(model, silent):
+        assert torch.equal(logits(model, unlike(tiny, clip)), wanted)
+    assert "0" not in called
+    with torch.no_grad(), layers_replayed(model, recorded, 0):
+        assert distance(logits(model, unlike(tiny, clip)), wanted) > MOVED
 
 
 @every_masked_model

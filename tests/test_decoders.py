@@ -15,14 +15,7 @@ from tiny_models import HEADS, LAYERS, TINY_MODELS, WITH_DECODER, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import (
-    attention_sites,
-    encoder_kept,
-    heads_of,
-    positions_cut,
-    positions_fitted,
-    silenced,
-)
+from hibprune.attention import attention_sites, heads_of, positions_cut, positions_fitted, silenced
 from hibprune.attribution import Sample
 from hibprune.attribution.batches import read_unmodified
 from hibprune.checkpoint import Checkpoint, ModelSource
@@ -30,6 +23,7 @@ from hibprune.errors import UserError
 from hibprune.families import family_of
 from hibprune.preprocessing import SoundPreprocessor
 from hibprune.records import Head, Plan, Scores, heads_by_layer
+from hibprune.replay import encoder_kept
 from hibprune.tasks import Vocabulary
 
 STACKS = ("encoder", "decoder.self", "decoder.cross")

@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "machine",
         "rounds",
         "passes",
+        "replay",
     ),
     ("attention", "steps", "output", "comparison", "hibprune"),
     ("manifest",),

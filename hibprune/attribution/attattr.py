@@ -10,14 +10,17 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import (
-    input_length,
-    layer_attention_replaced,
-    prefix_replayed,
-)
+from hibprune.attention import input_length, layer_attention_replaced
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches, within_memory
 from hibprune.records import Scores
+from hibprune.replay import (
+    Layers,
+    layers_recorded,
+    layers_repeated,
+    layers_replayed,
+    prefix_replayed,
+)
 
 Answer = Literal["probability", "log-likelihood"]
 
@@ -47,7 +50,7 @@ class AttAttr(MethodBase):
     resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     title: ClassVar[str] = "AttAttr: integrated gradients along the head's own attention"
     source: ClassVar[str] = "Hao et al. 2021; HIB paper, eq. 18"
-    cost: ClassVar[str] = "1 forward + layers × steps × (forward + backward) per sample"
+    cost: ClassVar[str] = "2 forwards + layers × steps × (forward + backward) per sample"
 
     def for_task(self, task: str) -> Self:
         usual: Answer = "log-likelihood" if task.startswith("asr") else "probability"
@@ -92,12 +95,14 @@ def attributed(
     samples = len(calibration.batch.ids)
     points = torch.arange(1, method.steps + 1, device=calibration.valid.device) / method.steps
     totals = {layer: torch.zeros_like(weights) for layer, weights in calibration.attention.items()}
+    given_out = _layers(model, calibration, loss)
     done = 0
     for scales in points.split(max(1, at_once // samples)):
         repeated = calibration.repeated(len(scales))
+        below = layers_repeated(given_out, samples, len(scales))
         for layer, weights in calibration.attention.items():
             scaled = (weights[:, None] * scales[:, None, None, None]).flatten(0, 1)
-            gradient, losses = _gradient(method.answer, model, repeated, loss, layer, scaled)
+            gradient, losses = _gradient(method.answer, model, repeated, loss, below, layer, scaled)
             totals[layer] += gradient.unflatten(0, (samples, len(scales))).sum(1)
             done += len(scales)
             report(done / (method.steps * len(totals)), float(losses.mean()))
@@ -107,11 +112,23 @@ def attributed(
     }
 
 
+def _layers(model: PreTrainedModel, calibration: CalibrationBatch, loss: Loss) -> Layers:
+    """What the layers give out, since no layer below the scaled one changes."""
+    with (
+        torch.no_grad(),
+        prefix_replayed(model, calibration.prefix),
+        layers_recorded(model) as recorded,
+    ):
+        loss(model, calibration.batch)
+    return recorded
+
+
 def _gradient(
     answer: Answer,
     model: PreTrainedModel,
     calibration: CalibrationBatch,
     loss: Loss,
+    below: Layers,
     layer: int,
     weights: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -120,6 +137,7 @@ def _gradient(
     with (
         torch.enable_grad(),
         prefix_replayed(model, calibration.prefix),
+        layers_replayed(model, below, layer),
         layer_attention_replaced(model, layer, lambda values: weights @ values),
     ):
         losses = loss(model, calibration.batch)

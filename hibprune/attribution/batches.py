@@ -20,19 +20,18 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hibprune.attention import (
-    Prefix,
     attention_read,
     frame_count,
     frozen,
     heads_of,
     input_length,
     positions_fitted,
-    prefix_recorded,
 )
 from hibprune.attribution.base import Row, Sample, Session
 from hibprune.errors import UserError
 from hibprune.families import family_of
 from hibprune.memory import free_bytes, peak_bytes
+from hibprune.replay import Prefix, prefix_recorded
 from hibprune.tasks import Batch
 
 LONGEST_TO_SHORTEST = 1.25

@@ -17,18 +17,12 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import (
-    AttentionSite,
-    frozen,
-    head_places,
-    heads_of,
-    outputs_changed,
-    prefix_replayed,
-)
+from hibprune.attention import AttentionSite, frozen, head_places, heads_of, outputs_changed
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, LengthBatches
 from hibprune.attribution.noise import SeededNoise
 from hibprune.records import Scores
+from hibprune.replay import prefix_replayed
 
 LEAST_CHANCE = 1e-6
 """Uniform draws are kept this far from 0 and 1, where their logit is infinite."""

@@ -16,17 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attention import (
-    AttentionSite,
-    head_places,
-    heads_of,
-    outputs_changed,
-    prefix_replayed,
-)
+from hibprune.attention import AttentionSite, head_places, heads_of, outputs_changed
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches
 from hibprune.attribution.noise import SeededNoise
 from hibprune.records import Scores
+from hibprune.replay import prefix_replayed
 
 
 class HeadOutputBottleneck(MethodBase):

@@ -24,7 +24,6 @@ from hibprune.attention import (
     attention_sites,
     frozen,
     positions_fitted,
-    prefix_replayed,
 )
 from hibprune.attribution.base import Loss, MethodBase, Row, Sample, Session
 from hibprune.attribution.batches import (
@@ -48,6 +47,7 @@ from hibprune.attribution.noise import SeededNoise
 from hibprune.attribution.precision import Precision, products_in
 from hibprune.attribution.stopping import EVERY, PROBE, Probe
 from hibprune.records import Scores
+from hibprune.replay import prefix_replayed
 
 PAPER_BETA = {
     "asr-ctc": 10.0,

@@ -11,10 +11,16 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import encoder_kept, heads_of, prefix_replayed, silenced
+from hibprune.attention import heads_of, silenced
 from hibprune.attribution.base import AnyStackMethod, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, score_in_batches
 from hibprune.records import ENCODER, Head, Scores
+from hibprune.replay import (
+    encoder_kept,
+    layers_recorded,
+    layers_replayed,
+    prefix_replayed,
+)
 
 
 class Occlusion(AnyStackMethod):
@@ -41,14 +47,17 @@ class Occlusion(AnyStackMethod):
         ) -> Tensor:
             rises: dict[Head, Tensor] = {}
             with torch.no_grad(), prefix_replayed(model, calibration.prefix), ExitStack() as kept:
-                whole = loss(model, calibration.batch)
+                with layers_recorded(model) as recorded:
+                    whole = loss(model, calibration.batch)
                 for encoders in (True, False):
                     own = [head for head in heads if (head.stack == ENCODER) == encoders]
                     if own and not encoders:
                         # No decoder head changes what the encoder gives out.
                         kept.enter_context(encoder_kept(model))
                     for head in own:
-                        with silenced(model, [head]):
+                        # Nor does a head of the encoder change what lies below it.
+                        below = head.layer if encoders else 0
+                        with layers_replayed(model, recorded, below), silenced(model, [head]):
                             rises[head] = loss(model, calibration.batch) - whole
                         report(len(rises) / len(heads), float(whole.mean()))
             return torch.stack([rises[head] for head in heads], dim=1)

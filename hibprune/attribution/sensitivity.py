@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import AttentionSite, attention_sites, outputs_changed, prefix_replayed
+from hibprune.attention import AttentionSite, attention_sites, outputs_changed
 from hibprune.attribution.base import Loss
 from hibprune.attribution.batches import CalibrationBatch
 from hibprune.records import Head
+from hibprune.replay import prefix_replayed
 
 COPIES_OF_ATTENTION = 4
 """Tensors of the size of all attention weights alive at once, for `within_memory`: what autograd

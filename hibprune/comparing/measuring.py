@@ -8,16 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hibprune.attention import (
-    frame_count,
-    input_length,
-    prefix_recorded,
-    prefix_replayed,
-    silenced,
-)
+from hibprune.attention import frame_count, input_length, silenced
 from hibprune.checkpoint import Checkpoint
 from hibprune.data import DurationLimits, Utterance
 from hibprune.records import Evaluation, Head
+from hibprune.replay import prefix_recorded, prefix_replayed
 from hibprune.tasks import Measure, Target
 
 Silent = tuple[Head, ...]
