@@ -58,6 +58,9 @@ RESULTS = ROOT / "tests/benchmarks/results"
 BETA = 1.0
 SETTINGS = {"bottleneck": "mutual-information", "score": "information", "beta": BETA}
 PAPER_SAMPLES, PAPER_STEPS = 200, 200
+PROFILED = 16
+"""Operations that a profile names."""
+
 PARTS = (
     "quickstart", "base-1s", "base-10s", "whisper-tiny", "samples", "length", "memory", "gpu"
 )  # fmt: skip
@@ -134,6 +137,23 @@ def step_multiply_adds(case: Case) -> float:
     return sum(counts) / len(counts)
 
 
+def profile(case: Case, precision: str) -> dict[str, float]:
+    """Shares of the processor's time that operations take in the engine's steps, largest first.
+
+    Of as many samples as there are up to 50, in 4 steps.
+    """
+    settings = method(precision=precision, steps=4)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+        settings.attribute(case.model, case.samples[:50], case.loss, Session())
+    own: dict[str, float] = {}
+    for operation in watched.key_averages():
+        name = operation.key.removeprefix("aten::")
+        own[name] = own.get(name, 0.0) + operation.self_cpu_time_total
+    total = sum(own.values())
+    ranked = sorted(own.items(), key=lambda item: -item[1])
+    return {name: round(spent / total, 4) for name, spent in ranked[:PROFILED]}
+
+
 def side_by_side(case: Case) -> dict[str, Any]:
     """Reference, exact engine, and engine in bfloat16 with automatic stopping."""
     device = next(case.model.parameters()).device
@@ -177,6 +197,7 @@ def side_by_side(case: Case) -> dict[str, Any]:
                 "multiply_adds_per_second": achieved,
                 "matmul_multiply_adds_per_second": machine,
                 "share_of_matmul_throughput": achieved / machine,
+                "profile": profile(case, precision),
             }
         )
     return {
