@@ -159,6 +159,7 @@ class Unions(BaseModel):
     amount: Annotated[int, Field(gt=0, le=4)] | Literal["few", "many"] | None = None
     shares: list[Annotated[float, Field(ge=0, lt=0.5)] | bool] = []
     names: dict[str, int | list[int]] = {}
+    layers: list[int | Literal["all"]] | None = None
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,8 @@ class Unions(BaseModel):
          "(did you mean 'many'?)"),
         ({"shares": [0.1, 0.5]},
          "shares.1: should be a number from 0 up below 0.5 or true or false, not 0.5"),
+        ({"layers": [1, "al"]},
+         "layers.1: should be a whole number or 'all', not 'al' (did you mean 'all'?)"),
         ({"names": {"a": "b"}}, "names.a: should be a whole number or a list, not 'b'"),
     ],
 )  # fmt: skip

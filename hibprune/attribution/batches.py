@@ -286,8 +286,8 @@ def score_in_batches(
         while any(sample.id not in rows for sample in samples):
             fresh: dict[str, Row] = {}
             for chosen, scores in islice(batches, 1):
-                ids = (sample.id for sample in chosen)
-                fresh = dict(zip(ids, map(tuple, scores.tolist()), strict=True))
+                found = zip(chosen, scores.tolist(), strict=True)
+                fresh = {sample.id: tuple(row) for sample, row in found}
             rows.update(session.ranks.gathered(fresh))
             session.save(rows)
             session.progress(len(rows), len(samples), None)
