@@ -285,9 +285,8 @@ def score_in_batches(
     with frozen(model):
         while any(sample.id not in rows for sample in samples):
             fresh: dict[str, Row] = {}
-            for chosen, scores in islice(batches, 1):
-                found = zip(chosen, scores.tolist(), strict=True)
-                fresh = {sample.id: tuple(row) for sample, row in found}
+            for own, scores in islice(batches, 1):
+                fresh = {one.id: tuple(row) for one, row in zip(own, scores.tolist(), strict=True)}
             rows.update(session.ranks.gathered(fresh))
             session.save(rows)
             session.progress(len(rows), len(samples), None)
