@@ -110,18 +110,17 @@ def run(
     with plain_errors():
         from rich.console import Console
 
-        overrides = with_device(overrides, device)
-        loaded = opened(recipe, overrides)
-        directory = output or Path("exported_models") / loaded.recipe.name
-        console = Console(stderr=as_json)
-        bars = console.is_terminal and not quiet
-
-        from hibprune.narration import Narrator
-        from hibprune.pipeline import help_with_recipe, run_recipe
         from hibprune.ranks import joined
-        from hibprune.report.wording import gate_failure
 
+        console = Console(stderr=as_json)
         with joined() as ranks:
+            loaded = opened(recipe, with_device(overrides, device))
+            directory = output or Path("exported_models") / loaded.recipe.name
+            bars = console.is_terminal and not quiet
+
+            from hibprune.narration import Narrator
+            from hibprune.pipeline import help_with_recipe, run_recipe
+
             if not ranks.leads:
                 help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), ranks)
                 return
@@ -133,9 +132,18 @@ def run(
 
             console.print(closing_table(manifest))
         failed = [gate for gate in manifest.gates if not gate.passed]
+
+        from hibprune.report.wording import gate_failure
+
         for gate in failed:
             click.echo(f"gate failed: {gate_failure(gate)}", err=True)
         if failed:
+            if ranks.count > 1:
+                click.echo(
+                    f"exit code {GATE_FAILED}: everything is written; torchrun calls that a failed "
+                    "process and exits with 1",
+                    err=True,
+                )
             sys.exit(GATE_FAILED)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from hibprune.errors import did_you_mean
 
@@ -15,33 +17,78 @@ GOOD_NAME = "use letters, digits, '.', '_' and '-'"
 KINDS = ("kind", "method")
 """Keys that say which kind of section it is, and so which other keys it has."""
 
-PLAIN_TYPES = {
-    "model": "should be a mapping of keys to values",
-    "model_attributes": "should be a mapping of keys to values",
-    "dict": "should be a mapping of keys to values",
-    "tuple": "should be a list",
-    "string": "should be text",
-    "int": "should be a whole number",
-    "int_from": "should be a whole number",
-    "float": "should be a number",
-    "bool": "should be true or false",
+UNIONS = (Union, types.UnionType)
+"""`Optional[int]` and `int | None`."""
+
+NOUNS = {
+    "object": "a mapping of keys to values",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
 }
-"""Pydantic's kinds of fault without their last word (`int_parsing`, `int_type`), as people say."""
+"""The types of JSON schema, as people say."""
+
+PLAIN_TYPES = {
+    "model": "object",
+    "model_attributes": "object",
+    "dict": "object",
+    "tuple": "array",
+    "list": "array",
+    "string": "string",
+    "int": "integer",
+    "int_from": "integer",
+    "float": "number",
+    "bool": "boolean",
+}
+"""The type wanted, by pydantic's kinds of fault without their last word (`int_parsing`)."""
+
+BOUNDS = {
+    "minimum": "from {:g} up",
+    "exclusiveMinimum": "above {:g}",
+    "maximum": "up to {:g}",
+    "exclusiveMaximum": "below {:g}",
+}
+"""What JSON schema calls the limits of a number, as people say."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a fault is: the keys a person wrote, and what is known of the last of them.
+
+    It is looked up in `model`, one of the `kinds` that its section could be of. `choice` is the
+    union of plain types that the key's value should be of; `is_key`: that the key itself should be.
+    """
+
+    keys: tuple[str | int, ...]
+    model: type[BaseModel] | None = None
+    kinds: tuple[type[BaseModel], ...] = ()
+    choice: Any = None
+    is_key: bool = False
 
 
 def fault_lines(error: ValidationError, whole: type[BaseModel]) -> Iterator[str]:
     """A line for each fault of what should be a `whole`: its key, what is wrong, the remedy."""
-    for fault in error.errors():
-        place, model = _walk(fault["loc"], whole)
-        explained = _explain(fault, place, model)
-        if fault["type"] == "union_tag_not_found":
-            kind = fault["ctx"]["discriminator"].strip("'")
-            hints = {key: did_you_mean(str(key), [kind], cutoff=0.7) for key in fault["input"]}
-            misspelt = next((key for key, hint in hints.items() if hint), None)
-            if misspelt is not None:
-                place, explained = [*place, misspelt], f"unknown key{hints[misspelt]}"
-        key = ".".join(map(str, place))
-        yield f"{f'{key}: ' if key else ''}{explained}"
+    for place, group in groupby(error.errors(), lambda fault: _place(fault["loc"], whole)):
+        faults: list[Any] = list(group)
+        if place.choice is not None:
+            # Pydantic gives a fault for each type that the value is not of, and one as deep as the
+            # union itself holds the whole value.
+            faults = [min(faults, key=lambda fault: len(fault["loc"]))]
+        for fault in faults:
+            if fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"]:
+                # Entries that are wrong do not count; they have lines of their own.
+                continue
+            keys, explained = place.keys, _explain(fault, place)
+            if fault["type"] == "union_tag_not_found":
+                kind = fault["ctx"]["discriminator"].strip("'")
+                hints = {key: did_you_mean(str(key), [kind], cutoff=0.7) for key in fault["input"]}
+                misspelt = next((key for key, hint in hints.items() if hint), None)
+                if misspelt is not None:
+                    keys, explained = (*keys, misspelt), f"unknown key{hints[misspelt]}"
+            named_place = ".".join(map(str, keys))
+            yield f"{f'{named_place}: ' if named_place else ''}{explained}"
 
 
 def left_behind(
@@ -50,11 +97,11 @@ def left_behind(
     """A line for each override that changed a section's kind and left the old kind's keys in it."""
     given = {override.partition("=")[0]: override for override in overrides}
     places = (
-        _walk(fault["loc"], whole)[0]
+        _place(fault["loc"], whole).keys
         for fault in error.errors()
         if fault["type"] == "extra_forbidden"
     )
-    strangers = {".".join(map(str, place)) for place in places} - given.keys()
+    strangers = {".".join(map(str, keys)) for keys in places} - given.keys()
     sections = sorted({stranger.rpartition(".")[0] for stranger in strangers})
     for section in sections:
         for kind in KINDS:
@@ -67,11 +114,13 @@ def left_behind(
                 )
 
 
-def _explain(fault: Any, place: Sequence[str | int], model: type[BaseModel] | None) -> str:
+def _explain(fault: Any, place: Place) -> str:
     kind, message = fault["type"], fault["msg"]
+    subject = "a key should be" if place.is_key else "should be"
+    if place.choice is not None:
+        return f"{subject} {_one_of(place.choice, fault['input'])}"
     if kind == "extra_forbidden":
-        known = list(model.model_fields) if model else []
-        return f"unknown key{_did_you_mean(str(place[-1]), known)}"
+        return _stranger(str(place.keys[-1]), place)
     if kind == "missing":
         return "missing"
     if kind == "invalid_key":
@@ -88,15 +137,54 @@ def _explain(fault: Any, place: Sequence[str | int], model: type[BaseModel] | No
             f"{_did_you_mean(context['tag'], known) or ': one of ' + ', '.join(known)}"
         )
     if kind == "literal_error":
-        return f"'{fault['input']}' is not one of {fault['ctx']['expected']}"
+        return f"{named(fault['input'])} is not one of {fault['ctx']['expected']}"
     if kind == "value_error":
         return str(message.removeprefix("Value error, "))
     if kind == "too_short":
         return f"should have at least {fault['ctx']['min_length']} entry"
     plain = PLAIN_TYPES.get(kind.rpartition("_")[0])
-    if plain is None:
-        plain = message.partition(",")[0].removeprefix("Input ").removeprefix("String ")
-    return f"{plain}, not {named(fault['input'])}"
+    if plain is not None:
+        return f"{subject} {NOUNS[plain]}, not {named(fault['input'])}"
+    wanted = message.partition(",")[0].removeprefix("Input ").removeprefix("String ")
+    return f"{wanted}, not {named(fault['input'])}"
+
+
+def _stranger(key: str, place: Place) -> str:
+    """What to say of a key that its section does not have."""
+    if place.model is None:
+        return "unknown key"
+    owners = [kind for kind in place.kinds if key in kind.model_fields]
+    if not owners:
+        return f"unknown key{_did_you_mean(key, list(place.model.model_fields))}"
+    tag, (own, *_) = _tag(place.model)
+    others = ", ".join(name for owner in owners for name in _tag(owner)[1])
+    return f"not a setting of {own} (of {others}): leave it out or change the {tag}"
+
+
+def _one_of(choice: Any, value: Any) -> str:
+    """The types of a union and the value that is of none of them."""
+    schema = TypeAdapter(choice).json_schema()
+    wanted = [noun for member in schema["anyOf"] for noun in _nouns(member)]
+    words = [word for member in schema["anyOf"] for word in _words(member)]
+    said = " or ".join(part for part in (", ".join(wanted[:-1]), wanted[-1]) if part)
+    return f"{said}, not {named(value)}{_did_you_mean(str(value), words)}"
+
+
+def _words(schema: Mapping[str, Any]) -> list[str]:
+    """The words that a member of a union allows, where it allows only some."""
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return [str(value) for value in values]
+
+
+def _nouns(schema: Mapping[str, Any]) -> list[str]:
+    """What a member of a union may be, as one would say it; nothing for an empty value."""
+    if schema.get("type") == "null":
+        return []
+    words = _words(schema)
+    if words:
+        return [f"'{word}'" for word in words]
+    bounds = [said.format(schema[bound]) for bound, said in BOUNDS.items() if bound in schema]
+    return [" ".join([NOUNS[schema.get("type", "object")], *bounds])]
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -110,44 +198,64 @@ def named(value: Any) -> str:
         return "nothing"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _walk(
-    location: Sequence[str | int], whole: type[BaseModel]
-) -> tuple[list[str | int], type[BaseModel] | None]:
-    """The keys a person wrote for pydantic's location, and the model the last key is looked up in.
+def _place(location: Sequence[str | int], whole: type[BaseModel]) -> Place:
+    """The place of pydantic's location, without what no one has written.
 
-    Pydantic puts the tag of a union's member into its locations, which no one has written.
+    Those are the tag of a union's member, the types of a union and the mark of a key.
     """
-    place: list[str | int] = []
+    keys: list[str | int] = []
     annotation: Any = whole
-    holder: type[BaseModel] | None = None
+    key_type: Any = None
+    place = Place(())
     for step in location:
-        member = _member_with_tag(annotation, step)
-        if member is not None:
-            annotation = holder = member
-            continue
-        place.append(step)
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            holder = annotation
-            field = annotation.model_fields.get(str(step))
-            annotation = None
-            if field is not None:
+        annotation = _without_none(annotation)
+        arguments = get_args(annotation)
+        if step == "[key]":
+            annotation, place = key_type, replace(place, is_key=True)
+        elif get_origin(annotation) in UNIONS:
+            kinds = tuple(one for one in arguments if _is_model(one))
+            member = next((kind for kind in kinds if step in _tag(kind)[1]), None)
+            if member is None:
+                return replace(place, choice=annotation)
+            annotation, place = member, replace(place, model=member, kinds=kinds)
+        else:
+            keys.append(step)
+            place = replace(place, keys=tuple(keys))
+            if _is_model(annotation):
+                if annotation is not place.model:
+                    place = replace(place, model=annotation, kinds=())
+                field = annotation.model_fields.get(str(step))
                 # Pydantic keeps a field's Annotated metadata apart from its annotation.
-                annotation = field.annotation
-    return place, holder
+                annotation = field.annotation if field else None
+            elif get_origin(annotation) is dict:
+                key_type, annotation = arguments
+            else:
+                annotation = arguments[0] if arguments else None
+    return place
 
 
-def _member_with_tag(annotation: Any, tag: str | int) -> type[BaseModel] | None:
+def _without_none(annotation: Any) -> Any:
+    """The type without what is known of it besides, and without None where one other is left."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
-    if get_origin(annotation) not in (Union, types.UnionType):
-        return None
-    for member in get_args(annotation):
-        if isinstance(member, type) and issubclass(member, BaseModel):
-            for name in KINDS:
-                field = member.model_fields.get(name)
-                if field is not None and tag in get_args(field.annotation):
-                    return member
-    return None
+    if get_origin(annotation) in UNIONS:
+        members = [one for one in get_args(annotation) if one is not types.NoneType]
+        return members[0] if len(members) == 1 else annotation
+    return annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _tag(model: type[BaseModel]) -> tuple[str, tuple[str, ...]]:
+    """The key that tells a section's kind, and what it says where the section is this model."""
+    for key in KINDS:
+        if key in model.model_fields:
+            return key, get_args(model.model_fields[key].annotation)
+    return "", ()

@@ -15,11 +15,22 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+
+from hibprune.errors import UserError
 
 PATIENCE = timedelta(days=7)
 """Helpers wait while the leader evaluates, however long that takes."""
 
+ENDED = "hibprune/ended"
+"""Where the store that all ranks share counts those that have ended before their time."""
+
 Item = TypeVar("Item")
+
+
+class RankLostError(Exception):
+    """Another process has ended while this one was to exchange something with it."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +50,28 @@ class Ranks:
         return list(items[self.number :: self.count])
 
     def gathered(self, rows: Mapping[str, Item]) -> dict[str, Item]:
-        """What all ranks have found, on every one of them."""
+        """What all ranks have found, on every one of them. Raises RankLostError."""
         if self.count == 1:
             return dict(rows)
         parts: list[Any] = [None] * self.count
-        distributed.all_gather_object(parts, dict(rows))
+        with _others_there():
+            distributed.all_gather_object(parts, dict(rows))
         return {name: row for part in parts for name, row in part.items()}
 
     def tell(self, value: object) -> None:
-        """Hand something from the leader to all others, which are waiting to `hear` it."""
+        """Hand something from the leader to all others, waiting to `hear` it.
+
+        Raises RankLostError.
+        """
         if self.count > 1:
-            distributed.broadcast_object_list([value], src=0)
+            with _others_there():
+                distributed.broadcast_object_list([value], src=0)
 
     def hear(self) -> Any:
-        """What the leader tells."""
+        """What the leader tells. Raises RankLostError."""
         heard: list[Any] = [None]
-        distributed.broadcast_object_list(heard, src=0)
+        with _others_there():
+            distributed.broadcast_object_list(heard, src=0)
         return heard[0]
 
 
@@ -63,15 +80,52 @@ ALONE = Ranks()
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the processes that torchrun started with this one; alone where it did not."""
+    """Join the processes that torchrun started with this one; alone where it did not.
+
+    When they end before their time, the first to do so says why, and the others raise a UserError
+    that has no line.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield ALONE
         return
     if torch.cuda.is_available():
         # What `cuda` means from here on.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+    distributed.init_process_group(
+        "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE
+    )
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+        yield Ranks(number, count)
+    except (UserError, KeyboardInterrupt) as error:
+        if _ends_first(store, number):
+            raise
+        raise UserError from error
+    except RankLostError as error:
+        # One that was killed has said nothing, so that the leader does.
+        if number == 0 and _ends_first(store, number):
+            raise UserError(
+                "torchrun: a process that helped to score has ended: see whether it said why, and "
+                "run again: samples scored so far are kept"
+            ) from error
+        raise UserError from error
     finally:
         distributed.destroy_process_group()
+
+
+def _ends_first(store: Store, number: int) -> bool:
+    """Whether no other rank has ended before its time; this one has from now on."""
+    try:
+        return bool(store.add(ENDED, 1) == 1)
+    except RuntimeError:
+        # The store ends with the process that keeps it, which is the leader if any of them.
+        return number == 0
+
+
+@contextmanager
+def _others_there() -> Iterator[None]:
+    """Tell the end of another process from a defect in this one."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLostError from error

@@ -40,7 +40,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("attention", "steps", "output", "comparison", "hibprune"),
     ("manifest",),
     ("families", "records", "files", "runtime", "narration", "faults"),
-    ("errors", "statistics", "medium", "memory", "ranks"),
+    ("statistics", "medium", "memory", "ranks"),
+    ("errors",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

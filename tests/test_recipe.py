@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from pydantic import BaseModel, Field, ValidationError
 
 from hibprune.cli import main
 from hibprune.data import Manifest
 from hibprune.errors import UserError
+from hibprune.faults import fault_lines
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
 
 CONTENT: dict[str, Any] = {
@@ -59,6 +61,34 @@ def test_what_is_left_out_takes_the_documented_defaults(tmp_path: Path) -> None:
          "calibration.source.pth: unknown key (did you mean 'path'?)"),
         ("task.kind=keyword-spoting",
          "task: unknown kind 'keyword-spoting' (did you mean 'keyword-spotting'?)"),
+        ("attribution={method: hib, steps: auot}",
+         "attribution.steps: should be a whole number from 1 up or 'auto', not 'auot' "
+         "(did you mean 'auto'?)"),
+        ("attribution={method: hib, steps: 0}",
+         "attribution.steps: should be a whole number from 1 up or 'auto', not 0"),
+        ("attribution={method: hib, steps: {a: 1}}",
+         "attribution.steps: should be a whole number from 1 up or 'auto', not a mapping"),
+        ("attribution={method: hib, precision: 16}",
+         "attribution.precision: 16 is not one of 'float32' or 'bfloat16'"),
+        ("attribution={method: occlusion, beta: 1}",
+         "attribution.beta: not a setting of occlusion (of hib, head-iba): "
+         "leave it out or change the method"),
+        ("attribution={method: occlusion, betta: 1}", "attribution.betta: unknown key"),
+        ("task={kind: asr-ctc, language: en}",
+         "task.language: not a setting of asr-ctc (of asr-seq2seq): "
+         "leave it out or change the kind"),
+        ("calibration.source={kind: folder, path: a, split: b}",
+         "calibration.source.split: not a setting of folder (of datasets): "
+         "leave it out or change the kind"),
+        ("calibration.source={kind: datasets, path: a, label_names: {1.5: b}}",
+         "calibration.source.label_names.1.5: a key should be a whole number or text, not 1.5"),
+        ("calibration.source={kind: datasets, path: a, slots: {1: b}}",
+         "calibration.source.slots.1: a key should be text, not 1"),
+        ("calibration.source={kind: datasets, path: a, slots: {b: yes}}",
+         "calibration.source.slots.b: should be text, not true"),
+        ("attribution={method: occlusion, stacks: [encodr]}",
+         "attribution.stacks.0: 'encodr' is not one of 'encoder', 'decoder.self' or "
+         "'decoder.cross'"),
         ("attribution.method=hibb", "attribution: unknown method 'hibb' (did you mean 'hib'?)"),
         ("validation.source.kind=folders",
          "validation.source: unknown kind 'folders' (did you mean 'folder'?)"),
@@ -106,8 +136,10 @@ def test_an_override_that_leaves_another_kinds_keys_is_told_of_first(tmp_path: P
     assert faults(tmp_path, content, "attribution.method=magnitude", "attribution.x=1") == [
         "r.yaml: attribution: --set attribution.method=magnitude leaves keys that method "
         "'magnitude' does not have: replace them all, e.g. --set 'attribution={method: magnitude}'",
-        "r.yaml: attribution.beta: unknown key",
-        "r.yaml: attribution.steps: unknown key",
+        "r.yaml: attribution.beta: not a setting of magnitude (of hib, head-iba): "
+        "leave it out or change the method",
+        "r.yaml: attribution.steps: not a setting of magnitude (of hib, head-iba, gates, attattr): "
+        "leave it out or change the method",
         "r.yaml: attribution.x: unknown key",
     ]
     remedied = load(tmp_path, content, "attribution={method: magnitude}").recipe
@@ -119,6 +151,37 @@ def test_unknown_keys_that_no_override_left_are_not_blamed_on_one(tmp_path: Path
     assert told == ["r.yaml: attribution.x: unknown key"]
     content = yaml.safe_dump({**CONTENT, "task": {"kind": "keyword-spotting", "x": 1}})
     assert faults(tmp_path, content, "attribution.method=hib") == ["r.yaml: task.x: unknown key"]
+
+
+class Unions(BaseModel):
+    """Unions that no recipe has yet."""
+
+    amount: Annotated[int, Field(gt=0, le=4)] | Literal["few", "many"] | None = None
+    shares: list[Annotated[float, Field(ge=0, lt=0.5)] | bool] = []
+    names: dict[str, int | list[int]] = {}
+    layers: list[int | Literal["all"]] | None = None
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"amount": 5},
+         "amount: should be a whole number above 0 up to 4, 'few' or 'many', not 5"),
+        ({"amount": "man"},
+         "amount: should be a whole number above 0 up to 4, 'few' or 'many', not 'man' "
+         "(did you mean 'many'?)"),
+        ({"shares": [0.1, 0.5]},
+         "shares.1: should be a number from 0 up below 0.5 or true or false, not 0.5"),
+        ({"layers": [1, "al"]},
+         "layers.1: should be a whole number or 'all', not 'al' (did you mean 'all'?)"),
+        ({"names": {"a": "b"}}, "names.a: should be a whole number or a list, not 'b'"),
+    ],
+)  # fmt: skip
+def test_any_union_of_types_has_one_line(content: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Unions.model_validate(content)
+    assert caught.value.error_count() > 1
+    assert list(fault_lines(caught.value, Unions)) == [line]
 
 
 def test_the_accuracy_gate_does_not_fit_a_wer(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -262,7 +263,7 @@ def score_in_batches(
 ) -> list[Row]:
     """Rows of scores in the order of `samples`; rows in `session.done` are not computed again.
 
-    Each rank computes a share of them, and all return every one.
+    Each rank computes a share, and all exchange their rows after every batch until none is left.
 
     `batch_size` and `attention` are those of `LengthBatches`.
 
@@ -271,24 +272,23 @@ def score_in_batches(
     """
     rows = {sample.id: session.done[sample.id] for sample in samples if sample.id in session.done}
     waiting = session.ranks.share([sample for sample in samples if sample.id not in rows])
-    total = len(rows) + len(waiting)
 
     def score(calibration: CalibrationBatch) -> Tensor:
         def report(share: float, loss: float) -> None:
             done = len(rows) + share * len(calibration.batch.ids)
-            session.progress(done, total, loss)
+            session.progress(done, len(samples), loss)
 
         return score_batch(calibration, report)
 
-    batches = LengthBatches(model, batch_size, session.notice, attention)
+    batches = LengthBatches(model, batch_size, session.notice, attention).each(waiting, score)
     with frozen(model):
-        for chosen, scores in batches.each(waiting, score):
-            rows.update(
-                (sample.id, tuple(row)) for sample, row in zip(chosen, scores.tolist(), strict=True)
-            )
+        while any(sample.id not in rows for sample in samples):
+            fresh: dict[str, Row] = {}
+            for own, scores in islice(batches, 1):
+                fresh = {one.id: tuple(row) for one, row in zip(own, scores.tolist(), strict=True)}
+            rows.update(session.ranks.gathered(fresh))
             session.save(rows)
-            session.progress(len(rows), total, None)
-    rows = session.ranks.gathered(rows)
+            session.progress(len(rows), len(samples), None)
     return [rows[sample.id] for sample in samples]
 
 
