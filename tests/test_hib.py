@@ -369,12 +369,12 @@ class TestScores:
             )
 
     def test_what_a_recipe_says_stands_beside_what_it_leaves_open(self) -> None:
-        for paper, left_open in ((True, ("similarity", 200)), (False, ("information", 40))):
+        for paper, *left_open in ((True, "similarity", 0.9, 200), (False, "information", 0.3, 40)):
             chosen = HeadInformationBottleneck(
                 method="hib", paper=paper, bottleneck="exact", beta=7.0
             ).for_task("speaker-identification")
             assert (chosen.bottleneck, chosen.beta) == ("exact", 7.0)
-            assert (chosen.score, chosen.steps) == left_open
+            assert [chosen.score, chosen.noise, chosen.steps] == left_open
 
     def test_pruned_heads_are_neither_scored_nor_missed(self) -> None:
         row = tiny("wavlm")

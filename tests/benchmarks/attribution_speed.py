@@ -55,8 +55,13 @@ from speed_cases import (  # noqa: E402
 )
 
 RESULTS = ROOT / "tests/benchmarks/results"
-BETA = 1.0
-SETTINGS = {"bottleneck": "mutual-information", "score": "information", "beta": BETA}
+BETA, NOISE = 1.0, 0.3
+SETTINGS = {
+    "bottleneck": "mutual-information",
+    "score": "information",
+    "beta": BETA,
+    "noise": NOISE,
+}
 PAPER_SAMPLES, PAPER_STEPS = 200, 200
 PROFILED = 16
 """Operations that a profile names."""
@@ -109,8 +114,11 @@ def reference_scores(case: Case, samples: Sequence[Sample], steps: int) -> list[
                 steps=steps,
                 beta=BETA,
                 bottleneck="mutual-information",
+                noise=NOISE,
             )
-        information = [(1 + layer.square().sum(-1) / 0.81).log().mean(-1) for layer in attention]
+        information = [
+            (1 + layer.square().sum(-1) / NOISE**2).log().mean(-1) for layer in attention
+        ]
         rows.append(torch.cat(information).tolist())
     return rows
 
