@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, Self, get_args
+from typing import Annotated, ClassVar, Literal, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
@@ -69,6 +69,10 @@ class Session:
     progress: Callable[[float, int, float | None], None] = lambda done, total, loss: None
     notice: Callable[[str], None] = lambda line: None
 
+    def waiting(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Those that this process is to score."""
+        return self.ranks.share([sample for sample in samples if sample.id not in self.done])
+
 
 class MethodBase(BaseModel, ABC):
     """One attribution method. Its fields are its hyperparameters."""
@@ -117,6 +121,24 @@ class MethodBase(BaseModel, ABC):
             samples=tuple(sample.id for sample in samples),
             per_sample=tuple(rows),
         )
+
+
+BatchSize = Annotated[int, Field(ge=1)]
+
+
+class BatchedMethod(MethodBase, ABC):
+    """A method that works on several samples at once, as many as fit into memory.
+
+    `batch_size` is the most of them; `memory_gib` is what they may take up with all that is
+    computed on them, half of what is free unless it is said.
+    """
+
+    batch_size: BatchSize = 16
+    memory_gib: float | None = Field(default=None, gt=0)
+
+    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
+    reads_attention: ClassVar[bool] = False
+    """Whether it is handed the attention weights of the unmodified model."""
 
 
 class AnyStackMethod(MethodBase, ABC):
