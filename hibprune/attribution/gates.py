@@ -24,11 +24,14 @@ from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Se
 from hibprune.attribution.batches import CalibrationBatch, LengthBatches
 from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.noise import SeededNoise
-from hibprune.records import Scores
+from hibprune.records import Scores, Training
 from hibprune.replay import prefix_replayed
 
 LEAST_CHANCE = 1e-6
 """Uniform draws are kept this far from 0 and 1, where their logit is infinite."""
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam keeps of the gradients, in its own words."""
 
 
 class HardConcreteGates(BatchedMethod):
@@ -48,7 +51,8 @@ class HardConcreteGates(BatchedMethod):
     all up to 0.1 keep 98 % or more (tests/benchmarks/settings_search.py --shares 0.667).
 
     What all samples give in front of the first attention is kept in memory, beside the batches. An
-    interrupted training starts anew.
+    interrupted training goes on after its last step, and with the same batches comes to the same
+    gates bit for bit; with `fine_tune`, which moves too much to keep, it starts anew.
     """
 
     method: Literal["gates"]
@@ -104,6 +108,7 @@ def train(
     for tensor in learned:
         tensor.requires_grad_(True)
     optimiser = torch.optim.Adam(groups)
+    done = 0 if session.training is None else _take_up(session.training, log_alpha, optimiser)
 
     def descend(
         calibration: CalibrationBatch, step: int
@@ -120,10 +125,11 @@ def train(
         return float(total.detach()), torch.autograd.grad(total, learned, allow_unused=True)
 
     batch_size = within_measured_memory(
-        method, subject, samples, lambda calibration, report: descend(calibration, 0)
+        method, subject, samples, lambda calibration, report: descend(calibration, done)
     )
     batches = LengthBatches(method, subject, batch_size, session.notice, keep=True)
-    for step, drawn in enumerate(islice(_shuffled(samples, method, session), method.steps)):
+    steps = islice(_shuffled(samples, method, session), done, method.steps)
+    for step, drawn in enumerate(steps, start=done):
         optimiser.zero_grad()
         with torch.enable_grad():
             (method.penalty * open_probability(method, log_alpha).sum()).backward()
@@ -135,8 +141,32 @@ def train(
                         share = gradient / len(drawn)
                         tensor.grad = share if tensor.grad is None else tensor.grad + share
         optimiser.step()
+        if not method.fine_tune:
+            session.save({}, training=_so_far(method, log_alpha, optimiser))
         session.progress((step + 1) / method.steps * len(samples), len(samples), task_loss)
     return log_alpha.detach()
+
+
+def _so_far(method: HardConcreteGates, log_alpha: Tensor, optimiser: torch.optim.Adam) -> Training:
+    """All that a training with a frozen model has changed."""
+    adam = optimiser.state[log_alpha]
+    steps = int(adam["step"])
+    vectors = {"log_alpha": log_alpha.detach(), **{name: adam[name] for name in MOMENTS}}
+    return Training(
+        steps=steps,
+        share=steps / method.steps,
+        state={name: tuple(vector.tolist()) for name, vector in vectors.items()},
+    )
+
+
+def _take_up(training: Training, log_alpha: Tensor, optimiser: torch.optim.Adam) -> int:
+    """Put back what had been learned; returns the steps that took."""
+    kept = {name: torch.tensor(row).to(log_alpha) for name, row in training.state.items()}
+    with torch.no_grad():
+        log_alpha.copy_(kept["log_alpha"])
+    steps = torch.tensor(float(training.steps))
+    optimiser.state[log_alpha] = {"step": steps, **{name: kept[name] for name in MOMENTS}}
+    return training.steps
 
 
 def _shuffled(
