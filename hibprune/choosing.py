@@ -88,6 +88,8 @@ def attribute(
         before = step.partial()
         if before.rows:
             run.narrator.say(f"{said}: going on after {len(before.rows)} samples scored before")
+        if before.training:
+            run.narrator.say(f"{said}: going on after {before.training.steps} steps of training")
         work = Work(tuple(part.gone), targets[0], before)
         if method.by_sample:
             run.ranks.tell(work)
@@ -128,20 +130,27 @@ class Work:
 
 
 def _scored(run: Run, work: Work, session: Session) -> Scores:
-    recipe, done = run.recipe, work.before.rows
+    recipe, before = run.recipe, work.before
     samples = [
         _sample(run, clip, work.targets[clip.id]) for clip in run.material.calibration.utterances
     ]
     session = replace(
-        session, seed=recipe.seed, done=done, steps=work.before.steps, ranks=run.ranks
+        session,
+        seed=recipe.seed,
+        done=before.rows,
+        steps=before.steps,
+        training=before.training,
+        ranks=run.ranks,
     )
     model = run.checkpoint.model
     if work.gone:
         model = copy_without(model, work.gone)
     method: MethodBase = recipe.attribution.for_task(recipe.task.kind)
-    waiting = [sample for sample in samples if sample.id not in done]
-    own = run.ranks.share(waiting) if method.by_sample else waiting
-    with effort_measured(model, len(own)) as effort:
+    own = len(session.waiting(samples) if method.by_sample else samples)
+    if before.training is not None:
+        # So much of the work is left as would be if so many samples were.
+        own = round(own * (1 - before.training.share))
+    with effort_measured(model, own) as effort:
         scores = method.attribute(model, samples, recipe.task.loss, session)
     return scores.model_copy(update={"effort": effort()})
 

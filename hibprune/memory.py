@@ -1,4 +1,4 @@
-"""How much memory is free, and how much a computation takes."""
+"""How much memory is free, how much a computation takes, and whether it was enough."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+Found = TypeVar("Found")
 
 MEMINFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")
@@ -61,6 +63,22 @@ def peak_bytes(compute: Callable[[], object], device: torch.device) -> int:
     with _TensorsCounted() as counted:
         compute()
     return int(counted.peak)
+
+
+def or_none_without_memory(compute: Callable[[], Found]) -> Found | None:
+    """What a computation finds, or None where memory ran out."""
+    try:
+        return compute()
+    except MemoryError:
+        pass
+    except RuntimeError as error:
+        # torch.OutOfMemoryError on a GPU; on a CPU the allocator raises a plain RuntimeError.
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+    # Left here, outside the handlers, so that no traceback holds on to the tensors of `compute`.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 class _TensorsCounted(TorchDispatchMode):

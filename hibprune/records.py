@@ -66,7 +66,8 @@ def heads_by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
 class Effort(Record):
     """What scoring took: seconds, and clips sent through the encoder and back.
 
-    For `samples` of the calibration clips: fewer than all where an interrupted run had done some.
+    For `samples` of the calibration clips: fewer than all where an interrupted run had done some,
+    or a share of a training.
     """
 
     seconds: float
@@ -104,6 +105,18 @@ class Scores(Record):
         Near 1: the samples were enough to fix the ranking. None with fewer than 4 samples.
         """
         return split_half_correlation(self.per_sample)
+
+
+class Training(Record):
+    """How far a training over all samples together has come.
+
+    `steps` are those done, `share` of all that there will be; `state` holds by name the vectors
+    that the next step starts from.
+    """
+
+    steps: int
+    share: float
+    state: dict[str, tuple[float, ...]]
 
 
 class Plan(Record):

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from hibprune.files import digest, sha256_of, write_text
+from hibprune.records import Training
 
 Result = TypeVar("Result")
 Kept = TypeVar("Kept", bound=BaseModel)
@@ -29,11 +30,13 @@ Row = tuple[float, ...]
 class Partial:
     """What there is so far of a long step.
 
-    `steps` is how many a sample takes, where the first samples had to settle that.
+    `steps` is how many a sample takes, where the first samples had to settle that. Where samples
+    are not scored one by one there are no rows, but a `training`.
     """
 
     rows: dict[str, Row]
     steps: int | None = None
+    training: Training | None = None
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,15 @@ class Step(Generic[Result]):
             if ours and path.is_file() and sha256_of(path) == earlier.files[name]:
                 path.unlink()
 
-    def save_partial(self, rows: Mapping[str, Row], *, steps: int | None = None) -> None:
+    def save_partial(
+        self,
+        rows: Mapping[str, Row],
+        *,
+        steps: int | None = None,
+        training: Training | None = None,
+    ) -> None:
         """Keep what there is so far of a long step."""
-        kept = _Partial(key=self.key, rows=dict(rows), steps=steps)
+        kept = _Partial(key=self.key, rows=dict(rows), steps=steps, training=training)
         write_text(self._partial_path, json.dumps(kept.model_dump()))
 
     def partial(self) -> Partial:
@@ -141,7 +150,7 @@ class Step(Generic[Result]):
         kept = _read(self._partial_path, _Partial)
         if kept is None or kept.key != self.key:
             return Partial({})
-        return Partial(kept.rows, kept.steps)
+        return Partial(kept.rows, kept.steps, kept.training)
 
 
 def kept_result(directory: Path, name: str, result_type: Any) -> tuple[Any, float] | None:
@@ -173,6 +182,7 @@ class _Partial(BaseModel):
     key: str
     rows: dict[str, Row]
     steps: int | None = None
+    training: Training | None = None
 
 
 def _read(path: Path, kind: type[Kept]) -> Kept | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hib_reference import agreed_generator
+from standin import CALIBRATION_CLIPS
 from test_head_iba import (
     assert_survives_interruption,
     distance_from,
@@ -22,12 +25,14 @@ from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import hibprune.attribution.gates
 from hibprune.attention import frozen, heads_of, positions_fitted
 from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.attribution.gates import HardConcreteGates, hard_concrete, open_probability, train
 from hibprune.attribution.head_iba import HeadOutputBottleneck
+from hibprune.cli import main
 from hibprune.recipe import load_recipe
-from hibprune.records import Head
+from hibprune.records import Head, Training
 from hibprune.tasks import Batch
 
 STEPS = 4
@@ -161,6 +166,110 @@ def test_memory_running_out_changes_nothing_and_is_said_once() -> None:
     halved = settings.attribute(model, samples, greedy, Session(notice=notices.append))
     assert np.allclose(halved.per_sample, whole.per_sample, atol=1e-4)
     assert notices == ["memory ran out; going on with batches of 2"]
+
+
+# Interrupted ------------------------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    pass
+
+
+def interrupted(settings: HardConcreteGates, after: int, **session: Any) -> Training | None:
+    """What is kept of a training that ends after so many of its own steps."""
+    row = tiny("wav2vec2")
+    kept: list[Training] = []
+    steps: list[float] = []
+
+    def save(rows: Any, *, steps: int | None = None, training: Training | None = None) -> None:
+        assert not rows
+        assert training is not None
+        # As a file would give it back.
+        kept.append(Training.model_validate_json(training.model_dump_json()))
+
+    def progress(done: float, total: int, loss: float | None) -> None:
+        steps.append(done)
+        if len(steps) == after:
+            raise StoppedError
+
+    watching = Session(seed=5, save=save, progress=progress, **session)
+    with pytest.raises(StoppedError):
+        settings.attribute(row.build(), samples_of(row, FIVE), task_loss, watching)
+    return kept[-1] if kept else None
+
+
+FIVE = (0.08, 0.1, 0.09, 0.08, 0.085)
+ROUND = 3
+"""Steps in which five samples all come once."""
+
+
+@pytest.mark.parametrize("stops", [(1,), (ROUND,), (4, 5), (11,)])
+def test_taken_up_again_a_training_comes_to_the_same_bits(stops: tuple[int, ...]) -> None:
+    row = tiny("wav2vec2")
+    model, samples = row.build(), samples_of(row, FIVE)
+    settings = method(steps=11, penalty=0.02)
+    whole = settings.attribute(model, samples, task_loss, Session(seed=5))
+    kept = None
+    for number, after in enumerate(stops, start=1):
+        kept = interrupted(settings, after, training=kept)
+        assert kept is not None
+        assert kept.steps == sum(stops[:number])
+        assert kept.share == kept.steps / 11
+    seen: list[str] = []
+
+    def watched(model: Any, batch: Batch) -> Tensor:
+        seen.extend(batch.ids)
+        return task_loss(model, batch)
+
+    again = settings.attribute(model, samples, watched, Session(seed=5, training=kept))
+    assert again == whole
+    # Two samples, two and one, over and over; two are measured where any step is left.
+    left = sum((2, 2, 1)[step % ROUND] for step in range(sum(stops), 11))
+    assert len(seen) == left + (2 if left else 0)
+
+
+def test_a_training_of_the_weights_too_starts_anew() -> None:
+    assert interrupted(method(fine_tune=True), 2) is None
+
+
+def test_a_run_goes_on_with_an_interrupted_training(
+    stand_ins: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = str(stand_ins("keyword_spotting") / "recipe.yaml")
+
+    def words(output: str) -> tuple[str, ...]:
+        settings = "attribution={method: gates, steps: 8, samples_per_step: 7}"
+        return "run", recipe, "--output", str(tmp_path / output), "--set", settings
+
+    assert CliRunner().invoke(main, words("whole")).exit_code == 0
+    open_at = hibprune.attribution.gates.open_probability
+    calls: list[int] = []
+
+    def stopping(settings: HardConcreteGates, log_alpha: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return open_at(settings, log_alpha)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hibprune.attribution.gates, "open_probability", stopping)
+        assert CliRunner().invoke(main, words("out")).exit_code == 130
+    partial = json.loads((tmp_path / "out/steps/attribute.partial.json").read_text())
+    assert partial["training"]["steps"] == 5
+    resumed = CliRunner().invoke(main, words("out"))
+    assert resumed.exit_code == 0
+    assert "attribute: going on after 5 steps of training" in resumed.stdout.splitlines()
+    whole, out = (
+        json.loads((tmp_path / name / "steps/attribute.json").read_text())["result"]
+        for name in ("whole", "out")
+    )
+    assert out["per_sample"] == whole["per_sample"]
+    # 20 clips in steps of 7, 7 and 6, and two that are measured; the last three steps were left.
+    assert whole["effort"]["backwards"] == 2 + 54
+    assert out["effort"]["backwards"] == 2 + 20
+    assert whole["effort"]["samples"] == CALIBRATION_CLIPS
+    assert out["effort"]["samples"] == round(CALIBRATION_CLIPS * 3 / 8)
+    assert not (tmp_path / "out/steps/attribute.partial.json").exists()
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "wavlm", "ast", "bert"])

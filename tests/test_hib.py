@@ -289,9 +289,9 @@ class TestScores:
             model, samples, greedy, Session(notice=notices.append)
         )
         assert np.allclose(alone.per_sample, halved.per_sample, atol=1e-4)
-        # One sample to measure what it takes, then all that are said to fit.
-        assert sizes[:2] == [1, 5]
-        assert set(sizes[2:]) <= {1, 2}
+        # Two steps of two samples to measure what they take, then all that are said to fit.
+        assert sizes[:3] == [2, 2, 5]
+        assert set(sizes[3:]) <= {1, 2}
         assert notices == ["memory ran out; going on with batches of 2"]
 
     def test_a_sample_that_fits_nowhere_is_a_plain_error(self) -> None:

@@ -33,7 +33,7 @@ def test_closed_form_of_a_loss_that_is_linear_in_the_heads() -> None:
     row = tiny("bert")
     model, samples = row.build(), samples_of(row)
     site = attention_sites(model)[-1]
-    contexts: list[Tensor] = []
+    contexts: dict[tuple[str, ...], Tensor] = {}
 
     def linear_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         """Minus what the output projection gives out for the first token, summed."""
@@ -43,18 +43,17 @@ def test_closed_form_of_a_loss_that_is_linear_in_the_heads() -> None:
         )
         model(**batch.inputs)
         handle.remove()
-        contexts.append(given[0][:, 0])
+        # The first of a sample is that of the whole model.
+        contexts.setdefault(batch.ids, given[0][:, 0])
         return -given[1][:, 0].sum(-1)
 
     scores = method(batch_size=1).attribute(model, samples, linear_loss, Session())
     last = [place for place, head in enumerate(scores.heads) if head.layer == site.layer]
     column_sums = site.output.weight.detach().sum(0)
-    order = sorted(samples, key=lambda sample: -sample.inputs["input_ids"].shape[1])
-    for number, sample in enumerate(order):
-        # The first context of a sample is that of the whole model.
-        context = contexts[number * (1 + len(scores.heads))][0]
+    for sample, row_of_scores in zip(samples, scores.per_sample, strict=True):
+        (context,) = contexts[(sample.id,)]
         share = (column_sums * context).unflatten(-1, (-1, site.head_size)).sum(-1)
-        got = np.array(scores.per_sample[samples.index(sample)])[last]
+        got = np.array(row_of_scores)[last]
         assert np.allclose(got, share.numpy(), atol=1e-5)
         assert np.abs(got).max() > 0.01
 

@@ -11,7 +11,7 @@ import pytest
 
 from hibprune.errors import UserError
 from hibprune.files import remove_leftovers, sha256_of, write_files_via_temporary, write_text
-from hibprune.records import Head, Plan
+from hibprune.records import Head, Plan, Training
 from hibprune.steps import Done, Partial, Step
 
 PLAN = Plan(removed=(Head(0, 1),), kept=(Head(0, 0),))
@@ -156,13 +156,27 @@ def test_partial_results_belong_to_one_key_and_go_when_the_step_is_done(tmp_path
     assert this.partial() == Partial({})
     this.save_partial({"a": (1.0, 2.5)}, steps=40)
     assert this.partial() == Partial({"a": (1.0, 2.5)}, steps=40)
+    # What no decimal of less than 17 digits stands for comes back to the last bit.
+    training = Training(steps=3, share=0.1, state={"x": (0.1 + 0.2, 1e-45), "y": ()})
+    this.save_partial({}, training=training)
+    assert this.partial() == Partial({}, training=training)
     assert step(tmp_path, budget=2).partial() == Partial({})
     run(this)
     assert this.partial() == Partial({})
     assert [path.name for path in (tmp_path / "steps").iterdir()] == ["plan.json"]
 
 
-@pytest.mark.parametrize("forged", ["", "[]", '{"key": "KEY"}', '{"key": "KEY", "rows": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "",
+        "[]",
+        '{"key": "KEY"}',
+        '{"key": "KEY", "rows": {"a": 1}}',
+        '{"key": "KEY", "rows": {}, "training": {"steps": 3}}',
+        '{"key": "KEY", "rows": {}, "training": {"steps": 3, "share": 0.1, "state": {"x": 1}}}',
+    ],
+)
 def test_forged_partial_results_are_not_believed(tmp_path: Path, forged: str) -> None:
     this = step(tmp_path)
     write_text(tmp_path / "steps/plan.partial.json", forged.replace("KEY", this.key))

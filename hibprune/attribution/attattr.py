@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attention import input_length, layer_attention_replaced
-from hibprune.attribution.base import Loss, MethodBase, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, score_in_batches, within_memory
+from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
+from hibprune.attribution.fitting import within_measured_memory
 from hibprune.records import Scores
 from hibprune.replay import (
     Layers,
@@ -24,12 +25,8 @@ from hibprune.replay import (
 
 Answer = Literal["probability", "log-likelihood"]
 
-COPIES_OF_ATTENTION = 4
-"""Tensors of the size of all attention weights alive at once, for each point of the integral: the
-weights, their gradient, and what autograd keeps of the layers above."""
 
-
-class AttAttr(MethodBase):
+class AttAttr(BatchedMethod):
     """Largest entry of Attr_h(A) = A_h ⊙ ∫₀¹ ∂F(αA)/∂A_h dα, a layer at a time.
 
     A holds all heads of the layer, which are scaled together, so a layer's attributions add up to
@@ -43,11 +40,10 @@ class AttAttr(MethodBase):
     method: Literal["attattr"]
     answer: Answer | None = None
     steps: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=100, ge=1)
+    batch_size: BatchSize = 100
     """Passes at once: samples times steps."""
-    memory_gib: float | None = Field(default=None, gt=0)
 
-    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
+    reads_attention: ClassVar[bool] = True
     title: ClassVar[str] = "AttAttr: integrated gradients along the head's own attention"
     source: ClassVar[str] = "Hao et al. 2021; HIB paper, eq. 18"
     cost: ClassVar[str] = "2 forwards + layers × steps × (forward + backward) per sample"
@@ -59,24 +55,33 @@ class AttAttr(MethodBase):
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
     ) -> Scores:
-        passes = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
+        one_pass = self.model_copy(update={"steps": 1})
 
-        def score_batch(
-            calibration: CalibrationBatch, report: Callable[[float, float], None]
-        ) -> Tensor:
+        def step(calibration: CalibrationBatch, report: Report) -> None:
+            _largest(attributed(one_pass, model, calibration, loss, at_once=1), calibration)
+
+        passes = within_measured_memory(self, model, session.waiting(samples), step)
+
+        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
             at_once = passes(input_length(model, calibration.batch.inputs))
-            attributions = attributed(self, model, calibration, loss, at_once, report)
-            padded = ~calibration.valid_pairs
-            largest = [
-                attribution.masked_fill(padded, float("-inf")).amax((-1, -2))
-                for attribution in attributions.values()
-            ]
-            return torch.cat(largest, dim=1)
+            found = attributed(self, model, calibration, loss, at_once, report)
+            return _largest(found, calibration)
 
-        rows = score_in_batches(
-            model, samples, score_batch, lambda length: passes(length) // self.steps, session
-        )
+        def batch_size(length: int) -> int:
+            return passes(length) // self.steps
+
+        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
         return self.scores(model, samples, rows)
+
+
+def _largest(attributions: Mapping[int, Tensor], calibration: CalibrationBatch) -> Tensor:
+    """Each head's largest entry between valid frames: (batch, heads)."""
+    padded = ~calibration.valid_pairs
+    largest = [
+        attribution.masked_fill(padded, float("-inf")).amax((-1, -2))
+        for attribution in attributions.values()
+    ]
+    return torch.cat(largest, dim=1)
 
 
 def attributed(
@@ -85,7 +90,7 @@ def attributed(
     calibration: CalibrationBatch,
     loss: Loss,
     at_once: int,
-    report: Callable[[float, float], None] = lambda share, value: None,
+    report: Report = lambda share, value: None,
 ) -> dict[int, Tensor]:
     """Attr(A) (batch, heads, frames, frames) of every layer that has heads.
 

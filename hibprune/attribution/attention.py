@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, MethodBase, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, score_in_batches, within_memory
+from hibprune.attribution.base import BatchedMethod, Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
+from hibprune.attribution.fitting import within_measured_memory
 from hibprune.records import Scores
 
-COPIES_OF_ATTENTION = 2
-"""The weights of each sample, and those of all of them in one tensor."""
 
-
-class WeightsMethod(MethodBase):
+class WeightsMethod(BatchedMethod):
     """A method that sees attention weights and nothing else, not even what a head gives out."""
 
-    batch_size: int = Field(default=16, ge=1)
-    memory_gib: float | None = Field(default=None, gt=0)
-
-    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
+    reads_attention: ClassVar[bool] = True
     cost: ClassVar[str] = "1 forward pass per sample"
 
     @abstractmethod
@@ -38,14 +32,13 @@ class WeightsMethod(MethodBase):
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
     ) -> Scores:
-        def score_batch(
-            calibration: CalibrationBatch, report: Callable[[float, float], None]
-        ) -> Tensor:
+        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
             largest = [weights.amax(-1) for weights in calibration.attention.values()]
             return self.over_frames(torch.cat(largest, dim=1), calibration.valid)
 
-        batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
-        rows = score_in_batches(model, samples, score_batch, batch_size, session)
+        waiting = session.waiting(samples)
+        batch_size = within_measured_memory(self, model, waiting, score_batch)
+        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
         return self.scores(model, samples, rows)
 
 

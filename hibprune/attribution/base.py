@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, Self, get_args
+from typing import Annotated, ClassVar, Literal, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from hibprune.attention import heads_of
 from hibprune.families import Family
 from hibprune.ranks import ALONE, Ranks
-from hibprune.records import ENCODER, Scores
+from hibprune.records import ENCODER, Scores, Training
 from hibprune.tasks import Batch, Encoded
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
@@ -42,12 +42,24 @@ class Sample:
 
 
 class Save(Protocol):
-    """Keeps all rows so far, and the number of steps where the samples themselves settled it."""
+    """Keeps what there is so far, in the place of what it kept before.
 
-    def __call__(self, rows: Mapping[str, Row], *, steps: int | None = None) -> None: ...
+    All rows, with the number of steps where the samples themselves settled it; or, of a method that
+    has no rows before its end, how far its training has come.
+    """
+
+    def __call__(
+        self,
+        rows: Mapping[str, Row],
+        *,
+        steps: int | None = None,
+        training: Training | None = None,
+    ) -> None: ...
 
 
-def _save_nothing(rows: Mapping[str, Row], *, steps: int | None = None) -> None:
+def _save_nothing(
+    rows: Mapping[str, Row], *, steps: int | None = None, training: Training | None = None
+) -> None:
     """For a run that nobody will take up again."""
 
 
@@ -56,18 +68,23 @@ class Session:
     """What surrounds a run of a method, so that it can be watched and taken up again.
 
     `done` are rows of samples scored before, and `steps` how many they took where a method was to
-    find that out; `ranks` are the processes that score the samples together; `save` is called with
-    all rows so far after every batch; `progress` gets samples done (may be a fraction), samples in
-    all, and the current loss.
+    find that out; `training` is one that was interrupted; `ranks` are the processes that score the
+    samples together; `save` is called after every batch or step of training; `progress` gets
+    samples done (may be a fraction), samples in all, and the current loss.
     """
 
     seed: int = 0
     done: Mapping[str, Row] = field(default_factory=dict)
     steps: int | None = None
+    training: Training | None = None
     ranks: Ranks = ALONE
     save: Save = _save_nothing
     progress: Callable[[float, int, float | None], None] = lambda done, total, loss: None
     notice: Callable[[str], None] = lambda line: None
+
+    def waiting(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Those that this process is to score."""
+        return self.ranks.share([sample for sample in samples if sample.id not in self.done])
 
 
 class MethodBase(BaseModel, ABC):
@@ -117,6 +134,24 @@ class MethodBase(BaseModel, ABC):
             samples=tuple(sample.id for sample in samples),
             per_sample=tuple(rows),
         )
+
+
+BatchSize = Annotated[int, Field(ge=1)]
+
+
+class BatchedMethod(MethodBase, ABC):
+    """A method that works on several samples at once, as many as fit into memory.
+
+    `batch_size` is the most of them; `memory_gib` is what they may take up with all that is
+    computed on them, half of what is free unless it is said.
+    """
+
+    batch_size: BatchSize = 16
+    memory_gib: float | None = Field(default=None, gt=0)
+
+    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
+    reads_attention: ClassVar[bool] = False
+    """Whether it is handed the attention weights of the unmodified model."""
 
 
 class AnyStackMethod(MethodBase, ABC):

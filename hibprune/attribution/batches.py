@@ -1,4 +1,4 @@
-"""Scores samples in batches: by length, within memory, and so that a killed run can be taken up.
+"""Scores samples in batches: by length, as large as fits, and so that a killed run can be taken up.
 
 Samples are independent, so batching changes nothing but the time. What no attention reaches (the
 convolutional front end, or the embeddings of tokens) is computed once per sample, without padding;
@@ -8,7 +8,6 @@ that insists on filling all its positions runs on the frames its samples have.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,24 +21,19 @@ from transformers import PreTrainedModel
 
 from hibprune.attention import (
     attention_read,
-    frame_count,
     frozen,
-    heads_of,
     input_length,
     positions_fitted,
 )
-from hibprune.attribution.base import Row, Sample, Session
+from hibprune.attribution.base import BatchedMethod, Row, Sample, Session
 from hibprune.errors import UserError
 from hibprune.families import family_of
-from hibprune.memory import free_bytes, peak_bytes
+from hibprune.memory import or_none_without_memory
 from hibprune.replay import Prefix, prefix_recorded
 from hibprune.tasks import Batch
 
 LONGEST_TO_SHORTEST = 1.25
 """Clips share a batch while the longest is at most this many times the shortest."""
-
-SHARE_OF_FREE_MEMORY = 0.5
-"""What batches may take up unless `memory_gib` says otherwise: kernels need room of their own."""
 
 T = TypeVar("T")
 
@@ -86,83 +80,8 @@ class CalibrationBatch:
         )
 
 
-def within_memory(
-    model: PreTrainedModel, batch_size: int, memory_gib: float | None, copies: int
-) -> Callable[[int], int]:
-    """The largest batch for a length of input, of at most `batch_size`.
-
-    `copies` tensors of the size of all heads' attention weights are to fit into `memory_gib`, or
-    into a share of what is free.
-    """
-    heads = len(heads_of(model))
-    room = _room(model, memory_gib)
-
-    def largest(length: int) -> int:
-        frames = frame_count(model, length)
-        per_sample = max(1, heads * frames * frames * 4 * copies)
-        return max(1, min(batch_size, int(room / per_sample)))
-
-    return largest
-
-
-def within_measured_memory(
-    model: PreTrainedModel,
-    samples: Sequence[Sample],
-    batch_size: int,
-    memory_gib: float | None,
-    step: Callable[[CalibrationBatch], object],
-) -> Callable[[int], int]:
-    """The largest batch for a length of input, of at most `batch_size`, from a measured `step`.
-
-    The step is run on the longest sample alone. Shorter ones take at most a proportional part of
-    its memory, since it grows with the length and, in the attention, with its square.
-
-    Raises:
-        UserError: that sample does not fit into what is free.
-    """
-    if not samples:
-        return lambda length: batch_size
-    device = next(model.parameters()).device
-    by_length = sorted(samples, key=lambda sample: input_length(model, sample.inputs))
-    room = _room(model, memory_gib)
-
-    def measured(sample: Sample) -> float | None:
-        """Bytes per unit of length, or None where the sample does not fit."""
-
-        def measure() -> int:
-            with frozen(model), positions_fitted(model, sample.inputs):
-                calibration = read_unmodified(model, [sample])
-                return max(1, peak_bytes(lambda: step(calibration), device))
-
-        needed = _or_none_without_memory(measure)
-        return None if needed is None else float(needed / input_length(model, sample.inputs))
-
-    per_length = measured(by_length[-1])
-    if per_length is None:
-        raise _no_room(by_length[-1], _fitting_share(model, by_length, measured(by_length[0])))
-    return lambda length: max(1, min(batch_size, int(room / (per_length * length))))
-
-
-def _fitting_share(
-    model: PreTrainedModel, by_length: Sequence[Sample], at_shortest: float | None
-) -> float | None:
-    """How long samples may be, as a share of the longest, by what the shortest takes."""
-    shortest, longest = (input_length(model, by_length[i].inputs) for i in (0, -1))
-    if at_shortest is None or shortest == longest:
-        return None
-    # Memory grows with the square of the length at most.
-    growth = free_bytes(next(model.parameters()).device) / (at_shortest * shortest)
-    return min(1.0, shortest * math.sqrt(max(1.0, growth)) / longest)
-
-
-def _room(model: PreTrainedModel, memory_gib: float | None) -> float:
-    """Bytes that batches may take up."""
-    if memory_gib is not None:
-        return memory_gib * 2**30
-    return SHARE_OF_FREE_MEMORY * free_bytes(next(model.parameters()).device)
-
-
-def _no_room(sample: Sample, fitting: float | None = None) -> UserError:
+def no_room(sample: Sample, fitting: float | None = None) -> UserError:
+    """That one sample is too much, and how long others may be as a share of its length."""
     shorter = "shorter ones" if fitting is None else f"ones at most {fitting:.2g} times as long"
     return UserError(
         f"{sample.id}: attribution of this sample alone does not fit into "
@@ -178,8 +97,11 @@ def mean_over_frames(per_frame: Tensor, valid: Tensor | None) -> Tensor:
     return (per_frame * mask).sum(-1) / mask.sum(-1)
 
 
-ScoreBatch = Callable[[CalibrationBatch, Callable[[float, float], None]], Tensor]
-"""Scores (batch, heads) of one batch; reports the share done (0–1) and the current loss."""
+Report = Callable[[float, float], None]
+"""Takes the share of a batch that is done (0–1) and the current loss."""
+
+ScoreBatch = Callable[[CalibrationBatch, Report], Tensor]
+"""Scores (batch, heads) of one batch."""
 
 Found = TypeVar("Found")
 
@@ -188,22 +110,22 @@ class LengthBatches:
     """Hands samples to some work in batches, by length and within memory.
 
     `batch_size` gives the largest batch for a length of input. When memory runs out all the same,
-    batches are halved from then on. `attention` asks for the unmodified model's; `keep` holds on to
-    what the unmodified model computed, for work that goes over the same samples many times.
+    batches are halved from then on. `keep` holds on to what the unmodified model computed, for work
+    that goes over the same samples many times.
     """
 
     def __init__(
         self,
+        method: BatchedMethod,
         model: PreTrainedModel,
         batch_size: Callable[[int], int],
         notice: Callable[[str], None],
-        attention: bool = True,
         keep: bool = False,
     ) -> None:
+        self._attention = method.reads_attention
         self._model = model
         self._batch_size = batch_size
         self._notice = notice
-        self._attention = attention
         self._largest: int | None = None
         self._kept: dict[str, Unmodified] | None = {} if keep else None
 
@@ -234,10 +156,10 @@ class LengthBatches:
                 with positions_fitted(self._model, chosen[0].inputs):
                     return work(self._read(chosen))
 
-            found = _or_none_without_memory(run)
+            found = or_none_without_memory(run)
             if found is None:
                 if len(chosen) == 1:
-                    raise _no_room(chosen[0])
+                    raise no_room(chosen[0])
                 self._largest = len(chosen) // 2
                 self._notice(f"memory ran out; going on with batches of {self._largest}")
                 continue
@@ -254,24 +176,23 @@ class LengthBatches:
 
 
 def score_in_batches(
+    method: BatchedMethod,
     model: PreTrainedModel,
     samples: Sequence[Sample],
     score_batch: ScoreBatch,
     batch_size: Callable[[int], int],
     session: Session,
-    attention: bool = True,
 ) -> list[Row]:
     """Rows of scores in the order of `samples`; rows in `session.done` are not computed again.
 
     Each rank computes a share, and all exchange their rows after every batch until none is left.
 
-    `batch_size` and `attention` are those of `LengthBatches`.
+    `batch_size` is that of `LengthBatches`.
 
     Raises:
         UserError: a single sample does not fit into memory.
     """
     rows = {sample.id: session.done[sample.id] for sample in samples if sample.id in session.done}
-    waiting = session.ranks.share([sample for sample in samples if sample.id not in rows])
 
     def score(calibration: CalibrationBatch) -> Tensor:
         def report(share: float, loss: float) -> None:
@@ -280,31 +201,17 @@ def score_in_batches(
 
         return score_batch(calibration, report)
 
-    batches = LengthBatches(model, batch_size, session.notice, attention).each(waiting, score)
+    batches = LengthBatches(method, model, batch_size, session.notice)
+    scored = batches.each(session.waiting(samples), score)
     with frozen(model):
         while any(sample.id not in rows for sample in samples):
             fresh: dict[str, Row] = {}
-            for own, scores in islice(batches, 1):
+            for own, scores in islice(scored, 1):
                 fresh = {one.id: tuple(row) for one, row in zip(own, scores.tolist(), strict=True)}
             rows.update(session.ranks.gathered(fresh))
             session.save(rows)
             session.progress(len(rows), len(samples), None)
     return [rows[sample.id] for sample in samples]
-
-
-def _or_none_without_memory(compute: Callable[[], Found]) -> Found | None:
-    try:
-        return compute()
-    except MemoryError:
-        pass
-    except RuntimeError as error:
-        # torch.OutOfMemoryError on a GPU; on a CPU the allocator raises a plain RuntimeError.
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-    # Left here, outside the handlers, so that no traceback holds on to the batch's tensors.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
 
 
 @dataclass(frozen=True)
@@ -319,7 +226,10 @@ class Unmodified:
 def read_unmodified(
     model: PreTrainedModel, samples: Sequence[Sample], attention: bool = True
 ) -> CalibrationBatch:
-    """Run the encoder once on each sample, unpadded, and stack what it computed."""
+    """Run the encoder once on each sample, unpadded, and stack what it computed.
+
+    `attention` asks for the weights, which a fused kernel would not have to make.
+    """
     return _as_batch(model, samples, [_read_sample(model, one, attention) for one in samples])
 
 

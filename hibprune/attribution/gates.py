@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,17 +20,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attention import AttentionSite, frozen, head_places, heads_of, outputs_changed
-from hibprune.attribution.base import Loss, MethodBase, Sample, Session
+from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, LengthBatches
+from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.noise import SeededNoise
-from hibprune.records import Scores
+from hibprune.records import Scores, Training
 from hibprune.replay import prefix_replayed
 
 LEAST_CHANCE = 1e-6
 """Uniform draws are kept this far from 0 and 1, where their logit is infinite."""
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam keeps of the gradients, in its own words."""
 
-class HardConcreteGates(MethodBase):
+
+class HardConcreteGates(BatchedMethod):
     """Probability that a head's gate is open, P(gate ≠ 0), after training the gates.
 
     `penalty` is λ: the task loss that an open gate must save to stay open. `temperature`,
@@ -44,8 +50,9 @@ class HardConcreteGates(MethodBase):
     half of the gates are shut then, and the order of the open ones says little. With 50 % removed,
     all up to 0.1 keep 98 % or more (tests/benchmarks/settings_search.py --shares 0.667).
 
-    What all samples give in front of the first attention is kept in memory. An interrupted training
-    starts anew.
+    What all samples give in front of the first attention is kept in memory, beside the batches. An
+    interrupted training goes on after its last step, and with the same batches comes to the same
+    gates bit for bit; with `fine_tune`, which moves too much to keep, it starts anew.
     """
 
     method: Literal["gates"]
@@ -59,9 +66,8 @@ class HardConcreteGates(MethodBase):
     initial: float = 2.0
     fine_tune: bool = False
     weights_learning_rate: float = Field(default=1e-5, gt=0)
-    batch_size: int = Field(default=50, ge=1)
+    batch_size: BatchSize = 50
 
-    resources: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Hard-concrete gates: probability that a head's gate stays open"
     source: ClassVar[str] = "Louizos et al. 2018, Voita et al. 2019"
@@ -102,38 +108,65 @@ def train(
     for tensor in learned:
         tensor.requires_grad_(True)
     optimiser = torch.optim.Adam(groups)
-    batches = LengthBatches(
-        subject, lambda length: method.batch_size, session.notice, attention=False, keep=True
+    done = 0 if session.training is None else _take_up(session.training, log_alpha, optimiser)
+
+    def descend(
+        calibration: CalibrationBatch, step: int
+    ) -> tuple[float, tuple[Tensor | None, ...]]:
+        noise = SeededNoise.for_batch(calibration, f"{session.seed}/{step}")
+        gates = hard_concrete(method, log_alpha, noise.uniform(len(log_alpha)))
+
+        def change(site: AttentionSite, outputs: Tensor) -> Tensor:
+            return outputs * gates[:, None, places[site.layer], None]
+
+        with prefix_replayed(subject, calibration.prefix), outputs_changed(subject, change):
+            total = loss(subject, calibration.batch).sum()
+        # Unused: what lies in front of the first attention is replayed, not computed.
+        return float(total.detach()), torch.autograd.grad(total, learned, allow_unused=True)
+
+    batch_size = within_measured_memory(
+        method, subject, samples, lambda calibration, report: descend(calibration, done)
     )
-    for step, drawn in zip(range(method.steps), _shuffled(samples, method, session), strict=False):
-
-        def descend(
-            calibration: CalibrationBatch, step: int = step
-        ) -> tuple[float, tuple[Tensor | None, ...]]:
-            noise = SeededNoise.for_batch(calibration, f"{session.seed}/{step}")
-            gates = hard_concrete(method, log_alpha, noise.uniform(len(log_alpha)))
-
-            def change(site: AttentionSite, outputs: Tensor) -> Tensor:
-                return outputs * gates[:, None, places[site.layer], None]
-
-            with prefix_replayed(subject, calibration.prefix), outputs_changed(subject, change):
-                total = loss(subject, calibration.batch).sum()
-            # Unused: what lies in front of the first attention is replayed, not computed.
-            return float(total.detach()), torch.autograd.grad(total, learned, allow_unused=True)
-
+    batches = LengthBatches(method, subject, batch_size, session.notice, keep=True)
+    steps = islice(_shuffled(samples, method, session), done, method.steps)
+    for step, drawn in enumerate(steps, start=done):
         optimiser.zero_grad()
         with torch.enable_grad():
             (method.penalty * open_probability(method, log_alpha).sum()).backward()
             task_loss = 0.0
-            for _, (value, gradients) in batches.each(drawn, descend):
+            for _, (value, gradients) in batches.each(drawn, partial(descend, step=step)):
                 task_loss += value / len(drawn)
                 for tensor, gradient in zip(learned, gradients, strict=True):
                     if gradient is not None:
                         share = gradient / len(drawn)
                         tensor.grad = share if tensor.grad is None else tensor.grad + share
         optimiser.step()
+        if not method.fine_tune:
+            session.save({}, training=_so_far(method, log_alpha, optimiser))
         session.progress((step + 1) / method.steps * len(samples), len(samples), task_loss)
     return log_alpha.detach()
+
+
+def _so_far(method: HardConcreteGates, log_alpha: Tensor, optimiser: torch.optim.Adam) -> Training:
+    """All that a training with a frozen model has changed."""
+    adam = optimiser.state[log_alpha]
+    steps = int(adam["step"])
+    vectors = {"log_alpha": log_alpha.detach(), **{name: adam[name] for name in MOMENTS}}
+    return Training(
+        steps=steps,
+        share=steps / method.steps,
+        state={name: tuple(vector.tolist()) for name, vector in vectors.items()},
+    )
+
+
+def _take_up(training: Training, log_alpha: Tensor, optimiser: torch.optim.Adam) -> int:
+    """Put back what had been learned; returns the steps that took."""
+    kept = {name: torch.tensor(row).to(log_alpha) for name, row in training.state.items()}
+    with torch.no_grad():
+        log_alpha.copy_(kept["log_alpha"])
+    steps = torch.tensor(float(training.steps))
+    optimiser.state[log_alpha] = {"step": steps, **{name: kept[name] for name in MOMENTS}}
+    return training.steps
 
 
 def _shuffled(

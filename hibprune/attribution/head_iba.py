@@ -7,7 +7,7 @@ After Jiang et al. 2020 (after Schulz et al. 2020), with heads in the place of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -17,14 +17,15 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hibprune.attention import AttentionSite, head_places, heads_of, outputs_changed
-from hibprune.attribution.base import Loss, MethodBase, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, score_in_batches
+from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
+from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.noise import SeededNoise
 from hibprune.records import Scores
 from hibprune.replay import prefix_replayed
 
 
-class HeadOutputBottleneck(MethodBase):
+class HeadOutputBottleneck(BatchedMethod):
     """Information that a head's output keeps when every unit of it costs β, in nats per feature.
 
     `initial` is the α that all heads start from: 5 lets 99.3 % through, as in the paper.
@@ -40,9 +41,8 @@ class HeadOutputBottleneck(MethodBase):
     steps: int = Field(default=40, ge=1)
     learning_rate: float = Field(default=0.5, gt=0)
     initial: float = 5.0
-    batch_size: int = Field(default=50, ge=1)
+    batch_size: BatchSize = 50
 
-    resources: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     title: ClassVar[str] = "Information bottleneck on each head's output"
     source: ClassVar[str] = "Jiang et al. 2020 (IBA), on heads in the place of tokens"
     cost: ClassVar[str] = "1 forward + steps × (forward + backward) per sample"
@@ -50,15 +50,19 @@ class HeadOutputBottleneck(MethodBase):
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
     ) -> Scores:
-        def score_batch(
-            calibration: CalibrationBatch, report: Callable[[float, float], None]
-        ) -> Tensor:
+        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
             noise = SeededNoise.for_batch(calibration, session.seed)
             return divergence(optimise(self, model, calibration, loss, noise, report))
 
-        rows = score_in_batches(
-            model, samples, score_batch, lambda length: self.batch_size, session, attention=False
-        )
+        # What the first step leaves behind is there throughout the second.
+        beginning = self.model_copy(update={"steps": min(2, self.steps)})
+
+        def step(calibration: CalibrationBatch, report: Report) -> None:
+            noise = SeededNoise.for_batch(calibration, session.seed)
+            optimise(beginning, model, calibration, loss, noise)
+
+        batch_size = within_measured_memory(self, model, session.waiting(samples), step)
+        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
         return self.scores(model, samples, rows)
 
 
@@ -68,7 +72,7 @@ def optimise(
     calibration: CalibrationBatch,
     loss: Loss,
     noise: SeededNoise,
-    report: Callable[[float, float], None] = lambda share, value: None,
+    report: Report = lambda share, value: None,
 ) -> Tensor:
     """Learn α (batch, heads) of every head of every sample at once.
 

@@ -25,13 +25,13 @@ from hibprune.attention import (
     frozen,
     positions_fitted,
 )
-from hibprune.attribution.base import Loss, MethodBase, Row, Sample, Session
+from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Row, Sample, Session
 from hibprune.attribution.batches import (
     CalibrationBatch,
     LengthBatches,
+    Report,
     mean_over_frames,
     score_in_batches,
-    within_measured_memory,
 )
 from hibprune.attribution.channel import (
     Activation,
@@ -43,6 +43,7 @@ from hibprune.attribution.channel import (
     pearson,
     row_norms,
 )
+from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.noise import SeededNoise
 from hibprune.attribution.precision import Precision, products_in
 from hibprune.attribution.stopping import EVERY, PROBE, Probe
@@ -67,7 +68,7 @@ LEAST_ATTENTION = 1e-6
 """Where A_r starts at the model's own attention: weights below have no logarithm to speak of."""
 
 
-class HeadInformationBottleneck(MethodBase):
+class HeadInformationBottleneck(BatchedMethod):
     """HIB as it held up in our measurements or, with `paper: true`, as it was published.
 
     That and the task decide `bottleneck`, `score`, `beta`, `noise`, `start` and `steps` where they
@@ -101,10 +102,9 @@ class HeadInformationBottleneck(MethodBase):
     start: Literal["random", "attention"] | None = None
     initial_scale: float = Field(default=0.1, ge=0)
     precision: Precision = "float32"
-    batch_size: int = Field(default=50, ge=1)
-    memory_gib: float | None = Field(default=None, gt=0)
+    batch_size: BatchSize = 50
 
-    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
+    reads_attention: ClassVar[bool] = True
     title: ClassVar[str] = "Head Information Bottleneck: learned attention under a bottleneck"
     source: ClassVar[str] = "HIB paper, eq. 6–17 and table 1; exact and mutual-information: ours"
     cost: ClassVar[str] = "1 forward + steps × (forward + backward) per sample"
@@ -136,16 +136,13 @@ class HeadInformationBottleneck(MethodBase):
         if self.steps == "auto":
             return self._attribute_until_stable(model, samples, loss, session)
 
-        def score_batch(
-            calibration: CalibrationBatch, report: Callable[[float, float], None]
-        ) -> Tensor:
+        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
             noise = SeededNoise.for_batch(calibration, session.seed)
             learned = optimise(self, model, calibration, loss, noise, report)
             return self._scores(calibration, learned)
 
-        waiting = [sample for sample in samples if sample.id not in session.done]
-        batch_size = self._batch_size(model, session.ranks.share(waiting), loss)
-        rows = score_in_batches(model, samples, score_batch, batch_size, session)
+        batch_size = self._batch_size(model, session.waiting(samples), loss)
+        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
         return self.scores(model, samples, rows)
 
     def _attribute_until_stable(
@@ -188,7 +185,8 @@ class HeadInformationBottleneck(MethodBase):
             optimise(self, model, calibration, loss, noise, report, enough)
             return len(ids)
 
-        batches = LengthBatches(model, self._batch_size(model, samples, loss), session.notice)
+        batch_size = self._batch_size(model, samples, loss)
+        batches = LengthBatches(self, model, batch_size, session.notice)
         with frozen(model):
             for _, number in batches.each(samples, work):
                 finished += number
@@ -198,12 +196,14 @@ class HeadInformationBottleneck(MethodBase):
     def _batch_size(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss
     ) -> Callable[[int], int]:
-        one_step = self.model_copy(update={"steps": 1})
+        # Adam's moments and the gradient are there throughout the second step.
+        beginning = self.model_copy(update={"steps": min(2, self.limit)})
 
-        def step(calibration: CalibrationBatch) -> None:
-            optimise(one_step, model, calibration, loss, SeededNoise.for_batch(calibration, 0))
+        def step(calibration: CalibrationBatch, report: Report) -> None:
+            noise = SeededNoise.for_batch(calibration, 0)
+            self._scores(calibration, optimise(beginning, model, calibration, loss, noise))
 
-        return within_measured_memory(model, samples, self.batch_size, self.memory_gib, step)
+        return within_measured_memory(self, model, samples, step)
 
     def _scores(self, calibration: CalibrationBatch, learned: Mapping[int, Tensor]) -> Tensor:
         strength = self.noise
@@ -252,7 +252,7 @@ def optimise(
     calibration: CalibrationBatch,
     loss: Loss,
     noise: SeededNoise,
-    report: Callable[[float, float], None] = lambda share, value: None,
+    report: Report = lambda share, value: None,
     enough: Callable[[Mapping[int, Tensor]], bool] | None = None,
 ) -> dict[int, Tensor]:
     """Learn A_HIB (batch, heads, frames, frames) for every layer of every sample at once.

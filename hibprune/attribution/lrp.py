@@ -12,7 +12,6 @@ from fnmatch import fnmatch
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -20,15 +19,16 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 
 from hibprune.attention import heads_of
-from hibprune.attribution.base import AnyStackMethod, Loss, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, score_in_batches, within_memory
-from hibprune.attribution.sensitivity import COPIES_OF_ATTENTION, columns_by_layer, gate_gradients
+from hibprune.attribution.base import AnyStackMethod, BatchedMethod, Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
+from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients
 from hibprune.errors import UserError
 from hibprune.families import family_of
 from hibprune.records import Scores
 
 
-class LayerwiseRelevance(AnyStackMethod):
+class LayerwiseRelevance(AnyStackMethod, BatchedMethod):
     """Relevance of a head's output for the answer, as a share of its layer's, a clip at a time.
 
     Propagation starts from −loss, the log-probability of the truth, where Voita et al. start from
@@ -42,10 +42,7 @@ class LayerwiseRelevance(AnyStackMethod):
     method: Literal["lrp"]
     sign: Literal["absolute", "signed"] = "absolute"
     normalise: Literal["layer", "none"] = "layer"
-    batch_size: int = Field(default=16, ge=1)
-    memory_gib: float | None = Field(default=None, gt=0)
 
-    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     title: ClassVar[str] = "LRP: relevance propagated to the head's output, as a share of its layer"
     source: ClassVar[str] = "Voita et al. 2019; rules of Ali et al. 2022"
     cost: ClassVar[str] = "2 forward passes + 1 backward per sample"
@@ -56,9 +53,7 @@ class LayerwiseRelevance(AnyStackMethod):
         heads = heads_of(model, self.stacks)
         layers = columns_by_layer(heads)
 
-        def score_batch(
-            calibration: CalibrationBatch, report: Callable[[float, float], None]
-        ) -> Tensor:
+        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
             with relevance_conserved(model, multipliers_of(model)):
                 slopes, losses = gate_gradients(model, calibration, loss, self.stacks)
             report(1.0, float(losses.mean()))
@@ -69,8 +64,9 @@ class LayerwiseRelevance(AnyStackMethod):
                     relevance[:, columns] /= total.where(total > 0, 1.0)
             return relevance.abs() if self.sign == "absolute" else relevance
 
-        batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
-        rows = score_in_batches(model, samples, score_batch, batch_size, session, attention=False)
+        waiting = session.waiting(samples)
+        batch_size = within_measured_memory(self, model, waiting, score_batch)
+        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
         return self.scores(model, samples, rows)
 
 

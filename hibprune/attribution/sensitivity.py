@@ -14,10 +14,6 @@ from hibprune.attribution.batches import CalibrationBatch
 from hibprune.records import Head
 from hibprune.replay import prefix_replayed
 
-COPIES_OF_ATTENTION = 4
-"""Tensors of the size of all attention weights alive at once, for `within_memory`: what autograd
-keeps of a softmax, its mask and its product where attention is not fused."""
-
 
 def gate_gradients(
     model: PreTrainedModel, calibration: CalibrationBatch, loss: Loss, stacks: Iterable[str]

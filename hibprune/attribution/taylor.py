@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attention import heads_of
-from hibprune.attribution.base import AnyStackMethod, Loss, Row, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, score_in_batches, within_memory
-from hibprune.attribution.sensitivity import COPIES_OF_ATTENTION, columns_by_layer, gate_gradients
+from hibprune.attribution.base import AnyStackMethod, BatchedMethod, Loss, Row, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
+from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients
 from hibprune.records import Head, Scores
 
 
-class Taylor(AnyStackMethod):
+class Taylor(AnyStackMethod, BatchedMethod):
     """abs(∂loss/∂ξ) at ξ = 1 for a factor ξ on the head's output, a clip at a time.
 
     `normalise: layer` divides by the L2 norm of a layer's mean scores, as Michel et al. do after
@@ -26,10 +26,7 @@ class Taylor(AnyStackMethod):
 
     method: Literal["taylor"]
     normalise: Literal["none", "layer"] = "none"
-    batch_size: int = Field(default=16, ge=1)
-    memory_gib: float | None = Field(default=None, gt=0)
 
-    resources: ClassVar[frozenset[str]] = frozenset({"batch_size", "memory_gib"})
     title: ClassVar[str] = "Taylor: slope of the task loss as the head's output is turned down"
     source: ClassVar[str] = "Michel, Levy, Neubig 2019, eq. 2"
     cost: ClassVar[str] = "2 forward passes + 1 backward per sample"
@@ -37,15 +34,14 @@ class Taylor(AnyStackMethod):
     def attribute(
         self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
     ) -> Scores:
-        def score_batch(
-            calibration: CalibrationBatch, report: Callable[[float, float], None]
-        ) -> Tensor:
+        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
             slopes, losses = gate_gradients(model, calibration, loss, self.stacks)
             report(1.0, float(losses.mean()))
             return slopes.abs()
 
-        batch_size = within_memory(model, self.batch_size, self.memory_gib, COPIES_OF_ATTENTION)
-        rows = score_in_batches(model, samples, score_batch, batch_size, session, attention=False)
+        waiting = session.waiting(samples)
+        batch_size = within_measured_memory(self, model, waiting, score_batch)
+        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
         heads = heads_of(model, self.stacks)
         return self.scores(
             model, samples, rows if self.normalise == "none" else normalised(rows, heads)
