@@ -9,6 +9,7 @@ from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.data import Utterance
 from hibprune.errors import UserError
 from hibprune.evaluation import predict_targets
+from hibprune.loading import calibration_inputs
 from hibprune.narration import StepNarration
 from hibprune.passes import effort_measured
 from hibprune.planning import ONLY_ROUND, Round, make_plan, plan_line
@@ -162,10 +163,6 @@ def help_scoring(run: Run) -> None:
 
 
 def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
-    settings = run.recipe.calibration
-    reading = run.checkpoint.read(clip.content, settings.durations)
-    if settings.crop_seconds is not None:
-        reading = run.checkpoint.preprocessor.beginning(reading, settings.crop_seconds)
     try:
         encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
     except ValueError as error:
@@ -174,7 +171,7 @@ def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
             f"calibration: {clip.id}: what the model says of it is no target for it: {error}: "
             "leave it out or set calibration.labels: dataset"
         ) from error
-    return Sample(clip.id, run.checkpoint.calibration_inputs(reading), encoded)
+    return Sample(clip.id, calibration_inputs(run.recipe, run.checkpoint, clip), encoded)
 
 
 def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:

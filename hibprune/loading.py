@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from hibprune.attention import heads_of
 from hibprune.checkpoint import Checkpoint, load_checkpoint
@@ -23,6 +24,7 @@ from hibprune.errors import UserError
 from hibprune.planning import check_budget
 from hibprune.preprocessing import Reading
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
+from hibprune.surgery.means import mean_outputs, means_fault, move_means
 from hibprune.tasks import TaskBase
 
 CALIBRATION, VALIDATION = "calibration", "validation"
@@ -76,16 +78,33 @@ def load(
         progress,
     )
     require_disjoint(drawn.utterances, measured.utterances)
+    if recipe.removal.leave == "mean":
+        clips = (calibration_inputs(recipe, checkpoint, clip) for clip in drawn.utterances)
+        move_means(checkpoint.model, mean_outputs(checkpoint.model, clips))
     return Material(checkpoint, drawn, measured)
+
+
+def calibration_inputs(
+    recipe: Recipe, checkpoint: Checkpoint, clip: Utterance
+) -> dict[str, Tensor]:
+    """What heads are scored on: a clip, or its beginning where the recipe crops."""
+    settings = recipe.calibration
+    reading = checkpoint.read(clip.content, settings.durations)
+    if settings.crop_seconds is not None:
+        reading = checkpoint.preprocessor.beginning(reading, settings.crop_seconds)
+    return checkpoint.calibration_inputs(reading)
 
 
 def check_model(recipe: Recipe, checkpoint: Checkpoint) -> None:
     """See that the model has the heads to remove, and takes inputs as long as the recipe wants.
 
     Raises:
-        UserError: it has not, or takes shorter ones only.
+        UserError: it has not, takes shorter ones only, or cannot keep what heads are to leave.
     """
     check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
+    unkept = means_fault(checkpoint.model) if recipe.removal.leave == "mean" else None
+    if unkept is not None:
+        raise UserError(f"removal.leave: {unkept}")
     medium = recipe.task.medium
     for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
         for length in settings.lengths(medium):

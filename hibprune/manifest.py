@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from hibprune.medium import MEDIA, Medium, MediumName, Unit
 from hibprune.records import (
@@ -52,11 +52,13 @@ class AttributionSummary(Record):
 class HeadSummary(Record):
     """`removed` maps a layer to the original indices of the heads that are gone.
 
-    `budget` is the share asked for, None where the recipe gives a number of heads.
+    `budget` is the share asked for, None where the recipe gives a number of heads. `left` is what
+    they left behind in their layers.
     """
 
     total: int
     budget: HeadShare | None = None
+    left: Literal["nothing", "mean"] = "nothing"
     removed: dict[int, tuple[int, ...]]
 
     @property

@@ -125,6 +125,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         heads=HeadSummary(
             total=plan.total,
             budget=recipe.budget.share(plan.total),
+            left=recipe.removal.leave,
             removed=_by_layer(plan.removed),
         ),
         rounds=tuple(

@@ -21,6 +21,7 @@ from hibprune.export import ExportSettings
 from hibprune.faults import GOOD_NAME, fault_lines, left_behind, named
 from hibprune.medium import Unit
 from hibprune.planning import Budget, Schedule
+from hibprune.surgery.means import RemovalSettings
 from hibprune.tasks import Task
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -107,6 +108,7 @@ class Recipe(Settings):
     attribution: Method = HeadInformationBottleneck(method="hib")
     budget: Budget
     schedule: Schedule = Schedule()
+    removal: RemovalSettings = RemovalSettings()
     export: ExportSettings = ExportSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gates: Gates = Gates()

@@ -203,16 +203,17 @@ def speed_sentences(latency: Sequence[LatencySummary]) -> str:
 
 
 def heads_sentence(manifest: Manifest) -> str:
-    """How many heads went of how many, and what rounding took from the budget."""
+    """How many heads went of how many, what rounding took from the budget, and what stays."""
     heads = manifest.heads
     if heads.removed_count == 0:
         return f"None of the {heads.total} attention heads was removed."
     verb = "was" if heads.removed_count == 1 else "were"
     share = percent(heads.removed_count / heads.total, 0)
     rounding = heads.budget.rounding(heads.removed_count) if heads.budget else None
+    stays = " Their mean output stays, in biases." if heads.left == "mean" else ""
     return (
         f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed"
-        f"{f': {rounding}' if rounding else ''}."
+        f"{f': {rounding}' if rounding else ''}.{stays}"
     )
 
 
