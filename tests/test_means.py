@@ -125,8 +125,8 @@ def test_a_model_without_biases_cannot(stand_in_of: Callable[[str], StandIn]) ->
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "error: removal.leave: model type 'moonshine' has no bias in its attention to keep a mean in: "
-        "leave it out"
+        "error: removal.leave: model type 'moonshine' has no bias in its attention to keep a mean "
+        "in: leave it out"
     ]
 
 
