@@ -148,9 +148,10 @@ def step_multiply_adds(case: Case) -> float:
 def profile(case: Case, precision: str) -> dict[str, float]:
     """Shares of the processor's time that operations take in the engine's steps, largest first.
 
-    Of as many samples as there are up to 50, in 4 steps.
+    Of as many samples as there are up to 50, in the case's steps up to 20, so that what comes once
+    for a sample weighs little.
     """
-    settings = method(precision=precision, steps=4)
+    settings = method(precision=precision, steps=min(20, case.steps))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
         settings.attribute(case.model, case.samples[:50], case.loss, Session())
     own: dict[str, float] = {}
