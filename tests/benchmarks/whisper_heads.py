@@ -2,11 +2,13 @@
 
     python tests/benchmarks/whisper_heads.py input     # attribution on cut against padded input
     python tests/benchmarks/whisper_heads.py table     # WER and latency
+    python tests/benchmarks/whisper_heads.py table --leave mean --rankings hib
 
 Needs the directory that HIBPRUNE_REAL names; tests/real_speech.py says how its clips are split.
 Settings were chosen on calibration clips by settings_search.py (searches/whisper_settings.yaml).
 Heads are silenced, which equals removing them; decoding is greedy, in batches. Each
-part writes tests/benchmarks/results/whisper_<part>.json as its rows come.
+part writes tests/benchmarks/results/whisper_<part>.json as its rows come, and under `--leave mean`
+whisper_<part>_mean.json: there removed heads leave their mean output behind.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -55,6 +58,7 @@ from real_speech import lay_out  # noqa: E402
 
 AT_ONCE = 20
 BUDGETS = (1, 3, 6, 9, 12)
+RANKINGS = ("hib", "occlusion", "hib, paper", "random")
 LIMITS = DurationLimits(max_seconds=30)
 
 Record = Callable[[dict[str, Any]], None]
@@ -87,9 +91,10 @@ class Speech:
         return self.task.encode(str(clip.target), self.checkpoint.vocabulary)
 
 
-def loaded(calibration: int, validation: int, directory: Path) -> Speech:
+def loaded(calibration: int, validation: int, leave: str, directory: Path) -> Speech:
     recipe = load_recipe(
-        lay_out(directory, calibration, validation), [f"calibration.samples={calibration}"]
+        lay_out(directory, calibration, validation),
+        [f"calibration.samples={calibration}", f"removal.leave={leave}"],
     )
     material = load(recipe, torch.device("cpu"))
     # The longest clip is 15 s; a model that has lost its thread would go on to the limit.
@@ -105,14 +110,17 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=100)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--random-seeds", type=int, default=5)
+    parser.add_argument("--leave", choices=["nothing", "mean"], default="nothing")
+    parser.add_argument("--rankings", nargs="+", choices=RANKINGS, default=RANKINGS)
     arguments = parser.parse_args()
     report: dict[str, Any] = {
-        "command": f"python tests/benchmarks/whisper_heads.py {described(arguments)}",
+        "command": f"python tests/benchmarks/whisper_heads.py {described(parser, arguments)}",
         "machine": describe_machine().model_dump(),
         "versions": installed_versions(),
         "rows": [],
     }
-    path = ROOT / f"tests/benchmarks/results/whisper_{arguments.part}.json"
+    kind = arguments.part if arguments.leave == "nothing" else f"{arguments.part}_mean"
+    path = ROOT / f"tests/benchmarks/results/whisper_{kind}.json"
     if path.is_file():
         kept = json.loads(path.read_text())
         report["rows"] = kept["rows"] if kept["command"] == report["command"] else []
@@ -123,7 +131,9 @@ def main() -> None:
         write_text(path, json.dumps(report, indent=1) + "\n")
 
     with tempfile.TemporaryDirectory() as directory:
-        speech = loaded(arguments.calibration, arguments.validation, Path(directory))
+        speech = loaded(
+            arguments.calibration, arguments.validation, arguments.leave, Path(directory)
+        )
         part = {"input": cut_against_padded, "table": table}[arguments.part]
         part(speech, arguments, report["rows"], record)
 
@@ -189,7 +199,7 @@ def table(
         if not done:
             record({"ranking": "none removed", **measured(unpruned)})
         for name, method, silence, seed in compared(arguments):
-            if (name, seed, BUDGETS[-1]) in done:
+            if name not in arguments.rankings or (name, seed, BUDGETS[-1]) in done:
                 continue
             scores, seconds = scored(speech, method, silence, seed)
             for heads in BUDGETS:
@@ -285,10 +295,14 @@ def transcribe(inputs: list[torch.Tensor], speech: Speech) -> list[Target]:
     return said
 
 
-def described(arguments: argparse.Namespace) -> str:
-    named = {name: value for name, value in vars(arguments).items() if name != "part"}
-    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in named.items())
-    return f"{arguments.part} {options}"
+def described(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """The part and the options that are not as they are usually."""
+    words = [arguments.part]
+    for name, value in vars(arguments).items():
+        if name != "part" and value != parser.get_default(name):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
 
 
 if __name__ == "__main__":
