@@ -19,6 +19,9 @@ def lay_out(root: Path, calibration: int, validation: int) -> Path:
 
     Clips of uqm-dev are split by clip with random.seed(0), calibration first.
     """
+    if not (SPEECH / "manifest.jsonl").is_file():
+        raise SystemExit(f"no real recordings in {REAL}: set HIBPRUNE_REAL")
+    root.mkdir(parents=True, exist_ok=True)
     for name in ("models", "speech"):
         (root / name).symlink_to(REAL / name)
     rows = [json.loads(line) for line in (SPEECH / "manifest.jsonl").read_text().splitlines()]
@@ -38,7 +41,6 @@ def main() -> None:
     import sys
 
     directory, calibration, validation = sys.argv[1:]
-    Path(directory).mkdir(parents=True)
     print(lay_out(Path(directory), int(calibration), int(validation)))
 
 
