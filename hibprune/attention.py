@@ -305,6 +305,19 @@ def positions_fitted(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> It
         yield
 
 
+def run_encoder(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], output_attentions: bool = False
+) -> None:
+    """Pass inputs through the encoder alone, on the frames they have; for what hooks catch."""
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+    device = next(model.parameters()).device
+    own = {
+        name: value.to(device) for name, value in inputs.items() if not name.startswith("decoder_")
+    }
+    with positions_fitted(model, own):
+        encoder(**own, output_attentions=output_attentions)
+
+
 def input_length(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
     """Samples, spectrogram frames or tokens of a model's main input."""
     axis = family_of(model.config.model_type).length_axis

@@ -24,6 +24,7 @@ from hibprune.attention import (
     frozen,
     input_length,
     positions_fitted,
+    run_encoder,
 )
 from hibprune.attribution.base import BatchedMethod, Row, Sample, Session
 from hibprune.errors import UserError
@@ -234,18 +235,10 @@ def read_unmodified(
 
 
 def _read_sample(model: PreTrainedModel, sample: Sample, attention: bool) -> Unmodified:
-    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
-    device = next(model.parameters()).device
-    inputs = {
-        name: value.to(device)
-        for name, value in sample.inputs.items()
-        if not name.startswith("decoder_")
-    }
     with torch.no_grad(), ExitStack() as stack:
-        stack.enter_context(positions_fitted(model, inputs))
         prefix = stack.enter_context(prefix_recorded(model))
         weights = stack.enter_context(attention_read(model)) if attention else {}
-        encoder(**inputs, output_attentions=attention)
+        run_encoder(model, sample.inputs, output_attentions=attention)
     path, axis = family_of(model.config.model_type).prefix[-1]
     return Unmodified(prefix, weights, prefix[path][0].shape[axis])
 

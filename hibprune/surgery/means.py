@@ -21,7 +21,7 @@ from hibprune.attention import (
     attention_sites,
     frozen,
     outputs_changed,
-    positions_fitted,
+    run_encoder,
 )
 
 
@@ -57,13 +57,9 @@ def mean_outputs(
         frames[site.layer] += outputs.shape[0] * outputs.shape[1]
         return outputs
 
-    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
-    device = next(model.parameters()).device
     with torch.no_grad(), frozen(model), outputs_changed(model, add):
         for clip in clips:
-            inputs = {k: v.to(device) for k, v in clip.items() if not k.startswith("decoder_")}
-            with positions_fitted(model, inputs):
-                encoder(**inputs)
+            run_encoder(model, clip)
     return {layer: total / frames[layer] for layer, total in sums.items()}
 
 
