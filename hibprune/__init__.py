@@ -6,9 +6,11 @@ through `from_pretrained`. Nothing heavy is imported: the classes are taught whe
 
 from wrapt import register_post_import_hook
 
-from hibprune.families import FAMILIES
+from hibprune.models.families import FAMILIES
 
 for _family in FAMILIES:
-    register_post_import_hook("hibprune.surgery.hooks:teach_pruning", _family.modeling_module)
+    register_post_import_hook(
+        "hibprune.compression.head_pruning:teach_pruning", _family.modeling_module
+    )
 
 __version__ = "0.1.0"

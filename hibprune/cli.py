@@ -72,7 +72,7 @@ def opened(recipe: Path, overrides: tuple[str, ...]) -> LoadedRecipe:
     Raises:
         UserError: a line for each fault in it.
     """
-    from hibprune.narration import quiet_libraries
+    from hibprune.execution.progress import quiet_libraries
 
     quiet_libraries()
 
@@ -110,7 +110,7 @@ def run(
     with plain_errors():
         from rich.console import Console
 
-        from hibprune.ranks import joined
+        from hibprune.execution.processes import joined
 
         console = Console(stderr=as_json)
         with joined() as ranks:
@@ -118,7 +118,7 @@ def run(
             directory = output or Path("exported_models") / loaded.recipe.name
             bars = console.is_terminal and not quiet
 
-            from hibprune.narration import Narrator
+            from hibprune.execution.progress import Narrator
             from hibprune.pipeline import help_with_recipe, run_recipe
 
             if not ranks.leads:
@@ -216,7 +216,7 @@ def compare(
         console = Console(stderr=as_json)
 
         from hibprune.comparing import Wishes, compare_recipe
-        from hibprune.narration import Narrator
+        from hibprune.execution.progress import Narrator
         from hibprune.report.comparison import summary_lines
 
         comparison = compare_recipe(
@@ -242,7 +242,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
     with plain_errors():
         loaded = opened(recipe, overrides)
 
-        from hibprune.checking import check_recipe
+        from hibprune.stages.check import check_recipe
 
         unchecked = check_recipe(loaded, offline)
         for line in unchecked:
@@ -265,11 +265,11 @@ def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> 
     Prints Spearman's and Pearson's correlation and writes correlate.json, .png and .svg.
     """
     with plain_errors():
-        from hibprune.narration import quiet_libraries
+        from hibprune.execution.progress import quiet_libraries
 
         quiet_libraries()
 
-        from hibprune.correlating import correlate_runs, correlation_line
+        from hibprune.comparing.correlate import correlate_runs, correlation_line
 
         named = f"correlate-{first.resolve().name}-{second.resolve().name}"
         correlation = correlate_runs(first, second, output or Path("exported_models") / named)
@@ -312,11 +312,11 @@ def predict(directory: Path, inputs: tuple[str, ...], as_json: bool) -> None:
     with plain_errors():
         import json
 
-        from hibprune.narration import quiet_libraries
+        from hibprune.execution.progress import quiet_libraries
 
         quiet_libraries()
 
-        from hibprune.prediction import answers
+        from hibprune.deployment.predict import answers
 
         for answer in answers(directory, inputs):
             said = answer.prediction

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hibprune import stages
-from hibprune.choosing import choose, help_scoring
-from hibprune.files import plain_disk_errors
-from hibprune.loading import load, loaded_line, skipped_lines
-from hibprune.manifest import Manifest
-from hibprune.narration import Narrator
-from hibprune.outcome import Outcome, write_outcome
-from hibprune.output import LOG_FILE, check_output, open_output
-from hibprune.ranks import ALONE, Ranks
+from hibprune.execution.files import plain_disk_errors
+from hibprune.execution.output import LOG_FILE, check_output, open_output
+from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.progress import Narrator
+from hibprune.execution.runtime import choose_device
 from hibprune.recipe import LoadedRecipe
-from hibprune.run import Run
-from hibprune.runtime import choose_device
+from hibprune.records.manifest import Manifest
+from hibprune.stages import chain
+from hibprune.stages.load import load, loaded_line, skipped_lines
+from hibprune.stages.outcome import Outcome, write_outcome
+from hibprune.stages.run import Run
+from hibprune.stages.score import choose, help_scoring
 
 
 def run_recipe(
@@ -58,14 +58,14 @@ def help_with_recipe(
 
 
 def _chain(run: Run) -> Manifest:
-    baseline = stages.baseline(run)
+    baseline = chain.baseline(run)
     choice = choose(run)
-    removal = stages.prune(run, choice.plan)
-    smaller = stages.reload(run)
-    pruned = stages.validate(run, removal, smaller)
-    parity = stages.export(run, choice.plan, baseline, pruned, smaller)
-    exported = stages.validate_exported(run, parity, smaller)
-    benchmark = stages.benchmark(run, parity)
+    removal = chain.prune(run, choice.plan)
+    smaller = chain.reload(run)
+    pruned = chain.validate(run, removal, smaller)
+    parity = chain.export(run, choice.plan, baseline, pruned, smaller)
+    exported = chain.validate_exported(run, parity, smaller)
+    benchmark = chain.benchmark(run, parity)
     with run.narrator.step("report") as narration:
         manifest = write_outcome(
             Outcome(

@@ -13,16 +13,16 @@ from test_hib import samples_of, task_loss, tiny
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from hibprune.attention import (
+from hibprune.attribution import Sample, Session
+from hibprune.attribution.attattr import AttAttr, attributed
+from hibprune.attribution.batches import read_unmodified
+from hibprune.models.attention import (
     attention_sites,
     frozen,
     heads_of,
     positions_fitted,
     silenced,
 )
-from hibprune.attribution import Sample, Session
-from hibprune.attribution.attattr import AttAttr, attributed
-from hibprune.attribution.batches import read_unmodified
 from hibprune.tasks import Batch
 
 ANSWERS = {"probability": lambda loss: (-loss).exp(), "log-likelihood": lambda loss: -loss}

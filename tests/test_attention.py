@@ -14,7 +14,7 @@ from tiny_models import HEADS, LAYERS, MASKED, PLANS, TINY_MODELS, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.attention import (
+from hibprune.models.attention import (
     attention_read,
     attention_replaced,
     attention_sites,
@@ -24,14 +24,14 @@ from hibprune.attention import (
     layer_attention_replaced,
     silenced,
 )
-from hibprune.families import family_of
-from hibprune.records import Head
-from hibprune.replay import (
+from hibprune.models.families import family_of
+from hibprune.models.replay import (
     layers_recorded,
     layers_replayed,
     prefix_recorded,
     prefix_replayed,
 )
+from hibprune.records.units import Head
 
 SAME, MOVED = 1e-5, 1e-3
 

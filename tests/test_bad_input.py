@@ -15,7 +15,7 @@ import torch
 from commands import refused, run
 from standin import LABELS, SAMPLING_RATE, StandIn
 
-from hibprune.manifest import Manifest
+from hibprune.records.manifest import Manifest
 
 Spoil = Callable[[StandIn], object]
 

@@ -13,7 +13,7 @@ import pytest
 from commands import faults, run
 from standin import StandIn
 
-from hibprune.output import open_output
+from hibprune.execution.output import open_output
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:
@@ -128,12 +128,12 @@ def test_the_error_type_of_safetensors(stand_in: StandIn, monkeypatch: pytest.Mo
 def test_a_defect_of_ours_is_not_dressed_up_as_a_users_fault(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hibprune.choosing
+    import hibprune.stages.score
 
     def fail(*arguments: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "ours")
 
-    monkeypatch.setattr(hibprune.choosing, "make_plan", fail)
+    monkeypatch.setattr(hibprune.stages.score, "make_plan", fail)
     result = run(stand_in)
     assert result.exit_code == 1
     assert isinstance(result.exception, FileNotFoundError)

@@ -8,7 +8,7 @@ import pytest
 from commands import faults, invoke, refused, run
 from standin import StandIn, as_csv, as_dataset
 
-from hibprune.manifest import Manifest
+from hibprune.records.manifest import Manifest
 
 
 def spoil(stand_in: StandIn, split: str = "validation", **values: str | None) -> None:

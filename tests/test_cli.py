@@ -17,8 +17,8 @@ from standin import CALIBRATION_CLIPS, STAND_INS, VALIDATION_CLIPS, StandIn
 
 import hibprune
 from hibprune.cli import main
-from hibprune.files import sha256_of
-from hibprune.manifest import Manifest
+from hibprune.execution.files import sha256_of
+from hibprune.records.manifest import Manifest
 
 STEPS = (
     "load", "baseline", "attribute", "plan", "prune", "validate", "export", "exported",

@@ -21,9 +21,9 @@ from standin import ALL_HEADS, CALIBRATION_CLIPS, VALIDATION_CLIPS, StandIn, key
 import hibprune.comparing.chain
 from hibprune.attribution import HeadInformationBottleneck
 from hibprune.attribution.magnitude import Magnitude
-from hibprune.comparison import Comparison
-from hibprune.families import Family
-from hibprune.manifest import Manifest
+from hibprune.models.families import Family
+from hibprune.records.comparison import Comparison
+from hibprune.records.manifest import Manifest
 
 FEW = ("--methods", "hib,magnitude,random", "--fractions", "0.2,0.4,0.6", "--seeds", "3")
 

@@ -10,10 +10,10 @@ import torch
 from test_hib import samples_of, task_loss, tiny
 from tiny_models import TINY_MODELS, TinyModel
 
-from hibprune.attention import frame_count, positions_fitted
 from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.attribution.attention import AttentionScore
 from hibprune.attribution.confidence import Confidence
+from hibprune.models.attention import frame_count, positions_fitted
 
 METHODS = (AttentionScore(method="attention"), Confidence(method="confidence"))
 

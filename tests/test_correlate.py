@@ -14,7 +14,7 @@ import pytest
 from commands import faults, invoke
 from scipy.stats import pearsonr, spearmanr
 
-from hibprune.comparison import Correlation
+from hibprune.records.comparison import Correlation
 
 
 def scores_of(directory: Path) -> dict[tuple[int, int], float]:

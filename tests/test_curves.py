@@ -9,15 +9,17 @@ import pytest
 from scipy.stats import bootstrap, pearsonr, spearmanr
 
 from hibprune.comparing.curves import Track, curves_of, points_of
-from hibprune.records import Evaluation, Head, Interval
-from hibprune.report.curves import spread
-from hibprune.statistics import (
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Evaluation
+from hibprune.records.statistics import (
     area_under,
     pearson,
     percentile_interval,
     rank_pearson,
     resampled_error_rates,
 )
+from hibprune.records.units import Head
+from hibprune.report.curves import spread
 
 ONE, TWO, THREE, OTHER = (
     (Head(0, 0),),

@@ -15,15 +15,21 @@ from tiny_models import HEADS, LAYERS, TINY_MODELS, WITH_DECODER, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_sites, heads_of, positions_cut, positions_fitted, silenced
 from hibprune.attribution import Sample
 from hibprune.attribution.batches import read_unmodified
-from hibprune.checkpoint import Checkpoint, ModelSource
 from hibprune.errors import UserError
-from hibprune.families import family_of
-from hibprune.preprocessing import SoundPreprocessor
-from hibprune.records import Head, Plan, Scores, heads_by_layer
-from hibprune.replay import encoder_kept
+from hibprune.models.attention import (
+    attention_sites,
+    heads_of,
+    positions_cut,
+    positions_fitted,
+    silenced,
+)
+from hibprune.models.checkpoint import Checkpoint, ModelSource
+from hibprune.models.families import family_of
+from hibprune.models.preprocessing import SoundPreprocessor
+from hibprune.models.replay import encoder_kept
+from hibprune.records.units import Head, Plan, Scores, heads_by_layer
 from hibprune.tasks import Vocabulary
 
 STACKS = ("encoder", "decoder.self", "decoder.cross")

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
+from hibprune.compression.remove import save_model
+from hibprune.deployment.export import ExportSettings, check_parity, export_onnx, write_metadata
 from hibprune.errors import UserError
-from hibprune.export import ExportSettings, check_parity, export_onnx, write_metadata
-from hibprune.medium import SOUND, Length
-from hibprune.runtime import Predict, onnx_predict, onnx_session, torch_predict
-from hibprune.surgery import save_model
+from hibprune.execution.runtime import Predict, onnx_predict, onnx_session, torch_predict
+from hibprune.records.medium import SOUND, Length
 
 SAME = 1e-5
 """Logits of the tiny classifiers are about 0.1."""

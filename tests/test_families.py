@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_read, attention_sites, heads_of, silenced
+from hibprune.compression.remove import remove_heads, save_model
 from hibprune.errors import UserError
-from hibprune.families import FAMILIES, family_of
-from hibprune.records import Head, Plan
-from hibprune.surgery import remove_heads, save_model
+from hibprune.models.attention import attention_read, attention_sites, heads_of, silenced
+from hibprune.models.families import FAMILIES, family_of
+from hibprune.records.units import Head, Plan
 
 SAME, MOVED = 1e-5, 1e-3
 """Logits are about 0.1: equal below the first, plainly changed above the second."""

@@ -19,9 +19,9 @@ from tiny_models import (
 )
 from transformers import PreTrainedModel
 
-from hibprune.footprint import measure_footprint
-from hibprune.medium import Length
-from hibprune.records import Footprint
+from hibprune.evaluation.footprint import measure_footprint
+from hibprune.records.measurements import Footprint
+from hibprune.records.medium import Length
 
 BY_NAME = {tiny.name: tiny for tiny in TINY_MODELS}
 WIDTH, INNER, CLASSES, PROJECTED = 32, 37, 5, 256

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hibprune.outcome import check_gates
 from hibprune.recipe import Gates
-from hibprune.records import Gate, Interval, Latency, Measurement
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Gate, Latency, Measurement
+from hibprune.stages.outcome import check_gates
 
 
 def measurement(value: float, higher_is_better: bool = True) -> Measurement:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from hibprune.attribution import HeadInformationBottleneck, Sample, Session
 from hibprune.cli import main
-from hibprune.manifest import Manifest
+from hibprune.records.manifest import Manifest
 from hibprune.tasks import Batch
 
 pytestmark = [

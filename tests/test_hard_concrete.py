@@ -26,13 +26,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import hibprune.attribution.gates
-from hibprune.attention import frozen, heads_of, positions_fitted
 from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.attribution.gates import HardConcreteGates, hard_concrete, open_probability, train
 from hibprune.attribution.head_iba import HeadOutputBottleneck
 from hibprune.cli import main
+from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.recipe import load_recipe
-from hibprune.records import Head, Training
+from hibprune.records.units import Head, Training
 from hibprune.tasks import Batch
 
 STEPS = 4

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_sites, frozen, heads_of, positions_fitted
 from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.attribution.base import Loss
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.head_iba import HeadOutputBottleneck, divergence, noisy, optimise
 from hibprune.attribution.noise import SeededNoise
-from hibprune.records import Head
+from hibprune.models.attention import attention_sites, frozen, heads_of, positions_fitted
+from hibprune.records.units import Head
 from hibprune.tasks import Batch
 
 STEPS = 6

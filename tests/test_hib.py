@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn import functional
 
-from hibprune.attention import attention_sites, frozen, heads_of, positions_fitted, silenced
 from hibprune.attribution import Sample, Session
 from hibprune.attribution.batches import mean_over_frames, read_unmodified
 from hibprune.attribution.channel import (
@@ -28,6 +27,7 @@ from hibprune.attribution.channel import (
 from hibprune.attribution.hib import HeadInformationBottleneck, optimise
 from hibprune.attribution.noise import SeededNoise
 from hibprune.errors import UserError
+from hibprune.models.attention import attention_sites, frozen, heads_of, positions_fitted, silenced
 from hibprune.tasks import Batch
 
 STEPS = 4

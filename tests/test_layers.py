@@ -14,54 +14,41 @@ import hibprune
 
 PACKAGE = Path(hibprune.__file__).parent
 
-# Top to bottom. Rooms on one floor do not import one another; a room is a module or a package.
+# Top to bottom. Rooms on one floor do not import one another; a room is a module or a package, or
+# a module within a package that has a floor of its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("pipeline", "comparing", "correlating"),
-    ("choosing", "stages"),
-    ("outcome", "checking", "run"),
-    ("loading", "evaluation", "prediction"),
+    ("pipeline", "comparing"),
+    ("stages",),
+    ("report", "deployment.predict"),
     ("recipe",),
-    ("attribution", "checkpoint"),
-    ("tasks", "preprocessing"),
-    (
-        "data",
-        "planning",
-        "surgery",
-        "export",
-        "bench",
-        "footprint",
-        "report",
-        "machine",
-        "rounds",
-        "passes",
-        "replay",
-    ),
-    ("attention", "steps", "output", "comparison", "hibprune"),
-    ("manifest",),
-    ("families", "records", "files", "runtime", "narration", "faults"),
-    ("statistics", "medium", "memory", "ranks"),
+    ("attribution", "compression", "deployment", "evaluation"),
+    ("models",),
+    ("tasks",),
+    ("data",),
+    ("execution",),
+    ("records",),
     ("errors",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-
-WORKSHOPS = {"attribution", "tasks", "data", "planning", "surgery", "export", "bench"}
-BETWEEN_WORKSHOPS = {
-    # A method is handed batches and a loss, whose types are the task's.
-    ("attribution", "tasks"),
-    # A task says which targets it wants of the data.
-    ("tasks", "data"),
-}
+ENTRANCE = "hibprune"
+"""The package's own `__init__`, which teaches transformers what models.families lists."""
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "onnx", "onnxruntime", "optimum", "rich")
 
 
+def room_of(module: str) -> str:
+    """The room of a module named within the package: `models.attention` is in `models`."""
+    parts = module.split(".")
+    return next((r for r in (".".join(parts[:2]), parts[0]) if r in FLOOR), ENTRANCE)
+
+
 def rooms() -> dict[str, list[Path]]:
-    """The source files of each room; the package's own `__init__` is the room `hibprune`."""
+    """The source files of each room."""
     found: dict[str, list[Path]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        first = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        found.setdefault("hibprune" if first == "__init__" else first, []).append(path)
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found.setdefault(room_of(".".join(parts)), []).append(path)
     return found
 
 
@@ -78,34 +65,34 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
         for name in names:
             top, _, rest = name.partition(".")
             if top == "hibprune":
-                room = rest.partition(".")[0]
-                yield node.lineno, room if room in FLOOR else "hibprune"
+                yield node.lineno, room_of(rest)
 
 
 def test_every_room_has_its_floor() -> None:
-    assert set(rooms()) == set(FLOOR)
+    assert set(rooms()) == {*FLOOR, ENTRANCE}
+    assert rooms()[ENTRANCE] == [PACKAGE / "__init__.py"]
     assert sum(map(len, FLOORS)) == len(FLOOR)
+
+
+def test_nothing_lies_at_the_root_but_the_entry_the_chain_and_errors() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "cli", "pipeline", "errors"}
 
 
 @pytest.mark.parametrize("room", sorted(FLOOR))
 def test_imports_run_downhill(room: str) -> None:
     for path in rooms()[room]:
         for line, other in imported(path):
-            assert other == room or FLOOR[other] > FLOOR[room], (
+            assert other in (room, ENTRANCE) or FLOOR[other] > FLOOR[room], (
                 f"{path}:{line}: {room} (floor {FLOOR[room]}) imports {other} "
                 f"(floor {FLOOR[other]})"
             )
 
 
-def test_the_workshops_do_not_know_each_other() -> None:
-    pairs = {
-        (room, other)
-        for room in WORKSHOPS
-        for path in rooms()[room]
-        for _, other in imported(path)
-        if other in WORKSHOPS and other != room
-    }
-    assert pairs == BETWEEN_WORKSHOPS
+def test_the_entrance_is_asked_for_the_version_alone() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for line, other in imported(path):
+            if other == ENTRANCE:
+                assert "import __version__" in path.read_text().splitlines()[line - 1], path
 
 
 def test_a_forbidden_import_would_be_found(tmp_path: Path) -> None:
@@ -114,8 +101,14 @@ def test_a_forbidden_import_would_be_found(tmp_path: Path) -> None:
         "import hibprune.cli\n"
         "from hibprune import __version__\n"
         "def f():\n    from hibprune.report.page import report_markdown\n"
+        "    from hibprune.deployment.predict import answers\n"
     )
-    assert list(imported(path)) == [(1, "cli"), (2, "hibprune"), (4, "report")]
+    assert list(imported(path)) == [
+        (1, "cli"),
+        (2, "hibprune"),
+        (4, "report"),
+        (5, "deployment.predict"),
+    ]
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:

@@ -15,11 +15,11 @@ from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_sites, positions_fitted, stack_layers
 from hibprune.attribution import Sample, Session
 from hibprune.attribution.lrp import LayerwiseRelevance, multipliers_of, relevance_conserved
 from hibprune.errors import UserError
-from hibprune.families import family_of
+from hibprune.models.attention import attention_sites, positions_fitted, stack_layers
+from hibprune.models.families import family_of
 from hibprune.tasks import Batch
 
 every_model = pytest.mark.parametrize("row", TINY_MODELS, ids=lambda row: row.name)

@@ -18,9 +18,9 @@ from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_sites, positions_fitted
 from hibprune.cli import main
-from hibprune.surgery.means import mean_outputs, means_fault, move_means
+from hibprune.compression.means import mean_outputs, means_fault, move_means
+from hibprune.models.attention import attention_sites, positions_fitted
 
 BIASED = [tiny for tiny in TINY_MODELS if not tiny.name.startswith("moonshine")]
 every_biased_model = pytest.mark.parametrize("tiny", BIASED, ids=lambda tiny: tiny.name)

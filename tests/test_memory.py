@@ -15,14 +15,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import hibprune.attribution.fitting
-import hibprune.memory
-from hibprune.attention import frozen, heads_of, positions_fitted
+import hibprune.execution.memory
 from hibprune.attribution import MethodBase, Sample, Session
 from hibprune.attribution.base import BatchedMethod
 from hibprune.attribution.batches import read_unmodified
+from hibprune.attribution.passes import passes_counted
 from hibprune.errors import UserError
-from hibprune.memory import free_bytes, or_none_without_memory, peak_bytes
-from hibprune.passes import passes_counted
+from hibprune.execution.memory import free_bytes, or_none_without_memory, peak_bytes
+from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.tasks import Batch
 
 CPU = torch.device("cpu")
@@ -69,8 +69,8 @@ class TestFree:
     ) -> None:
         meminfo = tmp_path / "meminfo"
         meminfo.write_text("MemTotal: 900 kB\nMemAvailable:    300 kB\nHugePages_Total:   0\n")
-        monkeypatch.setattr(hibprune.memory, "MEMINFO", meminfo)
-        monkeypatch.setattr(hibprune.memory, "CONTAINER", tmp_path)
+        monkeypatch.setattr(hibprune.execution.memory, "MEMINFO", meminfo)
+        monkeypatch.setattr(hibprune.execution.memory, "CONTAINER", tmp_path)
         assert free_bytes(CPU) == 300 * 1024
         (tmp_path / "memory.max").write_text("max\n")
         (tmp_path / "memory.current").write_text("500\n")
@@ -81,7 +81,7 @@ class TestFree:
     def test_elsewhere_it_is_all_there_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(hibprune.memory, "MEMINFO", tmp_path / "none")
+        monkeypatch.setattr(hibprune.execution.memory, "MEMINFO", tmp_path / "none")
         assert free_bytes(CPU) > 2**28
 
 

@@ -22,13 +22,13 @@ from torch.nn import functional
 from torch.overrides import _len_torch_function_stack
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from hibprune.attention import attention_sites, heads_of, silenced
 from hibprune.attribution import METHODS, Method, MethodBase, Sample, Session
 from hibprune.attribution.base import AnyStackMethod
 from hibprune.errors import UserError
-from hibprune.loading import load
+from hibprune.models.attention import attention_sites, heads_of, silenced
 from hibprune.recipe import load_recipe
-from hibprune.records import Head, Scores
+from hibprune.records.units import Head, Scores
+from hibprune.stages.load import load
 from hibprune.tasks import Batch
 
 

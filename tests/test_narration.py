@@ -9,8 +9,8 @@ import pytest
 from tiny_models import WITH_DECODER
 from transformers import PreTrainedModel
 
-from hibprune.narration import quiet_libraries
-from hibprune.surgery import save_configuration, save_model
+from hibprune.compression.remove import save_configuration, save_model
+from hibprune.execution.progress import quiet_libraries
 
 
 @pytest.fixture
@@ -46,6 +46,8 @@ def test_warnings_of_anyone_else_and_errors_are_heard() -> None:
         warnings.resetwarnings()
         warnings.simplefilter("always")
         quiet_libraries()
-        warnings.warn_explicit("of ours", UserWarning, "here.py", 1, module="hibprune.export")
+        warnings.warn_explicit(
+            "of ours", UserWarning, "here.py", 1, module="hibprune.deployment.export"
+        )
         warnings.warn_explicit("grave", RuntimeWarning, "there.py", 1, module="transformers.utils")
     assert [str(warning.message) for warning in caught] == ["of ours", "grave"]

@@ -13,12 +13,12 @@ from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_sites, heads_of, positions_fitted, silenced
 from hibprune.attribution import Session
 from hibprune.attribution.occlusion import Occlusion
+from hibprune.compression.plan import Budget, check_budget, make_plan
 from hibprune.errors import UserError
-from hibprune.planning import Budget, check_budget, make_plan
-from hibprune.records import Head
+from hibprune.models.attention import attention_sites, heads_of, positions_fitted, silenced
+from hibprune.records.units import Head
 from hibprune.tasks import Batch
 
 STACKS = ("encoder", "decoder.self", "decoder.cross")

@@ -7,7 +7,8 @@ from math import comb
 import pytest
 from pydantic import TypeAdapter
 
-from hibprune.records import Evaluation, Interval, paired_change
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Evaluation, paired_change
 from hibprune.report.wording import metric_finding
 from hibprune.tasks import Task, Vocabulary
 

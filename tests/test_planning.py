@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from hibprune.compression.plan import Budget, Round, check_budget, make_plan, plan_line
 from hibprune.errors import UserError
-from hibprune.planning import Budget, Round, check_budget, make_plan, plan_line
-from hibprune.records import Head, Plan, Scores
+from hibprune.records.units import Head, Plan, Scores
 
 
 def scores(*layers: tuple[float, ...]) -> Scores:

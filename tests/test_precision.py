@@ -8,9 +8,9 @@ import torch
 from test_hib import method, samples_of, task_loss, tiny
 from tiny_models import TINY_MODELS, TinyModel
 
-from hibprune.attention import frozen, positions_fitted
 from hibprune.attribution import Session
 from hibprune.attribution.precision import products_in
+from hibprune.models.attention import frozen, positions_fitted
 
 
 @pytest.mark.parametrize("row", TINY_MODELS, ids=lambda row: row.name)

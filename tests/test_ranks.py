@@ -19,7 +19,7 @@ from test_hib import samples_of, task_loss, tiny
 
 from hibprune.attribution import Session
 from hibprune.attribution.attention import AttentionScore
-from hibprune.ranks import ALONE, Ranks, joined
+from hibprune.execution.processes import ALONE, Ranks, joined
 
 ROOT = Path(__file__).resolve().parents[1]
 HIBPRUNE = (sys.executable, "-c", "from hibprune.cli import main; main()")
@@ -75,7 +75,7 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch: pytest.Monk
 
 PROGRAM = """
 import sys
-from hibprune.ranks import joined
+from hibprune.execution.processes import joined
 with joined() as ranks:
     rows = ranks.gathered({name: ranks.number for name in ranks.share("abc")})
     assert rows == {"a": 0, "b": 1, "c": 0}, rows
@@ -138,7 +138,7 @@ ENDING = """
 import os, sys
 from hibprune.cli import plain_errors
 from hibprune.errors import UserError
-from hibprune.ranks import joined
+from hibprune.execution.processes import joined
 def fault():
     raise UserError("here: wrong: mend it")
 def killed():

@@ -11,8 +11,8 @@ import pytest
 from commands import invoke
 from real_speech import REAL, RECIPE, SPEECH, lay_out
 
-from hibprune.manifest import Manifest
 from hibprune.recipe import load_recipe
+from hibprune.records.manifest import Manifest
 
 pytestmark = [
     pytest.mark.real,

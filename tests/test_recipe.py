@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, ValidationError
 from hibprune.cli import main
 from hibprune.data import Manifest
 from hibprune.errors import UserError
-from hibprune.faults import fault_lines
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
+from hibprune.recipe.faults import fault_lines
 
 CONTENT: dict[str, Any] = {
     "model": {"source": "model"},

@@ -14,7 +14,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console
 
-from hibprune.manifest import (
+from hibprune.records.base import Interval
+from hibprune.records.manifest import (
     SPEEDUP,
     AttributionSummary,
     Change,
@@ -30,18 +31,9 @@ from hibprune.manifest import (
     RoundSummary,
     SkippedClip,
 )
-from hibprune.medium import Length
-from hibprune.records import (
-    Gate,
-    Head,
-    HeadShare,
-    Interval,
-    Measurement,
-    Percentiles,
-    Plan,
-    Scores,
-    heads_by_layer,
-)
+from hibprune.records.measurements import Gate, Measurement, Percentiles
+from hibprune.records.medium import Length
+from hibprune.records.units import Head, HeadShare, Plan, Scores, heads_by_layer
 from hibprune.report import write_report
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_grid, head_map, latency_figure, score_spread

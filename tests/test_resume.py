@@ -19,7 +19,7 @@ from standin import ALL_HEADS, CALIBRATION_CLIPS, StandIn, write_clip
 import hibprune.attribution.hib
 from hibprune.attribution.batches import CalibrationBatch
 from hibprune.cli import main
-from hibprune.files import sha256_of
+from hibprune.execution.files import sha256_of
 
 STEPS = (
     "baseline", "attribute", "plan", "prune", "validate", "export", "exported", "benchmark"

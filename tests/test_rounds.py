@@ -18,17 +18,17 @@ from test_planning import THREE_LAYERS, removed, scores
 from tiny_models import HEADS, LAYERS
 from transformers import PreTrainedModel
 
-from hibprune.attention import heads_of
 from hibprune.attribution import Sample, Session
 from hibprune.cli import main
-from hibprune.files import sha256_of
-from hibprune.loading import load
-from hibprune.planning import Budget, Round, Schedule, make_plan
+from hibprune.compression.plan import Budget, Round, Schedule, make_plan
+from hibprune.compression.remove import copy_without
+from hibprune.execution.files import sha256_of
+from hibprune.execution.steps import Done
+from hibprune.models.attention import heads_of
 from hibprune.recipe import LoadedRecipe, load_recipe
-from hibprune.records import Head, Plan, Scores
-from hibprune.rounds import Choice, FinishedRound
-from hibprune.steps import Done
-from hibprune.surgery import copy_without
+from hibprune.records.units import Head, Plan, Scores
+from hibprune.stages.load import load
+from hibprune.stages.rounds import Choice, FinishedRound
 
 # Shares by hand --------------------------------------------------------------------------------
 

@@ -23,11 +23,12 @@ from standin import VALIDATION_CLIPS, StandIn
 from tiny_models import HEADS, LAYERS
 from transformers import GenerationConfig
 
-from hibprune.attention import heads_of
-from hibprune.checkpoint import Checkpoint, ModelSource, load_checkpoint
 from hibprune.errors import UserError
-from hibprune.manifest import Manifest
-from hibprune.records import Scores, paired_change
+from hibprune.models.attention import heads_of
+from hibprune.models.checkpoint import Checkpoint, ModelSource, load_checkpoint
+from hibprune.records.manifest import Manifest
+from hibprune.records.measurements import paired_change
+from hibprune.records.units import Scores
 from hibprune.tasks import Batch, Task, Vocabulary
 from hibprune.tasks.seq2seq import english_normaliser
 from hibprune.tasks.steering import steering_tokens

@@ -16,9 +16,9 @@ from commands import invoke
 from standin import StandIn
 from torch import Tensor
 
-from hibprune.attention import heads_of, silenced
 from hibprune.cli import main
 from hibprune.data import AudioFile, DurationLimits, content_digest, read_waveform
+from hibprune.models.attention import heads_of, silenced
 from hibprune.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -14,13 +14,15 @@ from standin import StandIn, write_clip
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hibprune.attribution.passes import passes_counted
 from hibprune.comparing.measuring import batches_of_one_length, evaluate_silenced
-from hibprune.evaluation import evaluate
-from hibprune.loading import load
-from hibprune.passes import passes_counted
+from hibprune.compression.remove import remove_heads
+from hibprune.evaluation.metric import evaluate
 from hibprune.recipe import load_recipe
-from hibprune.records import Evaluation, Head, Interval, Plan
-from hibprune.surgery import remove_heads
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Evaluation
+from hibprune.records.units import Head, Plan
+from hibprune.stages.load import load
 from hibprune.tasks import Measure, Target
 
 PLANS: tuple[tuple[Head, ...], ...] = (

@@ -7,14 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from hibprune.medium import Length
-from hibprune.records import Head, Interval, Latency, Scores, heads_by_layer
-from hibprune.statistics import (
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Latency
+from hibprune.records.medium import Length
+from hibprune.records.statistics import (
     bootstrap_interval,
     spearman,
     split_half_correlation,
     wilson_interval,
 )
+from hibprune.records.units import Head, Scores, heads_by_layer
 
 
 def mean(column: np.ndarray, axis: int) -> np.ndarray:

@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 
 from hibprune.errors import UserError
-from hibprune.files import remove_leftovers, sha256_of, write_files_via_temporary, write_text
-from hibprune.records import Head, Plan, Training
-from hibprune.steps import Done, Partial, Step
+from hibprune.execution.files import (
+    remove_leftovers,
+    sha256_of,
+    write_files_via_temporary,
+    write_text,
+)
+from hibprune.execution.steps import Done, Partial, Step
+from hibprune.records.units import Head, Plan, Training
 
 PLAN = Plan(removed=(Head(0, 1),), kept=(Head(0, 0),))
 

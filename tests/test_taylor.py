@@ -11,10 +11,10 @@ from test_hib import samples_of, task_loss, tiny
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import AttentionSite, attention_sites, positions_fitted
 from hibprune.attribution import Sample, Session
 from hibprune.attribution.taylor import Taylor
-from hibprune.records import Head
+from hibprune.models.attention import AttentionSite, attention_sites, positions_fitted
+from hibprune.records.units import Head
 from hibprune.tasks import Batch
 
 STACKS = ("encoder", "decoder.self", "decoder.cross")

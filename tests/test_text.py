@@ -16,13 +16,13 @@ from standin import LONGEST_TEXT, StandIn, as_csv, as_dataset
 from tiny_models import TINY_MODELS, TinyModel
 
 import hibprune  # noqa: F401 - teaches transformers to load pruned layers
-from hibprune.attention import heads_of
 from hibprune.attribution import HeadInformationBottleneck, Occlusion, Sample, Session
-from hibprune.checkpoint import ModelSource, load_checkpoint
 from hibprune.data import ContentFault, DurationLimits, Text, Utterance, overlap
-from hibprune.manifest import Manifest
-from hibprune.medium import TEXT, Length
-from hibprune.preprocessing import TextPreprocessor, load_preprocessor
+from hibprune.models.attention import heads_of
+from hibprune.models.checkpoint import ModelSource, load_checkpoint
+from hibprune.models.preprocessing import TextPreprocessor, load_preprocessor
+from hibprune.records.manifest import Manifest
+from hibprune.records.medium import TEXT, Length
 from hibprune.tasks.text import TextClassification
 
 TASK = TextClassification(kind="text-classification")

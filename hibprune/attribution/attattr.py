@@ -10,18 +10,18 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import input_length, layer_attention_replaced
 from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
-from hibprune.records import Scores
-from hibprune.replay import (
+from hibprune.models.attention import input_length, layer_attention_replaced
+from hibprune.models.replay import (
     Layers,
     layers_recorded,
     layers_repeated,
     layers_replayed,
     prefix_replayed,
 )
+from hibprune.records.units import Scores
 
 Answer = Literal["probability", "log-likelihood"]
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from hibprune.attribution.base import BatchedMethod, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
-from hibprune.records import Scores
+from hibprune.records.units import Scores
 
 
 class WeightsMethod(BatchedMethod):

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import heads_of
-from hibprune.families import Family
-from hibprune.ranks import ALONE, Ranks
-from hibprune.records import ENCODER, Scores, Training
+from hibprune.execution.processes import ALONE, Ranks
+from hibprune.models.attention import heads_of
+from hibprune.models.families import Family
+from hibprune.records.units import ENCODER, Scores, Training
 from hibprune.tasks import Batch, Encoded
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]

@@ -19,18 +19,18 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attention import (
+from hibprune.attribution.base import BatchedMethod, Row, Sample, Session
+from hibprune.errors import UserError
+from hibprune.execution.memory import or_none_without_memory
+from hibprune.models.attention import (
     attention_read,
     frozen,
     input_length,
     positions_fitted,
     run_encoder,
 )
-from hibprune.attribution.base import BatchedMethod, Row, Sample, Session
-from hibprune.errors import UserError
-from hibprune.families import family_of
-from hibprune.memory import or_none_without_memory
-from hibprune.replay import Prefix, prefix_recorded
+from hibprune.models.families import family_of
+from hibprune.models.replay import Prefix, prefix_recorded
 from hibprune.tasks import Batch
 
 LONGEST_TO_SHORTEST = 1.25

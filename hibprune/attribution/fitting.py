@@ -8,11 +8,11 @@ from functools import cache
 
 from transformers import PreTrainedModel
 
-from hibprune.attention import input_length, positions_fitted
 from hibprune.attribution.base import BatchedMethod, Sample
 from hibprune.attribution.batches import CalibrationBatch, Report, no_room, read_unmodified
-from hibprune.families import family_of
-from hibprune.memory import free_bytes, or_none_without_memory, peak_bytes
+from hibprune.execution.memory import free_bytes, or_none_without_memory, peak_bytes
+from hibprune.models.attention import input_length, positions_fitted
+from hibprune.models.families import family_of
 
 SHARE_OF_FREE_MEMORY = 0.5
 """What a batch may take up unless `memory_gib` says otherwise: kernels need room of their own."""

@@ -19,13 +19,13 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import AttentionSite, frozen, head_places, heads_of, outputs_changed
 from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, LengthBatches
 from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.noise import SeededNoise
-from hibprune.records import Scores, Training
-from hibprune.replay import prefix_replayed
+from hibprune.models.attention import AttentionSite, frozen, head_places, heads_of, outputs_changed
+from hibprune.models.replay import prefix_replayed
+from hibprune.records.units import Scores, Training
 
 LEAST_CHANCE = 1e-6
 """Uniform draws are kept this far from 0 and 1, where their logit is infinite."""

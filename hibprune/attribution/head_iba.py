@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attention import AttentionSite, head_places, heads_of, outputs_changed
 from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.noise import SeededNoise
-from hibprune.records import Scores
-from hibprune.replay import prefix_replayed
+from hibprune.models.attention import AttentionSite, head_places, heads_of, outputs_changed
+from hibprune.models.replay import prefix_replayed
+from hibprune.records.units import Scores
 
 
 class HeadOutputBottleneck(BatchedMethod):

@@ -18,13 +18,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import (
-    AttentionSite,
-    attention_replaced,
-    attention_sites,
-    frozen,
-    positions_fitted,
-)
 from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Row, Sample, Session
 from hibprune.attribution.batches import (
     CalibrationBatch,
@@ -47,8 +40,15 @@ from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.noise import SeededNoise
 from hibprune.attribution.precision import Precision, products_in
 from hibprune.attribution.stopping import EVERY, PROBE, Probe
-from hibprune.records import Scores
-from hibprune.replay import prefix_replayed
+from hibprune.models.attention import (
+    AttentionSite,
+    attention_replaced,
+    attention_sites,
+    frozen,
+    positions_fitted,
+)
+from hibprune.models.replay import prefix_replayed
+from hibprune.records.units import Scores
 
 PAPER_BETA = {
     "asr-ctc": 10.0,

@@ -18,14 +18,14 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 
-from hibprune.attention import heads_of
 from hibprune.attribution.base import AnyStackMethod, BatchedMethod, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients
 from hibprune.errors import UserError
-from hibprune.families import family_of
-from hibprune.records import Scores
+from hibprune.models.attention import heads_of
+from hibprune.models.families import family_of
+from hibprune.records.units import Scores
 
 
 class LayerwiseRelevance(AnyStackMethod, BatchedMethod):

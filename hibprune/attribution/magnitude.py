@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from transformers import PreTrainedModel
 
-from hibprune.attention import attention_sites
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
-from hibprune.records import Scores
+from hibprune.models.attention import attention_sites
+from hibprune.records.units import Scores
 
 
 class Magnitude(MethodBase):

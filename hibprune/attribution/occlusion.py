@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import heads_of, silenced
 from hibprune.attribution.base import AnyStackMethod, BatchedMethod, Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
-from hibprune.records import ENCODER, Head, Scores
-from hibprune.replay import (
+from hibprune.models.attention import heads_of, silenced
+from hibprune.models.replay import (
     encoder_kept,
     layers_recorded,
     layers_replayed,
     prefix_replayed,
 )
+from hibprune.records.units import ENCODER, Head, Scores
 
 
 class Occlusion(AnyStackMethod, BatchedMethod):

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from transformers import PreTrainedModel
 
-from hibprune.attention import heads_of
 from hibprune.attribution.base import Loss, MethodBase, Sample, Session
-from hibprune.records import Scores
+from hibprune.models.attention import heads_of
+from hibprune.records.units import Scores
 
 
 class Random(MethodBase):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import AttentionSite, attention_sites, outputs_changed
 from hibprune.attribution.base import Loss
 from hibprune.attribution.batches import CalibrationBatch
-from hibprune.records import Head
-from hibprune.replay import prefix_replayed
+from hibprune.models.attention import AttentionSite, attention_sites, outputs_changed
+from hibprune.models.replay import prefix_replayed
+from hibprune.records.units import Head
 
 
 def gate_gradients(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hibprune.attribution.base import Row
-from hibprune.statistics import spearman
+from hibprune.records.statistics import spearman
 
 PROBE = 32
 """Samples, the first as they were drawn, whose mean scores are ranked."""

@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attention import heads_of
 from hibprune.attribution.base import AnyStackMethod, BatchedMethod, Loss, Row, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients
-from hibprune.records import Head, Scores
+from hibprune.models.attention import heads_of
+from hibprune.records.units import Head, Scores
 
 
 class Taylor(AnyStackMethod, BatchedMethod):

@@ -8,29 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hibprune.attention import heads_of
-from hibprune.choosing import attribute, calibration_targets
 from hibprune.comparing.curves import Track, curves_of, points_of
 from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate_silenced
 from hibprune.comparing.wishes import Choice, Entry, Wishes, choose, servable
-from hibprune.comparison import Comparison, Estimate, ScoredMethod
+from hibprune.compression.plan import Budget, lowest_heads
 from hibprune.errors import UserError
-from hibprune.evaluation import metric_line
-from hibprune.files import digest, plain_disk_errors
-from hibprune.loading import Material, load, loaded_line, skipped_lines
-from hibprune.machine import describe_machine, installed_versions
-from hibprune.narration import Narrator
-from hibprune.outcome import data_summary, model_summary
-from hibprune.output import COMPARISON, LOG_FILE, check_output, open_output
-from hibprune.planning import Budget, lowest_heads
+from hibprune.evaluation.metric import metric_line
+from hibprune.execution.files import digest, plain_disk_errors
+from hibprune.execution.machine import describe_machine, installed_versions
+from hibprune.execution.output import COMPARISON, LOG_FILE, check_output, open_output
+from hibprune.execution.progress import Narrator
+from hibprune.execution.runtime import choose_device
+from hibprune.execution.steps import Done, Step
+from hibprune.models.attention import heads_of
 from hibprune.recipe import LoadedRecipe
-from hibprune.records import Evaluation, Head, Scores, heads_by_layer
+from hibprune.records.comparison import Comparison, Estimate, ScoredMethod
+from hibprune.records.measurements import Evaluation
+from hibprune.records.statistics import BOOTSTRAP_RESAMPLES, spearman
+from hibprune.records.units import Head, Scores, heads_by_layer
 from hibprune.report.comparison import write_comparison
 from hibprune.report.wording import listing
-from hibprune.run import Run
-from hibprune.runtime import choose_device
-from hibprune.statistics import BOOTSTRAP_RESAMPLES, spearman
-from hibprune.steps import Done, Step
+from hibprune.stages.load import Material, load, loaded_line, skipped_lines
+from hibprune.stages.outcome import data_summary, model_summary
+from hibprune.stages.run import Run
+from hibprune.stages.score import attribute, calibration_targets
 
 PLANS_AT_ONCE = 16
 """Evaluated in one go through the clips; what a killed comparison loses at most."""

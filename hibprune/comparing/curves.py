@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hibprune.comparing.measuring import Silent
-from hibprune.comparison import Curve, Estimate, Point
-from hibprune.records import Evaluation, Interval, heads_by_layer
-from hibprune.statistics import area_under, percentile_interval, resampled_error_rates
+from hibprune.records.base import Interval
+from hibprune.records.comparison import Curve, Estimate, Point
+from hibprune.records.measurements import Evaluation
+from hibprune.records.statistics import area_under, percentile_interval, resampled_error_rates
+from hibprune.records.units import heads_by_layer
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hibprune.attention import frame_count, input_length, silenced
-from hibprune.checkpoint import Checkpoint
 from hibprune.data import DurationLimits, Utterance
-from hibprune.records import Evaluation, Head
-from hibprune.replay import prefix_recorded, prefix_replayed
+from hibprune.models.attention import frame_count, input_length, silenced
+from hibprune.models.checkpoint import Checkpoint
+from hibprune.models.replay import prefix_recorded, prefix_replayed
+from hibprune.records.measurements import Evaluation
+from hibprune.records.units import Head
 from hibprune.tasks import Measure, Target
 
 Silent = tuple[Head, ...]

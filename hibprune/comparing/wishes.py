@@ -11,12 +11,12 @@ import yaml
 
 from hibprune.attribution import METHODS, MethodBase
 from hibprune.attribution.random import Random
-from hibprune.choosing import ATTRIBUTE
 from hibprune.errors import UserError, did_you_mean
-from hibprune.families import Family
-from hibprune.files import digest
+from hibprune.execution.files import digest
+from hibprune.models.families import Family
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
-from hibprune.records import ENCODER
+from hibprune.records.units import ENCODER
+from hibprune.stages.score import ATTRIBUTE
 
 SCOPES = ("global", "layerwise")
 ALL = "all"

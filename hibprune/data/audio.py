@@ -14,7 +14,7 @@ import soundfile
 from pydantic import Field
 
 from hibprune.data.utterances import Audio, AudioFile, ContentFault, DatasetRow, EncodedAudio
-from hibprune.records import Record
+from hibprune.records.base import Record
 
 SILENCE_PEAK = 1e-6
 HIGHEST_SAMPLING_RATE = 1_000_000

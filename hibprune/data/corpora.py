@@ -15,8 +15,8 @@ from hibprune.data.utterances import (
     target_from,
 )
 from hibprune.errors import UserError
-from hibprune.medium import SOUND, Medium
-from hibprune.records import Record
+from hibprune.records.base import Record
+from hibprune.records.medium import SOUND, Medium
 
 FLUENT_SLOTS = ("action", "object", "location")
 

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from hibprune.data.utterances import AudioFile, TargetFields, Utterance, located, require_kind
 from hibprune.errors import UserError
-from hibprune.medium import SOUND, Medium
-from hibprune.records import Record
+from hibprune.records.base import Record
+from hibprune.records.medium import SOUND, Medium
 
 # What libsndfile recognises by content; headerless formats are left out.
 AUDIO_SUFFIXES = frozenset(

@@ -22,8 +22,8 @@ from hibprune.data.utterances import (
     target_from,
 )
 from hibprune.errors import UserError
-from hibprune.medium import SOUND, TEXT, Medium
-from hibprune.records import Record
+from hibprune.records.base import Record
+from hibprune.records.medium import SOUND, TEXT, Medium
 
 Row = dict[str, Any]
 Entry = tuple[str, str, Content, Row]

@@ -13,7 +13,7 @@ from pathlib import Path
 from hibprune.data.contents import content_digest, content_size
 from hibprune.data.utterances import AudioFile, Content, ContentFault, Utterance
 from hibprune.errors import UserError
-from hibprune.medium import SOUND
+from hibprune.records.medium import SOUND
 
 NAMED_IN_ERRORS = 3
 

@@ -12,8 +12,8 @@ from pydantic import Field
 from hibprune.data.corpora import make_root, metadata, missing_root, require_corpus
 from hibprune.data.utterances import AudioFile, TargetFields, Utterance, located, require_kind
 from hibprune.errors import UserError
-from hibprune.medium import SOUND, Medium
-from hibprune.records import Record
+from hibprune.records.base import Record
+from hibprune.records.medium import SOUND, Medium
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 SUBSETS = ("training", "validation", "testing")

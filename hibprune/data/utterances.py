@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hibprune.errors import UserError
-from hibprune.medium import SOUND, TEXT, Medium
+from hibprune.records.medium import SOUND, TEXT, Medium
 
 WANTED = {"label": "one label per clip", "text": "a text per clip", "slots": "a label per slot"}
 

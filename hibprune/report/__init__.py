@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hibprune.files import write_text
-from hibprune.manifest import Manifest
-from hibprune.records import Plan, Scores
+from hibprune.execution.files import write_text
+from hibprune.records.manifest import Manifest
+from hibprune.records.units import Plan, Scores
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_map, latency_figure, score_spread
 from hibprune.report.page import report_markdown

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import yaml
 
-from hibprune.manifest import Manifest
-from hibprune.medium import MediumName
+from hibprune.records.manifest import Manifest
+from hibprune.records.medium import MediumName
 from hibprune.report import wording
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.summary import SummaryRow, summary_rows

@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hibprune.comparison import Comparison, Curve, Estimate, Point, ScoredMethod
-from hibprune.files import write_text
-from hibprune.output import COMPARISON
+from hibprune.execution.files import write_text
+from hibprune.execution.output import COMPARISON
+from hibprune.records.comparison import Comparison, Curve, Estimate, Point, ScoredMethod
 from hibprune.report.curves import curve_figure
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.wording import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hibprune.comparison import Correlation
+from hibprune.records.comparison import Correlation
 from hibprune.report.figures import FAINT, INK, KEPT, TEXT_SIZE, dress, save
 
 NAME_WIDTH = 36

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hibprune.comparison import Comparison, Curve, Estimate
+from hibprune.records.comparison import Comparison, Curve, Estimate
 from hibprune.report.figures import FAINT, GRID, INK, TEXT_SIZE, dress, save
 from hibprune.report.wording import metric_name
 

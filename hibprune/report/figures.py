@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hibprune.files import write_via_temporary
-from hibprune.manifest import LatencySummary
-from hibprune.records import Plan, Scores
+from hibprune.execution.files import write_via_temporary
+from hibprune.records.manifest import LatencySummary
+from hibprune.records.units import Plan, Scores
 from hibprune.report.spread import cut_of, spread_of
 from hibprune.report.wording import by_setting, milliseconds, speed_finding
 

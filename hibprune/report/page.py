@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from hibprune.manifest import DataSummary, LatencySummary, Manifest
-from hibprune.medium import SYMBOLS, Medium
-from hibprune.records import Gate, Measurement, Plan, Scores, heads_by_layer
+from hibprune.records.manifest import DataSummary, LatencySummary, Manifest
+from hibprune.records.measurements import Gate, Measurement
+from hibprune.records.medium import SYMBOLS, Medium
+from hibprune.records.units import Plan, Scores, heads_by_layer
 from hibprune.report import wording
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of

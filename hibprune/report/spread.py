@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hibprune.records import Head, Plan, Scores
+from hibprune.records.units import Head, Plan, Scores
 
 
 class Spread(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hibprune.manifest import Manifest
-from hibprune.records import Interval, Measurement
+from hibprune.records.base import Interval
+from hibprune.records.manifest import Manifest
+from hibprune.records.measurements import Measurement
 from hibprune.report.wording import (
     by_setting,
     change,

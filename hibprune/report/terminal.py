@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hibprune.manifest import Manifest
-from hibprune.records import Gate
+from hibprune.records.manifest import Manifest
+from hibprune.records.measurements import Gate
 from hibprune.report.summary import summary_rows
 from hibprune.report.wording import (
     WITHIN_NOISE,

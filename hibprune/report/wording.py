@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hibprune.manifest import (
+from hibprune.records.base import Interval
+from hibprune.records.manifest import (
     SPEEDUP,
     AttributionSummary,
     LatencySummary,
     Manifest,
     MetricSummary,
 )
-from hibprune.medium import SOUND, Medium
-from hibprune.records import Gate, Interval, Measurement
+from hibprune.records.measurements import Gate, Measurement
+from hibprune.records.medium import SOUND, Medium
 
 MINUS = "−"
 WITHIN_NOISE = "within the noise of the measurement"

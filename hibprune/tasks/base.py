@@ -14,9 +14,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
-from hibprune.medium import SOUND, Medium
-from hibprune.records import Evaluation
-from hibprune.runtime import ONNX_DIRECTORY, Predict, onnx_predict, onnx_session, torch_predict
+from hibprune.execution.runtime import (
+    ONNX_DIRECTORY,
+    Predict,
+    onnx_predict,
+    onnx_session,
+    torch_predict,
+)
+from hibprune.records.measurements import Evaluation
+from hibprune.records.medium import SOUND, Medium
 from hibprune.tasks.measures import Measure, OwnMetric
 
 Target = str | dict[str, str]

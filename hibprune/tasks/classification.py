@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
 from hibprune.errors import did_you_mean
-from hibprune.records import Evaluation, Interval
-from hibprune.statistics import wilson_interval
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Evaluation
+from hibprune.records.statistics import wilson_interval
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
-from hibprune.records import Evaluation
+from hibprune.records.measurements import Evaluation
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 from hibprune.tasks.classification import accuracy, class_number
 

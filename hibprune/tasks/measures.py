@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
-from hibprune.records import Evaluation
+from hibprune.records.measurements import Evaluation
 
 if TYPE_CHECKING:
     from hibprune.tasks.base import Target, TaskBase, Vocabulary

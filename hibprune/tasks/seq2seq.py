@@ -21,8 +21,7 @@ from transformers.models.whisper.english_normalizer import (
 
 from hibprune.data import TargetFields
 from hibprune.errors import UserError
-from hibprune.records import Evaluation, Interval
-from hibprune.runtime import (
+from hibprune.execution.runtime import (
     ONNX_DIRECTORY,
     PROVIDERS,
     Predict,
@@ -30,7 +29,9 @@ from hibprune.runtime import (
     require_provider,
     session_options,
 )
-from hibprune.statistics import bootstrap_interval
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Evaluation
+from hibprune.records.statistics import bootstrap_interval
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 from hibprune.tasks.measures import Measure
 from hibprune.tasks.steering import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from hibprune.medium import TEXT, Medium
+from hibprune.records.medium import TEXT, Medium
 from hibprune.tasks.classification import Classification
 
 

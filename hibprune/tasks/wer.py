@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hibprune.errors import UserError
-from hibprune.records import Evaluation, Interval
-from hibprune.statistics import bootstrap_interval
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Evaluation
+from hibprune.records.statistics import bootstrap_interval
 from hibprune.tasks.base import Target
 
 WORDLESS = "no transcript has a word in it once normalised: there is no word error rate without"

@@ -30,14 +30,20 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hibprune.attention import attention_sites, frame_count, frozen, input_length, positions_fitted
 from hibprune.attribution import HeadInformationBottleneck, Sample, Session
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.hib import optimise
 from hibprune.attribution.noise import SeededNoise
-from hibprune.files import write_text
-from hibprune.machine import describe_machine, installed_versions
-from hibprune.statistics import spearman
+from hibprune.execution.files import write_text
+from hibprune.execution.machine import describe_machine, installed_versions
+from hibprune.models.attention import (
+    attention_sites,
+    frame_count,
+    frozen,
+    input_length,
+    positions_fitted,
+)
+from hibprune.records.statistics import spearman
 from hibprune.tasks import Batch
 
 ROOT = Path(__file__).resolve().parents[2]

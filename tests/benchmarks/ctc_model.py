@@ -42,7 +42,7 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
 )
 
-from hibprune.records import Evaluation
+from hibprune.records.measurements import Evaluation
 from hibprune.tasks.ctc import normalise_words
 from hibprune.tasks.wer import word_error_rate
 

@@ -22,17 +22,17 @@ import yaml
 from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
-from hibprune.attention import heads_of
 from hibprune.attribution import Method, MethodBase, Sample, Session
 from hibprune.comparing.measuring import batches_of_one_length, evaluate_silenced
-from hibprune.files import write_text
-from hibprune.loading import Material, load
-from hibprune.machine import describe_machine, installed_versions
-from hibprune.planning import Budget, Round, Schedule, make_plan
+from hibprune.compression.plan import Budget, Round, Schedule, make_plan
+from hibprune.compression.remove import copy_without
+from hibprune.execution.files import write_text
+from hibprune.execution.machine import describe_machine, installed_versions
+from hibprune.execution.runtime import choose_device
+from hibprune.models.attention import heads_of
 from hibprune.recipe import LoadedRecipe, load_recipe
-from hibprune.records import Head, Scores
-from hibprune.runtime import choose_device
-from hibprune.surgery import copy_without
+from hibprune.records.units import Head, Scores
+from hibprune.stages.load import Material, load
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from hibprune.attribution import Sample
-from hibprune.loading import load
 from hibprune.recipe import load_recipe
+from hibprune.stages.load import load
 from hibprune.tasks import Batch
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes/quickstart.yaml"

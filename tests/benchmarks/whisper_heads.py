@@ -31,24 +31,25 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hibprune.attention import positions_fitted, silenced
 from hibprune.attribution import HeadInformationBottleneck, MethodBase, Sample, Session
 from hibprune.attribution.occlusion import Occlusion
 from hibprune.attribution.random import Random
-from hibprune.bench import BenchmarkSettings, measure_latency
-from hibprune.checkpoint import Checkpoint
+from hibprune.compression.plan import Budget, make_plan
+from hibprune.compression.remove import remove_heads, save_configuration
 from hibprune.data import DurationLimits, Utterance
-from hibprune.export import export_onnx
-from hibprune.files import write_text
-from hibprune.loading import load
-from hibprune.machine import describe_machine, installed_versions
-from hibprune.medium import SOUND
-from hibprune.planning import Budget, make_plan
+from hibprune.deployment.export import export_onnx
+from hibprune.evaluation.latency import BenchmarkSettings, measure_latency
+from hibprune.execution.files import write_text
+from hibprune.execution.machine import describe_machine, installed_versions
+from hibprune.execution.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
+from hibprune.models.attention import positions_fitted, silenced
+from hibprune.models.checkpoint import Checkpoint
 from hibprune.recipe import load_recipe
-from hibprune.records import Evaluation, Head, Scores, paired_change
-from hibprune.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
-from hibprune.statistics import spearman
-from hibprune.surgery import remove_heads, save_configuration
+from hibprune.records.measurements import Evaluation, paired_change
+from hibprune.records.medium import SOUND
+from hibprune.records.statistics import spearman
+from hibprune.records.units import Head, Scores
+from hibprune.stages.load import load
 from hibprune.tasks import Batch, Target
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
 

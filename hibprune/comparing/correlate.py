@@ -1,0 +1,151 @@
+"""Holds the head scores of two finished runs against each other: two tasks, or two methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from hibprune.errors import UserError
+from hibprune.execution.files import plain_disk_errors, write_text
+from hibprune.execution.machine import installed_versions
+from hibprune.execution.output import check_output, open_output
+from hibprune.execution.steps import kept_result
+from hibprune.records.base import Interval
+from hibprune.records.comparison import CorrelatedRun, Correlation, Estimate
+from hibprune.records.manifest import FILE_NAME, Manifest
+from hibprune.records.statistics import bootstrap_interval, pearson, rank_pearson, spearman
+from hibprune.records.units import Head, Scores
+from hibprune.report.correlation import correlation_figure
+from hibprune.stages.score import ATTRIBUTE
+
+STEM = "correlate"
+FEWEST_HEADS = 3
+"""Two heads always agree fully or not at all."""
+
+
+def correlate_runs(first: Path, second: Path, directory: Path) -> Correlation:
+    """Correlate the scores of two runs and write number and picture into a directory.
+
+    Raises:
+        UserError: one is not a finished run, or their heads are not those of one architecture.
+    """
+    correlation = correlation_of(first, second)
+    check_output(directory)
+    with open_output(directory), plain_disk_errors(directory):
+        for suffix in ("png", "svg"):
+            correlation_figure(correlation, directory / f"{STEM}.{suffix}")
+        write_text(directory / f"{STEM}.json", correlation.model_dump_json(indent=1) + "\n")
+    return correlation
+
+
+def correlation_of(first: Path, second: Path) -> Correlation:
+    """Correlate the scores of two finished runs over the heads that both of them have.
+
+    Raises:
+        UserError: one is not a finished run, or their heads are not those of one architecture.
+    """
+    (manifest, scores), (other, other_scores) = read_run(first), read_run(second)
+    shapes = [_shape(one) for one in (scores, other_scores)]
+    families = manifest.model.family, other.model.family
+    if shapes[0] != shapes[1] or families[0] != families[1]:
+        told = [
+            f"{family}, {layers} layers of up to {widest} heads"
+            for family, (layers, widest) in zip(families, shapes, strict=True)
+        ]
+        raise UserError(f"{first} has {told[0]}, {second} {told[1]}: give runs of one architecture")
+    ours, theirs = scores.values, other_scores.values
+    heads = tuple(sorted(ours.keys() & theirs.keys()))
+    if len(heads) < FEWEST_HEADS:
+        raise UserError(f"{first} and {second} share {len(heads)} heads: too few to correlate")
+    a, b = ([values[head] for head in heads] for values in (ours, theirs))
+    return Correlation(
+        family=families[0],
+        heads=heads,
+        first=_side(first, manifest, scores, a),
+        second=_side(second, other, other_scores, b),
+        spearman=Estimate(
+            value=spearman(a, b), interval=Interval(*bootstrap_interval([a, b], rank_pearson))
+        ),
+        pearson=Estimate(
+            value=float(pearson(np.array(a), np.array(b))),
+            interval=Interval(*bootstrap_interval([a, b], pearson)),
+        ),
+        layers=_within_layers(heads, a, b),
+        versions=installed_versions(),
+    )
+
+
+def read_run(directory: Path) -> tuple[Manifest, Scores]:
+    """The manifest and the scores of a finished run.
+
+    Raises:
+        UserError: the directory does not hold one.
+    """
+    path = directory / FILE_NAME
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{directory}: no finished hibprune run: no {FILE_NAME} that can be read in it"
+        ) from error
+    except (ValidationError, ValueError) as error:
+        raise UserError(
+            f"{path}: not of a run by this version of hibprune: run it again"
+        ) from error
+    kept = kept_result(directory, ATTRIBUTE, Scores)
+    if kept is None:
+        raise UserError(f"{directory}: its scores (steps/{ATTRIBUTE}.json) are gone: run it again")
+    scores, seconds = kept
+    if seconds != manifest.attribution.seconds:
+        raise UserError(
+            f"{directory}: its scores are of a later run that did not finish: run it to the end"
+        )
+    return manifest, scores
+
+
+def _shape(scores: Scores) -> tuple[int, int]:
+    """Layers, and heads in the widest of them, by the heads' original places."""
+    return (
+        max(head.layer for head in scores.heads) + 1,
+        max(head.index for head in scores.heads) + 1,
+    )
+
+
+def _side(
+    directory: Path, manifest: Manifest, scores: Scores, values: list[float]
+) -> CorrelatedRun:
+    return CorrelatedRun(
+        directory=str(directory),
+        recipe=manifest.recipe,
+        task=manifest.task,
+        model=manifest.model.source,
+        method=scores.method,
+        samples=len(scores.samples),
+        split_half=scores.split_half,
+        scores=tuple(values),
+    )
+
+
+def _within_layers(heads: tuple[Head, ...], a: list[float], b: list[float]) -> dict[int, float]:
+    layers: dict[int, float] = {}
+    for layer in sorted({head.layer for head in heads}):
+        own = [number for number, head in enumerate(heads) if head.layer == layer]
+        if len(own) >= FEWEST_HEADS:
+            layers[layer] = spearman([a[i] for i in own], [b[i] for i in own])
+    return layers
+
+
+def correlation_line(correlation: Correlation) -> str:
+    """The outcome in a line."""
+
+    def shown(estimate: Estimate) -> str:
+        low, high = estimate.interval
+        return f"{estimate.value:.2f} ({low:.2f} to {high:.2f})"
+
+    return (
+        f"{correlation.first.label} and {correlation.second.label}: Spearman "
+        f"{shown(correlation.spearman)}, Pearson {shown(correlation.pearson)} over "
+        f"{len(correlation.heads)} heads"
+    )

@@ -1,0 +1,192 @@
+"""Scores and a budget make a plan: which heads go."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hibprune.errors import UserError
+from hibprune.records.units import ENCODER, Head, HeadShare, Plan, Scope, Scores
+
+
+class Budget(BaseModel):
+    """How many heads to remove: a `fraction` of them, or a number of `heads`.
+
+    `scope: global` removes the lowest scores over the whole model, `layerwise` the same number from
+    every layer (`heads` then counts per layer). No layer is left with fewer than
+    `min_heads_per_layer`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    heads: int | None = Field(default=None, ge=1)
+    scope: Scope = "global"
+    min_heads_per_layer: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Budget:
+        if (self.fraction is None) == (self.heads is None):
+            both = "not both" if self.heads is not None else "there is neither"
+            raise ValueError(f"give either 'fraction' or 'heads': {both}")
+        return self
+
+    def share(self, total: int) -> HeadShare | None:
+        """The share of `total` heads that it asks for; None where it gives their number."""
+        if self.fraction is None:
+            return None
+        return HeadShare(fraction=self.fraction, total=total, scope=self.scope)
+
+
+class Schedule(BaseModel):
+    """In how many `rounds` the heads go: after each, those that are left are scored again.
+
+    A budget of fewer heads than rounds takes as many rounds as heads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rounds: int = Field(default=1, ge=1)
+
+    def rounds_for(self, budget: Budget, heads: tuple[Head, ...]) -> int:
+        """How many rounds there will be, so that a head goes in each of them."""
+        groups = Counter(head.layer if budget.scope == "layerwise" else None for head in heads)
+        return max(1, min(self.rounds, max(_amount(budget, size) for size in groups.values())))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One of the rounds in which heads go, counted from 1; `gone` went in those before."""
+
+    number: int = 1
+    rounds: int = 1
+    gone: tuple[Head, ...] = ()
+
+    def due(self, total: int) -> int:
+        """How many of `total` heads are gone when the round is over."""
+        return round(total * self.number / self.rounds)
+
+
+ONLY_ROUND = Round()
+
+
+def make_plan(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> Plan:
+    """Remove the lowest scores within the budget; ties go to the lower (layer, index) first.
+
+    The budget is of all heads, also those gone in rounds before; the plan is of those that
+    `scores` are of.
+
+    Raises:
+        UserError: the budget asks for more heads than may go, or for less than one; a score is not
+            finite; or a head is not the encoder's.
+    """
+    removed = lowest_heads(scores, budget, part)
+    if not removed:
+        raise UserError(
+            f"budget: fraction {budget.fraction:g} of {len(scores.heads)} heads ({budget.scope}) "
+            "is less than one head: raise it"
+        )
+    kept = set(scores.heads) - set(removed)
+    return Plan(removed=removed, kept=tuple(sorted(kept)))
+
+
+def plan_line(plan: Plan, budget: Budget, part: Round = ONLY_ROUND) -> str:
+    """How many heads go, of how many, and by which budget; the last round says what rounding took.
+
+    E.g. `18 of 36 heads to remove, global (fraction 0.5)`.
+    """
+    line = f"{len(plan.removed)} of {plan.total} heads to remove, {budget.scope}"
+    if part.rounds > 1:
+        line += f", round {part.number} of {part.rounds}"
+    share = budget.share(plan.total + len(part.gone))
+    if share is None:
+        return line
+    last = part.number == part.rounds
+    rounding = share.rounding(len(plan.removed) + len(part.gone)) if last else None
+    return f"{line}: {rounding}" if rounding else f"{line} (fraction {share.fraction:g})"
+
+
+def lowest_heads(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> tuple[Head, ...]:
+    """The heads that a budget removes, sorted; none where its fraction is less than one head.
+
+    A fraction is rounded down to whole heads.
+
+    Raises:
+        UserError: the budget asks for more heads than may go; a score is not finite; or a head is
+            not the encoder's.
+    """
+    values = scores.values
+    others = sorted({head.stack for head in values} - {ENCODER})
+    if others:
+        raise UserError(
+            f"attribution: heads of {' and '.join(others)} are scored, and only the encoder's can "
+            "be removed: set attribution.stacks to [encoder]"
+        )
+    for head, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"attribution: the score of head {head.index} of layer {head.layer} is {value}: "
+                "see whether the model's outputs are finite, or lower the learning rate"
+            )
+    ranking = sorted(values, key=lambda head: (values[head], head))
+    if budget.scope == "global":
+        total = _amount(budget, len(ranking) + len(part.gone))
+        amount = part.due(total) - len(part.gone)
+        removed = _lowest(ranking, amount, budget.min_heads_per_layer)
+    else:
+        removed = [
+            head
+            for layer in sorted({head.layer for head in ranking})
+            for head in _lowest_of_layer(ranking, layer, budget, part)
+        ]
+    return tuple(sorted(removed))
+
+
+def check_budget(budget: Budget, heads: tuple[Head, ...]) -> None:
+    """Fail early: the budget must be possible whatever the scores of `heads` turn out to be.
+
+    Raises:
+        UserError: it asks for more heads than there are or may go, or some can never go.
+    """
+    flat = Scores(method="none", heads=heads, samples=(), per_sample=((0.0,) * len(heads),))
+    make_plan(flat, budget)
+
+
+def _amount(budget: Budget, available: int) -> int:
+    if budget.heads is not None:
+        return budget.heads
+    # Rounding first keeps 0.3 × 10 = 2.9999… from losing a head.
+    return int(round((budget.fraction or 0.0) * available, 9))
+
+
+def _lowest(ranking: list[Head], amount: int, keep: int) -> list[Head]:
+    left = Counter(head.layer for head in ranking)
+    removable = sum(max(0, count - keep) for count in left.values())
+    if amount > removable:
+        raise UserError(
+            f"budget: {amount} heads to remove, but only {removable} of {len(ranking)} can go with "
+            f"min_heads_per_layer {keep}: lower the budget"
+        )
+    removed: list[Head] = []
+    for head in ranking:
+        if len(removed) == amount:
+            break
+        if left[head.layer] > keep:
+            left[head.layer] -= 1
+            removed.append(head)
+    return removed
+
+
+def _lowest_of_layer(ranking: list[Head], layer: int, budget: Budget, part: Round) -> list[Head]:
+    own = [head for head in ranking if head.layer == layer]
+    gone = sum(head.layer == layer for head in part.gone)
+    amount = part.due(_amount(budget, len(own) + gone)) - gone
+    if amount > len(own) - budget.min_heads_per_layer:
+        raise UserError(
+            f"budget: {amount} heads to remove from layer {layer}, which has {len(own)} and keeps "
+            f"min_heads_per_layer {budget.min_heads_per_layer}: lower the budget"
+        )
+    return own[:amount]

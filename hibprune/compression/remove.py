@@ -1,0 +1,41 @@
+"""Physical removal of heads through Hugging Face's `prune_heads`; saving and reloading."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hibprune.records.units import Head, Plan, heads_by_layer
+
+
+def remove_heads(model: PreTrainedModel, plan: Plan) -> None:
+    """Remove a plan's heads from a live model, for good; `config.pruned_heads` then names them."""
+    with warnings.catch_warnings():
+        # A layer that loses its last head has weights without elements.
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        model.prune_heads(heads_by_layer(plan.removed))
+
+
+def copy_without(model: PreTrainedModel, heads: Iterable[Head]) -> PreTrainedModel:
+    """A copy of a model with some heads removed for good."""
+    smaller = copy.deepcopy(model)
+    remove_heads(smaller, Plan(removed=tuple(heads), kept=()))
+    return smaller
+
+
+def save_model(model: PreTrainedModel, directory: Path) -> list[str]:
+    """Save configuration and weights (safetensors, one file); returns the file names."""
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory, max_shard_size="100GB", safe_serialization=True)
+    return ["config.json", "model.safetensors"]
+
+
+def save_configuration(model: PreTrainedModel, directory: Path) -> None:
+    """Save what a runtime needs beside the graphs: configuration, and that of generation."""
+    model.config.save_pretrained(directory)
+    if model.can_generate():
+        model.generation_config.save_pretrained(directory)

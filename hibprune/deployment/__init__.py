@@ -1,0 +1,1 @@
+"""What is handed over: ONNX export, agreement with PyTorch, prediction."""

@@ -1,0 +1,99 @@
+"""Runs an exported model on sound files or texts, as a deployer would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+
+from hibprune.data import ContentFault, DurationLimits
+from hibprune.errors import UserError
+from hibprune.execution.output import RECIPE_FILE
+from hibprune.execution.runtime import ONNX_DIRECTORY, Predict
+from hibprune.models.preprocessing import Preprocessor, class_names, load_preprocessor, pretrained
+from hibprune.recipe import load_recipe
+from hibprune.records.medium import SOUND, Medium
+from hibprune.tasks import Target, TaskBase, Vocabulary
+
+LONGEST_NAMED = 100
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """An exported model with what it needs to be fed and understood; no PyTorch model."""
+
+    predict: Predict
+    preprocessor: Preprocessor
+    vocabulary: Vocabulary
+
+    def output(self, argument: str, limits: DurationLimits) -> np.ndarray:
+        """What the model gives out for a sound file or a text. Raises ContentFault."""
+        reading = self.preprocessor.read(self.preprocessor.content(argument), limits)
+        return np.asarray(self.predict(self.preprocessor.inputs(reading))[0])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one argument: a label, a text, or a label per slot."""
+
+    argument: str
+    medium: Medium
+    prediction: Target
+
+    @property
+    def named(self) -> str:
+        """The argument as a line names it."""
+        return _named(self.argument, self.medium)
+
+
+def answers(directory: Path, arguments: Sequence[str]) -> Iterator[Answer]:
+    """What the exported model says of each argument: a sound file, or a text for tasks on text.
+
+    Raises:
+        UserError: the directory is not that of a finished run; or, once the others are done, a line
+            for each argument that cannot be used.
+    """
+    _require_files(directory, [RECIPE_FILE])
+    recipe = load_recipe(directory / RECIPE_FILE).recipe
+    graphs = [f"{ONNX_DIRECTORY}/{graph}" for graph in recipe.task.graphs]
+    _require_files(directory, [*graphs, "config.json"])
+    deployment = _open(directory, recipe.task)
+    faults = []
+    for argument in arguments:
+        try:
+            output = deployment.output(argument, recipe.validation.durations)
+        except ContentFault as fault:
+            faults.append(f"{_named(argument, recipe.task.medium)}: {fault.reason}")
+            continue
+        prediction = recipe.task.decode(output, deployment.vocabulary)
+        yield Answer(argument, recipe.task.medium, prediction)
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _named(argument: str, medium: Medium) -> str:
+    """A file's path as given; a text in quotes, on one line and not all of a long one."""
+    if medium is SOUND:
+        return argument
+    return f"'{shorten(argument, LONGEST_NAMED, placeholder=' …')}'"
+
+
+def _require_files(directory: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if not (directory / name).is_file():
+            raise UserError(f"{directory}: no {name} in it: not the directory of a finished run")
+
+
+def _open(directory: Path, task: TaskBase) -> Deployment:
+    predict = task.onnx_predict(directory, "cpu")
+    config = pretrained("AutoConfig", directory, str(directory))
+    writes = task.fields.kind == "text"
+    tokenizer = pretrained("AutoTokenizer", directory, str(directory)) if writes else None
+    return Deployment(
+        predict,
+        load_preprocessor(task.medium, config, directory, str(directory)),
+        Vocabulary(class_names(config), tokenizer),
+    )

@@ -1,0 +1,1 @@
+"""What a model is worth: its metric, its speed, its size."""

@@ -1,0 +1,1 @@
+"""Models as they come: where their units lie, how they are loaded, fed and looked into."""

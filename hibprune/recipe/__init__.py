@@ -1,0 +1,14 @@
+"""The typed recipe: everything a run depends on."""
+
+from hibprune.recipe.load import LoadedRecipe, load_recipe
+from hibprune.recipe.settings import Calibration, Gates, InputLimits, Recipe, Validation
+
+__all__ = [
+    "Calibration",
+    "Gates",
+    "InputLimits",
+    "LoadedRecipe",
+    "Recipe",
+    "Validation",
+    "load_recipe",
+]

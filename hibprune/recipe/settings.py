@@ -1,0 +1,160 @@
+"""Everything that a recipe may say, typed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hibprune.attribution import HeadInformationBottleneck, Method
+from hibprune.compression.means import RemovalSettings
+from hibprune.compression.plan import Budget, Schedule
+from hibprune.data import DataSource, DurationLimits
+from hibprune.deployment.export import ExportSettings
+from hibprune.evaluation.latency import BenchmarkSettings
+from hibprune.models.checkpoint import ModelSource
+from hibprune.records.medium import Unit
+from hibprune.tasks import Task
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""A recipe's name is that of a directory and of a model on the Hub."""
+
+SHORTEST_EXAMPLE: dict[Unit, float] = {"seconds": 0.1, "tokens": 1}
+"""The convolutions of models of sound want some hundreds of samples."""
+
+TIMED = ("min_seconds", "max_seconds", "crop_seconds")
+"""Keys about data that only sound has."""
+
+
+class Settings(BaseModel):
+    """Base of what a recipe consists of: unknown keys are errors, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputLimits(Settings):
+    """Which clips can be used, and what share of them may be unusable before the run stops.
+
+    Texts have no seconds: the longest that can be used is the model's to say.
+    """
+
+    min_seconds: float = Field(default=0.1, gt=0)
+    max_seconds: float = Field(default=40.0, gt=0)
+    max_unreadable: float = Field(default=0.01, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _some_clip_fits(self) -> InputLimits:
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(
+                f"min_seconds {self.min_seconds:g} is more than max_seconds {self.max_seconds:g}"
+            )
+        return self
+
+    @property
+    def durations(self) -> DurationLimits:
+        return DurationLimits(min_seconds=self.min_seconds, max_seconds=self.max_seconds)
+
+
+class Calibration(InputLimits):
+    """What heads are scored on, drawn by the recipe's seed and balanced over classes.
+
+    `labels: model` takes the model's own predictions for the truth, for data without labels.
+    `crop_seconds` scores on the beginning of each clip, for tasks with labels: the memory of
+    attribution grows with the square of the length.
+    """
+
+    source: DataSource
+    samples: int = Field(default=200, ge=1)
+    labels: Literal["dataset", "model"] = "dataset"
+    crop_seconds: float | None = Field(default=None, gt=0)
+
+
+class Validation(InputLimits):
+    """What the metric is measured on: all of it, or `limit` drawn by the recipe's seed."""
+
+    source: DataSource
+    limit: int | None = Field(default=None, ge=1)
+
+
+class Gates(Settings):
+    """Limits that make the run end with exit code 3 when one is crossed; drops as shares (0.02).
+
+    The metric is that of the exported model against the original one; the speed-up counts at every
+    measured length; the file is the ONNX model.
+    """
+
+    largest_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
+    largest_wer_rise: float | None = Field(default=None, ge=0)
+    smallest_speedup: float | None = Field(default=None, gt=0)
+    largest_file_mb: float | None = Field(default=None, gt=0)
+
+
+class Recipe(Settings):
+    """Everything a run depends on."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=100)
+    model: ModelSource
+    task: Task
+    calibration: Calibration
+    validation: Validation
+    attribution: Method = HeadInformationBottleneck(method="hib")
+    budget: Budget
+    schedule: Schedule = Schedule()
+    removal: RemovalSettings = RemovalSettings()
+    export: ExportSettings = ExportSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+    gates: Gates = Gates()
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _data_and_lengths_are_of_what_goes_in(self) -> Recipe:
+        medium = self.task.medium
+        takes = f"{self.task.kind} takes {medium.name}"
+        for place, data in (("calibration", self.calibration), ("validation", self.validation)):
+            if medium not in data.source.media:
+                held = " or ".join(one.name for one in data.source.media)
+                raise ValueError(
+                    f"{place}.source: {data.source.kind} holds {held}, but {takes}: "
+                    "choose another data source or task"
+                )
+            timed = [key for key in TIMED if key in data.model_fields_set]
+            if timed and medium.unit != "seconds":
+                raise ValueError(f"{place}.{timed[0]}: {takes}, which has no seconds: leave it out")
+        for place, settings in (("benchmark", self.benchmark), ("export", self.export)):
+            for unit in settings.model_fields_set & {"seconds", "tokens"} - {medium.unit}:
+                raise ValueError(f"{place}.{unit}: {takes}: give {medium.unit}")
+        return self
+
+    @model_validator(mode="after")
+    def _only_labels_survive_cropping(self) -> Recipe:
+        if self.calibration.crop_seconds is not None and self.task.fields.kind == "text":
+            raise ValueError("calibration.crop_seconds: a cropped clip no longer holds its text")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_fit_the_task(self) -> Recipe:
+        right, wrong = "largest_wer_rise", "largest_accuracy_drop"
+        if self.task.higher_is_better:
+            right, wrong = wrong, right
+        if getattr(self.gates, wrong) is not None:
+            raise ValueError(
+                f"gates.{wrong}: the metric of {self.task.kind} is {self.task.metric}: use {right}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_are_lengths(self) -> Recipe:
+        unit = self.task.medium.unit
+        for place, settings in (("benchmark", self.benchmark), ("export", self.export)):
+            shortest = min(getattr(settings, unit))
+            if shortest < SHORTEST_EXAMPLE[unit]:
+                raise ValueError(
+                    f"{place}.{unit}: should be at least {SHORTEST_EXAMPLE[unit]:g}, "
+                    f"not {shortest:g}"
+                )
+        if min(self.export.batches) < 1:
+            raise ValueError(
+                f"export.batches: should be at least 1, not {min(self.export.batches)}"
+            )
+        return self

@@ -1,0 +1,138 @@
+"""`compare.json`: how the methods' rankings fared, for programs; page and pictures come from it."""
+
+from __future__ import annotations
+
+from hibprune.records.base import Interval, Record
+from hibprune.records.manifest import DataSummary, Machine, ModelSummary
+from hibprune.records.units import Head
+
+
+class Estimate(Record):
+    """A value with its 95 % interval over resampled validation clips."""
+
+    value: float
+    interval: Interval
+
+
+class ScoredMethod(Record):
+    """One method with its settings, its scores and what they took.
+
+    `scores` are aligned with the comparison's `heads`. A method whose scores are `drawn` by chance
+    has several `seeds`, and its scores are those of the first. Passes are counted in clips through
+    the encoder, per calibration sample. `interrupted`: seconds are projected from the samples that
+    were scored in one go.
+    """
+
+    label: str
+    method: str
+    settings: dict[str, str | int | float | bool | tuple[str, ...] | None]
+    drawn: bool
+    seeds: tuple[int, ...]
+    seconds: float
+    interrupted: bool
+    forwards_per_sample: float | None
+    backwards_per_sample: float | None
+    split_half: float | None
+    scores: tuple[float, ...]
+
+
+class Point(Record):
+    """The metric with `removed` heads silenced, which is the `share` of all heads.
+
+    `fraction` is what was asked for. Over several draws: their mean, its interval over clips, the
+    lowest and the highest draw. `heads` maps a layer to the heads that are gone, of the first draw.
+    """
+
+    fraction: float
+    removed: int
+    share: float
+    value: float
+    interval: Interval
+    lowest: float
+    highest: float
+    heads: dict[int, tuple[int, ...]]
+
+
+class Curve(Record):
+    """A method's points in one scope, by rising share.
+
+    `area` is that under the curve from the whole model to the largest share, divided by that share:
+    the mean of the metric on the way. `to_reference` is the area less the reference's, over the
+    same resampled clips; None for the reference itself.
+    """
+
+    label: str
+    scope: str
+    metric: str
+    points: tuple[Point, ...]
+    area: Estimate | None
+    to_reference: Estimate | None
+
+
+class Comparison(Record):
+    """Everything a comparison found out.
+
+    `points` are the task's own metric at a few shares, where the curves show a cheaper one.
+    `rank_correlations[i][j]` is Spearman's, of the scores of methods i and j.
+    """
+
+    recipe: str
+    command: str
+    model: ModelSummary
+    task: str
+    device: str
+    seed: int
+    calibration: DataSummary
+    validation: DataSummary
+    metric: str
+    higher_is_better: bool
+    whole: dict[str, Estimate]
+    resamples: int
+    heads: tuple[Head, ...]
+    methods: tuple[ScoredMethod, ...]
+    reference: str
+    scopes: tuple[str, ...]
+    curves: tuple[Curve, ...]
+    points: tuple[Curve, ...]
+    rank_correlations: tuple[tuple[float, ...], ...]
+    evaluations: int
+    machine: Machine
+    versions: dict[str, str]
+
+    def of_scope(self, scope: str) -> tuple[Curve, ...]:
+        """The curves of one scope, in the order of the methods."""
+        return tuple(curve for curve in self.curves if curve.scope == scope)
+
+
+class CorrelatedRun(Record):
+    """One side of a correlation; `scores` are aligned with the correlation's `heads`."""
+
+    directory: str
+    recipe: str
+    task: str
+    model: str
+    method: str
+    samples: int
+    split_half: float | None
+    scores: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """How a picture calls it."""
+        return f"{self.recipe}, {self.method}"
+
+
+class Correlation(Record):
+    """How far two runs agree on their heads; intervals over resampled heads.
+
+    `layers` holds Spearman's correlation within each layer of at least three heads.
+    """
+
+    family: str
+    heads: tuple[Head, ...]
+    first: CorrelatedRun
+    second: CorrelatedRun
+    spearman: Estimate
+    pearson: Estimate
+    layers: dict[int, float]
+    versions: dict[str, str]

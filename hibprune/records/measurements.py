@@ -1,0 +1,197 @@
+"""What was measured of a model: metric, size, agreement, latency, and the limits it is held to."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from hibprune.records.base import Interval, Record
+from hibprune.records.medium import SYMBOLS, Length
+from hibprune.records.statistics import bootstrap_interval
+
+
+class Measurement(Record):
+    """A task metric with its 95 % interval over `n` utterances."""
+
+    metric: str
+    value: float
+    interval: Interval
+    n: int
+    higher_is_better: bool
+
+
+class Evaluation(Measurement):
+    """A measurement with what it was made of, utterance by utterance.
+
+    `errors` holds what is wrong with each and `counted` what could have been: 0 or 1 of 1 for
+    a label, words for a transcript.
+    """
+
+    errors: tuple[float, ...] = ()
+    counted: tuple[float, ...] = ()
+
+    @property
+    def measurement(self) -> Measurement:
+        """The figures alone."""
+        return Measurement.model_validate(self.model_dump(exclude={"errors", "counted"}))
+
+
+def paired_change(before: Evaluation, after: Evaluation) -> Interval | None:
+    """95 % bootstrap interval of the metric's change, over inputs both models were given.
+
+    In the metric's own direction: below zero where accuracy falls, above where word errors rise.
+    None where the inputs are not known to be the same.
+    """
+    if not before.errors or before.counted != after.counted:
+        return None
+    sign = -1 if before.higher_is_better else 1
+
+    def change(first: np.ndarray, second: np.ndarray, counted: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(sign * (second - first).sum(axis=axis) / counted.sum(axis=axis))
+
+    return Interval(*bootstrap_interval([before.errors, after.errors, before.counted], change))
+
+
+class AtLength(Record):
+    """Base of what holds for inputs of one length.
+
+    In JSON the unit is the key: `"seconds": 5.0` or `"tokens": 64`, behind `length_prefix`.
+    """
+
+    length_prefix: ClassVar[str] = ""
+
+    length: Length
+
+    @model_validator(mode="before")
+    @classmethod
+    def _length_from_its_unit(cls, content: Any) -> Any:
+        for unit in SYMBOLS if isinstance(content, dict) else ():
+            key = f"{cls.length_prefix}{unit}"
+            if key in content:
+                others = {name: value for name, value in content.items() if name != key}
+                return {**others, "length": {"value": content[key], "unit": unit}}
+        return content
+
+    @model_serializer(mode="wrap")
+    def _unit_as_key(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        key = f"{self.length_prefix}{self.length.unit}"
+        return {
+            key if name == "length" else name: self.length.value if name == "length" else value
+            for name, value in content.items()
+        }
+
+
+class Footprint(AtLength):
+    """Size of a PyTorch model: parameters, and multiply-adds for one input of some length."""
+
+    length_prefix: ClassVar[str] = "at_"
+
+    parameters: int
+    macs: int
+
+
+class ParityCase(AtLength):
+    """Largest absolute difference of logits between PyTorch and ONNX Runtime for one shape."""
+
+    batch: int
+    max_abs_diff: float
+
+
+class Parity(Record):
+    """Agreement of the exported model with PyTorch over several lengths and batch sizes."""
+
+    tolerance: float
+    cases: tuple[ParityCase, ...]
+
+    @property
+    def max_abs_diff(self) -> float:
+        return max(case.max_abs_diff for case in self.cases)
+
+
+class Percentiles(Record):
+    """Latency percentiles in milliseconds; for sound, the median real-time factor."""
+
+    p50: float
+    p90: float
+    p99: float
+    real_time_factor: float | None
+
+
+class Latency(AtLength):
+    """Raw interleaved times (milliseconds) of the original and the pruned model at one length.
+
+    `before_ms[i]` and `after_ms[i]` were measured one right after the other.
+    """
+
+    runtime: str
+    provider: str
+    threads: int
+    batch: int
+    before_ms: tuple[float, ...]
+    after_ms: tuple[float, ...]
+
+    @property
+    def before(self) -> Percentiles:
+        return _percentiles(self.before_ms, self.length)
+
+    @property
+    def after(self) -> Percentiles:
+        return _percentiles(self.after_ms, self.length)
+
+    @property
+    def ratio(self) -> float:
+        """Speed-up: median time before over median after; above 1 the pruned model is faster."""
+        return self.before.p50 / self.after.p50
+
+    @property
+    def ratio_interval(self) -> Interval:
+        """95 % bootstrap interval of `ratio` over the measured pairs."""
+
+        def ratio(before: np.ndarray, after: np.ndarray, axis: int) -> np.ndarray:
+            return np.asarray(np.median(before, axis=axis) / np.median(after, axis=axis))
+
+        return Interval(*bootstrap_interval([self.before_ms, self.after_ms], ratio))
+
+
+def _percentiles(times_ms: tuple[float, ...], length: Length) -> Percentiles:
+    p50, p90, p99 = (float(value) for value in np.percentile(times_ms, [50, 90, 99]))
+    factor = None if length.seconds is None else p50 / 1000 / length.seconds
+    return Percentiles(p50=p50, p90=p90, p99=p99, real_time_factor=factor)
+
+
+class Removal(Record):
+    """What removal changed by count, and the files of the pruned model."""
+
+    before: Footprint
+    after: Footprint
+    files: tuple[str, ...]
+
+
+class Benchmark(Record):
+    """Latency of original and pruned ONNX model, and the size of the original's file in bytes."""
+
+    latencies: tuple[Latency, ...]
+    original_bytes: int
+
+
+class Gate(Record):
+    """A limit the run was held to and what was measured, with its 95 % interval where it has one.
+
+    The verdict is on `value` alone.
+    """
+
+    name: str
+    limit: float
+    value: float
+    interval: Interval | None = None
+    passed: bool
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether another measurement might well have come out on the other side of the limit."""
+        if self.interval is None or self.interval.low == self.interval.high:
+            return False
+        return self.interval.low <= self.limit <= self.interval.high

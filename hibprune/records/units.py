@@ -1,0 +1,127 @@
+"""Units that can be removed, how much each matters, and which of them go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from hibprune.records.base import Record
+from hibprune.records.statistics import split_half_correlation
+
+ENCODER = "encoder"
+
+
+Scope = Literal["global", "layerwise"]
+"""Whether a budget is one of all heads, or one for every layer."""
+
+
+@dataclass(frozen=True, order=True)
+class Head:
+    """One attention head by its original place, also after earlier pruning.
+
+    `stack` names the attention it belongs to: `encoder`, `decoder.self` or `decoder.cross`. JSON
+    leaves it out for the encoder's, which are the ones a plan can remove.
+    """
+
+    layer: int
+    index: int
+    stack: str = ENCODER
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_stack(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        return {k: v for k, v in content.items() if (k, v) != ("stack", ENCODER)}
+
+
+def heads_by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
+    """Group heads as `{layer: [indices]}`, the form `prune_heads` and the manifest use."""
+    grouped: dict[int, list[int]] = {}
+    for head in sorted(heads):
+        grouped.setdefault(head.layer, []).append(head.index)
+    return grouped
+
+
+class Effort(Record):
+    """What scoring took: seconds, and clips sent through the encoder and back.
+
+    For `samples` of the calibration clips: fewer than all where an interrupted run had done some,
+    or a share of a training.
+    """
+
+    seconds: float
+    forwards: int
+    backwards: int
+    samples: int
+
+
+class Scores(Record):
+    """How much each head matters to the task: higher matters more.
+
+    `per_sample` has one row per calibration sample, aligned with `samples`, and one column per
+    head, aligned with `heads`; methods that look at weights alone, or at all samples together, have
+    a single row. `steps` is how many each sample took, where the method had to find that out.
+    """
+
+    method: str
+    heads: tuple[Head, ...]
+    samples: tuple[str, ...]
+    per_sample: tuple[tuple[float, ...], ...]
+    steps: int | None = None
+    effort: Effort | None = None
+
+    @property
+    def values(self) -> dict[Head, float]:
+        """Mean over samples of each head's score."""
+        n = len(self.per_sample)
+        columns = zip(*self.per_sample, strict=True)
+        return {head: sum(column) / n for head, column in zip(self.heads, columns, strict=True)}
+
+    @property
+    def split_half(self) -> float | None:
+        """Spearman correlation of head scores between random halves of the samples.
+
+        Near 1: the samples were enough to fix the ranking. None with fewer than 4 samples.
+        """
+        return split_half_correlation(self.per_sample)
+
+
+class Training(Record):
+    """How far a training over all samples together has come.
+
+    `steps` are those done, `share` of all that there will be; `state` holds by name the vectors
+    that the next step starts from.
+    """
+
+    steps: int
+    share: float
+    state: dict[str, tuple[float, ...]]
+
+
+class Plan(Record):
+    """Which heads go and which stay; both sorted by (layer, index)."""
+
+    removed: tuple[Head, ...]
+    kept: tuple[Head, ...]
+
+    @property
+    def total(self) -> int:
+        return len(self.removed) + len(self.kept)
+
+
+class HeadShare(Record):
+    """A fraction of `total` heads that was to go, over the whole model or of every layer."""
+
+    fraction: float
+    total: int
+    scope: Scope
+
+    def rounding(self, removed: int) -> str | None:
+        """What rounding down to whole heads took, in words; None where it took nothing."""
+        asked = round(self.fraction * self.total, 9)
+        if asked == removed:
+            return None
+        where = " in every layer" if self.scope == "layerwise" else ""
+        return f"{self.fraction:g} of {self.total} is {asked:g}, rounded down{where}"

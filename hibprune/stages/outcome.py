@@ -1,0 +1,243 @@
+"""From what the steps found to the manifest, the gates and the written report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hibprune.data import Selection
+from hibprune.execution.files import write_text
+from hibprune.execution.machine import describe_machine, installed_versions
+from hibprune.execution.output import RECIPE_FILE, file_digests, onnx_bytes
+from hibprune.execution.steps import Done
+from hibprune.recipe import Gates, LoadedRecipe
+from hibprune.records.base import Interval
+from hibprune.records.manifest import (
+    FILE_NAME,
+    SPEEDUP,
+    AttributionSummary,
+    Change,
+    DataSummary,
+    HeadSummary,
+    LatencySummary,
+    MacsChange,
+    Manifest,
+    MetricSummary,
+    ModelSummary,
+    ParitySummary,
+    RoundSummary,
+    SkippedClip,
+)
+from hibprune.records.measurements import (
+    Benchmark,
+    Evaluation,
+    Gate,
+    Latency,
+    Measurement,
+    Parity,
+    Removal,
+    paired_change,
+)
+from hibprune.records.units import Head, heads_by_layer
+from hibprune.report import write_report
+from hibprune.stages.load import Material
+from hibprune.stages.rounds import Choice, step_name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything the steps of a run found."""
+
+    loaded: LoadedRecipe
+    material: Material
+    device: str
+    baseline: Done[Evaluation]
+    choice: Choice
+    removal: Done[Removal]
+    pruned: Done[Evaluation]
+    parity: Done[Parity]
+    exported: Done[Evaluation]
+    benchmark: Done[Benchmark]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each step took when it ran."""
+        steps: dict[str, Done[Any]] = {
+            "baseline": self.baseline,
+            **{
+                step_name(name, number): done
+                for number, one in enumerate(self.choice.rounds, start=1)
+                for name, done in (("attribute", one.scores), ("plan", one.plan))
+            },
+            "prune": self.removal,
+            "validate": self.pruned,
+            "export": self.parity,
+            "exported": self.exported,
+            "benchmark": self.benchmark,
+        }
+        return {name: step.seconds for name, step in steps.items()}
+
+
+def write_outcome(outcome: Outcome, directory: Path) -> Manifest:
+    """Write report, model card, recipe and, last of all, the manifest."""
+    write_text(directory / RECIPE_FILE, outcome.loaded.text)
+    draft = _manifest(outcome, directory)
+    choice = outcome.choice
+    write_report(draft, choice.scores, choice.plan.result, outcome.loaded.text, directory)
+    manifest = draft.model_copy(update={"files": file_digests(directory)})
+    write_text(directory / FILE_NAME, manifest.model_dump_json(indent=1) + "\n")
+    return manifest
+
+
+def _manifest(outcome: Outcome, directory: Path) -> Manifest:
+    recipe, material = outcome.loaded.recipe, outcome.material
+    rounds, plan = outcome.choice.rounds, outcome.choice.plan.result
+    # The one of all heads; later rounds score fewer.
+    scores = rounds[0].scores.result
+    before, after = outcome.removal.result.before, outcome.removal.result.after
+    benchmark = outcome.benchmark.result
+    file_bytes = onnx_bytes(directory, recipe.task.graphs)
+    baseline, pruned = outcome.baseline.result, outcome.pruned.result
+    exported = outcome.exported.result
+    exported_change = paired_change(baseline, exported)
+    method = recipe.attribution.for_task(recipe.task.kind)
+    cases = outcome.parity.result.cases
+    return Manifest(
+        recipe=recipe.name,
+        model=model_summary(outcome.loaded, material),
+        task=recipe.task.kind,
+        input=recipe.task.medium.name,
+        device=outcome.device,
+        seed=recipe.seed,
+        calibration=data_summary(material.calibration, recipe.calibration.source.kind),
+        validation=data_summary(material.validation, recipe.validation.source.kind),
+        attribution=AttributionSummary(
+            method=scores.method,
+            settings=method.model_dump(mode="json", exclude={"method"}),
+            samples=len(scores.samples),
+            seconds=sum(one.scores.seconds for one in rounds),
+            split_half=scores.split_half,
+            steps=scores.steps,
+        ),
+        heads=HeadSummary(
+            total=plan.total,
+            budget=recipe.budget.share(plan.total),
+            left=recipe.removal.leave,
+            removed=_by_layer(plan.removed),
+        ),
+        rounds=tuple(
+            RoundSummary(
+                removed=_by_layer(one.plan.result.removed),
+                seconds=one.scores.seconds,
+                split_half=one.scores.result.split_half,
+            )
+            for one in rounds
+        ),
+        parameters=Change(before=before.parameters, after=after.parameters),
+        macs=MacsChange(before=before.macs, after=after.macs, length=before.length),
+        size_bytes=Change(before=benchmark.original_bytes, after=file_bytes),
+        metric=MetricSummary(
+            name=baseline.metric,
+            higher_is_better=baseline.higher_is_better,
+            n=baseline.n,
+            baseline=baseline.measurement,
+            pruned=pruned.measurement,
+            exported=exported.measurement,
+            pruned_change=paired_change(baseline, pruned),
+            exported_change=exported_change,
+        ),
+        parity=ParitySummary(
+            max_abs_diff=outcome.parity.result.max_abs_diff,
+            tolerance=outcome.parity.result.tolerance,
+            lengths=tuple(sorted({case.length.value for case in cases})),
+            unit=recipe.task.medium.unit,
+            batches=tuple(sorted({case.batch for case in cases})),
+        ),
+        latency=tuple(map(_latency, benchmark.latencies)),
+        gates=check_gates(
+            recipe.gates, baseline, exported, exported_change, benchmark.latencies, file_bytes
+        ),
+        steps=outcome.seconds,
+        machine=describe_machine(),
+        versions=installed_versions(),
+        files={},
+    )
+
+
+def check_gates(
+    gates: Gates,
+    baseline: Measurement,
+    exported: Measurement,
+    change: Interval | None,
+    latencies: tuple[Latency, ...],
+    file_bytes: int,
+) -> tuple[Gate, ...]:
+    """Hold what was measured against the recipe's limits; gates that are not set stay out.
+
+    `change` is the paired interval of the metric's change; the slowest length is the one that
+    counts for the speed-up.
+    """
+    rise, drop = exported.value - baseline.value, baseline.value - exported.value
+    drop_interval = None if change is None else Interval(-change.high, -change.low)
+    slowest = min(latencies, key=lambda latency: latency.ratio)
+    checks: list[tuple[str, float | None, float, Interval | None, bool]] = [
+        ("largest_accuracy_drop", gates.largest_accuracy_drop, drop, drop_interval, True),
+        ("largest_wer_rise", gates.largest_wer_rise, rise, change, True),
+        (SPEEDUP, gates.smallest_speedup, slowest.ratio, slowest.ratio_interval, False),
+        ("largest_file_mb", gates.largest_file_mb, file_bytes / 1e6, None, True),
+    ]
+    return tuple(
+        Gate(
+            name=name,
+            limit=limit,
+            value=value,
+            interval=interval,
+            # A drop of exactly the limit passes, also where floats make it a hair more.
+            passed=value <= limit + 1e-12 if at_most else value >= limit,
+        )
+        for name, limit, value, interval, at_most in checks
+        if limit is not None
+    )
+
+
+def _by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
+    return {layer: tuple(indices) for layer, indices in heads_by_layer(heads).items()}
+
+
+def model_summary(loaded: LoadedRecipe, material: Material) -> ModelSummary:
+    """Which checkpoint a run works on."""
+    source = loaded.recipe.model
+    return ModelSummary(
+        source=source.source,
+        on_hub=source.local_directory(loaded.root) is None,
+        revision=source.revision,
+        family=material.checkpoint.family.model_type,
+        identity=material.checkpoint.identity,
+    )
+
+
+def data_summary(selection: Selection, kind: str) -> DataSummary:
+    """Which clips a run works on, from a source of some kind."""
+    return DataSummary(
+        kind=kind,
+        n=len(selection.utterances),
+        identity=selection.identity,
+        skipped=tuple(SkippedClip(id=clip, reason=why) for clip, why in selection.skipped),
+    )
+
+
+def _latency(latency: Latency) -> LatencySummary:
+    return LatencySummary(
+        runtime=latency.runtime,
+        provider=latency.provider,
+        threads=latency.threads,
+        batch=latency.batch,
+        length=latency.length,
+        repetitions=len(latency.before_ms),
+        before=latency.before,
+        after=latency.after,
+        ratio=latency.ratio,
+        ratio_interval=latency.ratio_interval,
+    )

@@ -1,0 +1,76 @@
+"""One run of a recipe into a directory, and how it goes through a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.progress import Narrator, StepNarration
+from hibprune.execution.steps import Done, Step
+from hibprune.models.checkpoint import Checkpoint
+from hibprune.recipe import LoadedRecipe, Recipe
+from hibprune.stages.load import Material
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a recipe into a directory."""
+
+    loaded: LoadedRecipe
+    material: Material
+    directory: Path
+    device: torch.device
+    narrator: Narrator
+    ranks: Ranks = ALONE
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.loaded.recipe
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.material.checkpoint
+
+    @property
+    def basis(self) -> dict[str, Any]:
+        """What every step's result depends on."""
+        basis: dict[str, Any] = {
+            "model": self.checkpoint.identity,
+            "task": self.recipe.task.model_dump(mode="json"),
+            "device": self.device.type,
+        }
+        if self.recipe.removal.leave == "mean":
+            # Of these clips; the model was changed when it was loaded.
+            crop = self.recipe.calibration.crop_seconds
+            basis["means"] = [self.material.calibration.identity, crop]
+        return basis
+
+
+def once(
+    run: Run,
+    name: str,
+    inputs: Mapping[str, Any],
+    result_type: type[Result],
+    compute: Callable[[Step[Result], StepNarration], Result],
+    finding: Callable[[Result], str],
+    files: Callable[[Result], list[str]] = lambda result: [],
+    version: int = 1,
+    said: str | None = None,
+) -> Done[Result]:
+    """A step of a run, told of as it goes: its result, kept from before or computed and kept.
+
+    `inputs` are what it depends on beside the run's basis, `finding` says in a line what came out,
+    `files` are those it leaves, `said` is what to call it where `name` would mean nothing.
+    """
+    step = Step[Result](run.directory, name, version, {**run.basis, **inputs}, result_type)
+    with run.narrator.step(said or name) as narration:
+        done = step.once(lambda: compute(step, narration), files)
+        narration.found(finding(done.result), done.seconds if done.resumed else None)
+    return done

@@ -1,0 +1,191 @@
+"""Which heads go: score on the calibration data, plan, and score again what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hibprune.attribution import MethodBase, Sample, Session
+from hibprune.attribution.passes import effort_measured
+from hibprune.compression.plan import ONLY_ROUND, Round, make_plan, plan_line
+from hibprune.compression.remove import copy_without
+from hibprune.data import Utterance
+from hibprune.errors import UserError
+from hibprune.evaluation.metric import predict_targets
+from hibprune.execution.progress import StepNarration
+from hibprune.execution.steps import Done, Partial, Step
+from hibprune.models.attention import heads_of
+from hibprune.records.units import Head, Plan, Scores, heads_by_layer
+from hibprune.stages.load import calibration_inputs
+from hibprune.stages.rounds import Choice, FinishedRound, step_name
+from hibprune.stages.run import Run, once
+from hibprune.tasks import Target
+
+ATTRIBUTE = "attribute"
+
+
+def choose(run: Run) -> Choice:
+    """Score, plan, and score again what the plans have left, round by round."""
+    recipe, targets = run.recipe, calibration_targets(run)
+    rounds = recipe.schedule.rounds_for(recipe.budget, heads_of(run.checkpoint.model))
+    choice = Choice(())
+    for number in range(1, rounds + 1):
+        part = Round(number, rounds, choice.removed)
+        scores = attribute(run, targets, part)
+        planned = plan(run, scores, part)
+        choice = Choice((*choice.rounds, FinishedRound(scores, planned)))
+    run.ranks.tell(None)
+    return choice
+
+
+def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
+    """Targets of the calibration clips by id, and a key of where they came from."""
+    clips = run.material.calibration.utterances
+    if run.recipe.calibration.labels == "dataset":
+        return {clip.id: clip.target for clip in clips if clip.target is not None}, "dataset"
+
+    def label(_: Step[dict[str, Target]], narration: StepNarration) -> dict[str, Target]:
+        predictions = predict_targets(
+            run.recipe.task.torch_predict(run.checkpoint.model),
+            run.checkpoint,
+            run.recipe.task,
+            clips,
+            run.recipe.calibration.durations,
+            narration.advance,
+        )
+        return dict(zip((clip.id for clip in clips), predictions, strict=True))
+
+    done = once(
+        run,
+        "label",
+        {"calibration": run.material.calibration.identity},
+        dict[str, Target],
+        label,
+        lambda targets: (
+            f"{len(targets)} calibration {run.recipe.task.medium.many} labelled by the model itself"
+        ),
+    )
+    return done.result, done.key
+
+
+def attribute(
+    run: Run,
+    targets: tuple[dict[str, Target], str],
+    part: Round = ONLY_ROUND,
+    name: str = ATTRIBUTE,
+    label: str = "",
+) -> Done[Scores]:
+    """Score the heads that are left on the calibration clips.
+
+    `name` keeps the scores of several methods apart in one directory; `label` is how to call them.
+    """
+    method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
+    said = step_name(ATTRIBUTE, part.number)
+
+    def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
+        def progress(done: float, total: int, loss: float | None) -> None:
+            shown = "" if loss is None else f", loss {loss:.3f}"
+            narration.advance(done, total, f"{done:.0f} of {total} samples{shown}")
+
+        before = step.partial()
+        if before.rows:
+            run.narrator.say(f"{said}: going on after {len(before.rows)} samples scored before")
+        if before.training:
+            run.narrator.say(f"{said}: going on after {before.training.steps} steps of training")
+        work = Work(tuple(part.gone), targets[0], before)
+        if method.by_sample:
+            run.ranks.tell(work)
+        session = Session(save=step.save_partial, progress=progress, notice=run.narrator.say)
+        return _scored(run, work, session)
+
+    def finding(scores: Scores) -> str:
+        split_half = scores.split_half
+        stability = "" if split_half is None else f", split-half rank correlation {split_half:.2f}"
+        steps = "" if scores.steps is None else f", {scores.steps} steps"
+        return f"{len(scores.heads)} heads by {label or scores.method}{steps}{stability}"
+
+    return once(
+        run,
+        step_name(name, part.number),
+        {
+            "calibration": run.material.calibration.identity,
+            "crop_seconds": run.recipe.calibration.crop_seconds,
+            "targets": targets[1],
+            "method": method.model_dump(mode="json", exclude=set(method.resources)),
+            "seed": run.recipe.seed,
+            **({"gone": heads_by_layer(part.gone)} if part.gone else {}),
+        },
+        Scores,
+        attribute,
+        finding,
+        said=said,
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all ranks have to know to score the heads that are left together."""
+
+    gone: tuple[Head, ...]
+    targets: dict[str, Target]
+    before: Partial
+
+
+def _scored(run: Run, work: Work, session: Session) -> Scores:
+    recipe, before = run.recipe, work.before
+    samples = [
+        _sample(run, clip, work.targets[clip.id]) for clip in run.material.calibration.utterances
+    ]
+    session = replace(
+        session,
+        seed=recipe.seed,
+        done=before.rows,
+        steps=before.steps,
+        training=before.training,
+        ranks=run.ranks,
+    )
+    model = run.checkpoint.model
+    if work.gone:
+        model = copy_without(model, work.gone)
+    method: MethodBase = recipe.attribution.for_task(recipe.task.kind)
+    own = len(session.waiting(samples) if method.by_sample else samples)
+    if before.training is not None:
+        # So much of the work is left as would be if so many samples were.
+        own = round(own * (1 - before.training.share))
+    with effort_measured(model, own) as effort:
+        scores = method.attribute(model, samples, recipe.task.loss, session)
+    return scores.model_copy(update={"effort": effort()})
+
+
+def help_scoring(run: Run) -> None:
+    """Score a share of the samples whenever the leader has work, until it has chosen."""
+    while (work := run.ranks.hear()) is not None:
+        _scored(run, work, Session())
+
+
+def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
+    try:
+        encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
+    except ValueError as error:
+        # The data set's own targets were seen to when they were loaded.
+        raise UserError(
+            f"calibration: {clip.id}: what the model says of it is no target for it: {error}: "
+            "leave it out or set calibration.labels: dataset"
+        ) from error
+    return Sample(clip.id, calibration_inputs(run.recipe, run.checkpoint, clip), encoded)
+
+
+def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
+    """Choose the heads to remove, or those of one round."""
+    budget = run.recipe.budget
+    return once(
+        run,
+        step_name("plan", part.number),
+        {
+            "scores": scores.key,
+            "budget": budget.model_dump(mode="json"),
+            **({"round": [part.number, part.rounds]} if part.rounds > 1 else {}),
+        },
+        Plan,
+        lambda *_: make_plan(scores.result, budget, part),
+        lambda plan: plan_line(plan, budget, part),
+    )
