@@ -13,9 +13,10 @@ from test_hib import samples_of, task_loss, tiny
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from hibprune.attribution import Sample, Session
-from hibprune.attribution.attattr import AttAttr, attributed
+from hibprune.attribution.attattr import attributed
+from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.batches import read_unmodified
+from hibprune.attribution.methods import AttAttr
 from hibprune.models.attention import (
     attention_sites,
     frozen,

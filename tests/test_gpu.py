@@ -12,7 +12,8 @@ from tiny_models import TINY_MODELS
 from torch import Tensor
 from torch.nn import functional
 
-from hibprune.attribution import HeadInformationBottleneck, Sample, Session
+from hibprune.attribution import HeadInformationBottleneck
+from hibprune.attribution.base import Sample, Session
 from hibprune.cli import main
 from hibprune.records.manifest import Manifest
 from hibprune.tasks import Batch

@@ -26,9 +26,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import hibprune.attribution.gates
-from hibprune.attribution import MethodBase, Sample, Session
-from hibprune.attribution.gates import HardConcreteGates, hard_concrete, open_probability, train
-from hibprune.attribution.head_iba import HeadOutputBottleneck
+from hibprune.attribution import MethodBase
+from hibprune.attribution.base import Sample, Session
+from hibprune.attribution.gates import hard_concrete, open_probability, train
+from hibprune.attribution.methods import HardConcreteGates, HeadOutputBottleneck
 from hibprune.cli import main
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.recipe import load_recipe

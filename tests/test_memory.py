@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 
 import hibprune.attribution.fitting
 import hibprune.execution.memory
-from hibprune.attribution import MethodBase, Sample, Session
-from hibprune.attribution.base import BatchedMethod
+from hibprune.attribution import MethodBase
+from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.batches import read_unmodified
+from hibprune.attribution.method import BatchedMethod
 from hibprune.attribution.passes import passes_counted
 from hibprune.errors import UserError
 from hibprune.execution.memory import free_bytes, or_none_without_memory, peak_bytes

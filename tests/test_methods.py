@@ -22,8 +22,9 @@ from torch.nn import functional
 from torch.overrides import _len_torch_function_stack
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from hibprune.attribution import METHODS, Method, MethodBase, Sample, Session
-from hibprune.attribution.base import AnyStackMethod
+from hibprune.attribution import METHODS, Method, MethodBase
+from hibprune.attribution.base import Sample, Session
+from hibprune.attribution.method import AnyStackMethod
 from hibprune.errors import UserError
 from hibprune.models.attention import attention_sites, heads_of, silenced
 from hibprune.recipe import load_recipe

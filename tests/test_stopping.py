@@ -16,7 +16,8 @@ from test_hib import method, samples_of, task_loss, tiny
 from torch import Tensor
 
 import hibprune.attribution.hib
-from hibprune.attribution import HeadInformationBottleneck, Session
+from hibprune.attribution import HeadInformationBottleneck
+from hibprune.attribution.base import Session
 from hibprune.attribution.stopping import Probe
 from hibprune.tasks import Batch
 

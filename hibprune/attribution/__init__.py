@@ -1,49 +1,10 @@
-"""The attribution methods, one file each; a new one is a file and its name in `Method`."""
+"""How much each unit matters: the attribution methods, one file each.
 
-from typing import Annotated
+A new one is its settings in `methods`, its name in the union there, and a file of that name.
+"""
 
-from pydantic import Field
+from hibprune.attribution.hib_settings import HeadInformationBottleneck
+from hibprune.attribution.method import MethodBase
+from hibprune.attribution.methods import METHODS, Method
 
-from hibprune.attribution.attattr import AttAttr
-from hibprune.attribution.attention import AttentionScore
-from hibprune.attribution.base import MethodBase, Sample, Session
-from hibprune.attribution.confidence import Confidence
-from hibprune.attribution.gates import HardConcreteGates
-from hibprune.attribution.head_iba import HeadOutputBottleneck
-from hibprune.attribution.hib import HeadInformationBottleneck
-from hibprune.attribution.lrp import LayerwiseRelevance
-from hibprune.attribution.magnitude import Magnitude
-from hibprune.attribution.occlusion import Occlusion
-from hibprune.attribution.random import Random
-from hibprune.attribution.taylor import Taylor
-
-METHODS: tuple[type[MethodBase], ...] = (
-    HeadInformationBottleneck,
-    HeadOutputBottleneck,
-    HardConcreteGates,
-    AttAttr,
-    Occlusion,
-    Taylor,
-    LayerwiseRelevance,
-    AttentionScore,
-    Confidence,
-    Magnitude,
-    Random,
-)
-
-Method = Annotated[
-    HeadInformationBottleneck
-    | HeadOutputBottleneck
-    | HardConcreteGates
-    | AttAttr
-    | Occlusion
-    | Taylor
-    | LayerwiseRelevance
-    | AttentionScore
-    | Confidence
-    | Magnitude
-    | Random,
-    Field(discriminator="method"),
-]
-
-__all__ = ["METHODS", "HeadInformationBottleneck", "Method", "MethodBase", "Sample", "Session"]
+__all__ = ["METHODS", "HeadInformationBottleneck", "Method", "MethodBase"]

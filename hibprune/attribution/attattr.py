@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
+from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.methods import Answer, AttAttr
 from hibprune.models.attention import input_length, layer_attention_replaced
 from hibprune.models.replay import (
     Layers,
@@ -23,55 +22,32 @@ from hibprune.models.replay import (
 )
 from hibprune.records.units import Scores
 
-Answer = Literal["probability", "log-likelihood"]
 
+def attribute(
+    method: AttAttr,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Score every head of every sample."""
+    one_pass = method.model_copy(update={"steps": 1})
 
-class AttAttr(BatchedMethod):
-    """Largest entry of Attr_h(A) = A_h ⊙ ∫₀¹ ∂F(αA)/∂A_h dα, a layer at a time.
+    def step(calibration: CalibrationBatch, report: Report) -> None:
+        _largest(attributed(one_pass, model, calibration, loss, at_once=1), calibration)
 
-    A holds all heads of the layer, which are scaled together, so a layer's attributions add up to
-    F(A) − F(0); single heads' need not. All other layers attend as usual. The integral is a sum of
-    `steps` equal steps, at their upper ends as in the paper. F is `answer`: `probability` is
-    exp(−loss), that of the true label, or of all slots together; `log-likelihood` is −loss, which
-    for speech recognition is per token of the transcript. Left open, it is the log-likelihood for
-    recognition and the probability for everything else.
-    """
+    passes = within_measured_memory(method, model, session.waiting(samples), step)
 
-    method: Literal["attattr"]
-    answer: Answer | None = None
-    steps: int = Field(default=20, ge=1)
-    batch_size: BatchSize = 100
-    """Passes at once: samples times steps."""
+    def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
+        at_once = passes(input_length(model, calibration.batch.inputs))
+        found = attributed(method, model, calibration, loss, at_once, report)
+        return _largest(found, calibration)
 
-    reads_attention: ClassVar[bool] = True
-    title: ClassVar[str] = "AttAttr: integrated gradients along the head's own attention"
-    source: ClassVar[str] = "Hao et al. 2021; HIB paper, eq. 18"
-    cost: ClassVar[str] = "2 forwards + layers × steps × (forward + backward) per sample"
+    def batch_size(length: int) -> int:
+        return passes(length) // method.steps
 
-    def for_task(self, task: str) -> Self:
-        usual: Answer = "log-likelihood" if task.startswith("asr") else "probability"
-        return self.model_copy(update={"answer": usual if self.answer is None else self.answer})
-
-    def attribute(
-        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
-    ) -> Scores:
-        one_pass = self.model_copy(update={"steps": 1})
-
-        def step(calibration: CalibrationBatch, report: Report) -> None:
-            _largest(attributed(one_pass, model, calibration, loss, at_once=1), calibration)
-
-        passes = within_measured_memory(self, model, session.waiting(samples), step)
-
-        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
-            at_once = passes(input_length(model, calibration.batch.inputs))
-            found = attributed(self, model, calibration, loss, at_once, report)
-            return _largest(found, calibration)
-
-        def batch_size(length: int) -> int:
-            return passes(length) // self.steps
-
-        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
-        return self.scores(model, samples, rows)
+    rows = score_in_batches(method, model, samples, score_batch, batch_size, session)
+    return scores_of(method, model, samples, rows)
 
 
 def _largest(attributions: Mapping[int, Tensor], calibration: CalibrationBatch) -> Tensor:

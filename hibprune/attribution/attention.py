@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import BatchedMethod, Loss, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
-from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.base import Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report
+from hibprune.attribution.fitting import score_by_batch
+from hibprune.attribution.method import BatchedMethod
+from hibprune.attribution.methods import AttentionScore
 from hibprune.records.units import Scores
 
 
-class WeightsMethod(BatchedMethod):
-    """A method that sees attention weights and nothing else, not even what a head gives out."""
-
-    reads_attention: ClassVar[bool] = True
-    cost: ClassVar[str] = "1 forward pass per sample"
-
-    @abstractmethod
-    def over_frames(self, largest: Tensor, valid: Tensor) -> Tensor:
-        """Scores (batch, heads) from the largest weight in each row, (batch, heads, frames).
-
-        `valid` (batch, frames) is true on frames that are not padding; the others' weights are 0.
-        """
-
-    def attribute(
-        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
-    ) -> Scores:
-        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
-            largest = [weights.amax(-1) for weights in calibration.attention.values()]
-            return self.over_frames(torch.cat(largest, dim=1), calibration.valid)
-
-        waiting = session.waiting(samples)
-        batch_size = within_measured_memory(self, model, waiting, score_batch)
-        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
-        return self.scores(model, samples, rows)
+def attribute(
+    method: AttentionScore,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Score every head of every sample; the loss is not looked at."""
+    return score_weights(method, model, samples, session, lambda largest, valid: largest.amax(-1))
 
 
-class AttentionScore(WeightsMethod):
-    """Largest attention weight of a clip, the baseline of AttAttr's figure 2."""
+def score_weights(
+    method: BatchedMethod,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    session: Session,
+    over_frames: Callable[[Tensor, Tensor], Tensor],
+) -> Scores:
+    """Score heads by their attention weights and nothing else, not even what they give out.
 
-    method: Literal["attention"]
+    `over_frames` makes scores (batch, heads) of the largest weight in each row (batch, heads,
+    frames) and of `valid` (batch, frames), true on frames that are not padding; the others' weights
+    are 0.
+    """
 
-    title: ClassVar[str] = "Attention score: the head's largest attention weight"
-    source: ClassVar[str] = "Hao et al. 2021 (AttAttr), figure 2's baseline"
+    def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
+        largest = [weights.amax(-1) for weights in calibration.attention.values()]
+        return over_frames(torch.cat(largest, dim=1), calibration.valid)
 
-    def over_frames(self, largest: Tensor, valid: Tensor) -> Tensor:
-        return largest.amax(-1)
+    return score_by_batch(method, model, samples, session, score_batch)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Bottleneck = Literal["paper", "exact", "mutual-information"]
-Activation = Literal["softmax", "sigmoid"]
+from hibprune.attribution.hib_settings import Activation, Bottleneck
 
 
 def activate(raw: Tensor, valid: Tensor | None, activation: Activation) -> Tensor:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
 
-from torch import Tensor
+from transformers import PreTrainedModel
 
-from hibprune.attribution.attention import WeightsMethod
+from hibprune.attribution.attention import score_weights
+from hibprune.attribution.base import Loss, Sample, Session
 from hibprune.attribution.batches import mean_over_frames
+from hibprune.attribution.methods import Confidence
+from hibprune.records.units import Scores
 
 
-class Confidence(WeightsMethod):
-    """Mean over a clip's frames of the largest weight in the frame's row.
-
-    The paper leaves out the end-of-sentence token, of which an encoder of speech has none; where
-    the input is text, all of its tokens count.
-    """
-
-    method: Literal["confidence"]
-
-    title: ClassVar[str] = "Confidence: mean over frames of the largest attention weight"
-    source: ClassVar[str] = "Voita et al. 2019 (Story of Heads)"
-
-    def over_frames(self, largest: Tensor, valid: Tensor) -> Tensor:
-        return mean_over_frames(largest, valid)
+def attribute(
+    method: Confidence,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Score every head of every sample; the loss is not looked at."""
+    return score_weights(method, model, samples, session, mean_over_frames)

@@ -8,11 +8,20 @@ from functools import cache
 
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import BatchedMethod, Sample
-from hibprune.attribution.batches import CalibrationBatch, Report, no_room, read_unmodified
+from hibprune.attribution.base import Sample, Session, scores_of
+from hibprune.attribution.batches import (
+    CalibrationBatch,
+    Report,
+    ScoreBatch,
+    no_room,
+    read_unmodified,
+    score_in_batches,
+)
+from hibprune.attribution.method import BatchedMethod
 from hibprune.execution.memory import free_bytes, or_none_without_memory, peak_bytes
 from hibprune.models.attention import input_length, positions_fitted
 from hibprune.models.families import family_of
+from hibprune.records.units import Scores
 
 SHARE_OF_FREE_MEMORY = 0.5
 """What a batch may take up unless `memory_gib` says otherwise: kernels need room of their own."""
@@ -46,6 +55,28 @@ def within_measured_memory(
         return room / _bytes_per_length(method, model, samples, step)
 
     return lambda length: max(1, min(method.batch_size, int(fitting() / length)))
+
+
+def score_by_batch(
+    method: BatchedMethod,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    session: Session,
+    score_batch: ScoreBatch,
+    heaviest: Step | None = None,
+) -> Scores:
+    """A row of scores for each sample, in batches as large as fit.
+
+    `heaviest` is as much of the work on a batch as takes the most memory, where that is less than
+    all of it.
+
+    Raises:
+        UserError: a single sample does not fit into memory.
+    """
+    waiting = session.waiting(samples)
+    batch_size = within_measured_memory(method, model, waiting, heaviest or score_batch)
+    rows = score_in_batches(method, model, samples, score_batch, batch_size, session)
+    return scores_of(method, model, samples, rows)
 
 
 def _room(method: BatchedMethod, model: PreTrainedModel) -> float:

@@ -11,17 +11,17 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
+from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.batches import CalibrationBatch, LengthBatches
 from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.methods import HardConcreteGates
 from hibprune.attribution.noise import SeededNoise
 from hibprune.models.attention import AttentionSite, frozen, head_places, heads_of, outputs_changed
 from hibprune.models.replay import prefix_replayed
@@ -34,53 +34,19 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """What Adam keeps of the gradients, in its own words."""
 
 
-class HardConcreteGates(BatchedMethod):
-    """Probability that a head's gate is open, P(gate ≠ 0), after training the gates.
-
-    `penalty` is λ: the task loss that an open gate must save to stay open. `temperature`,
-    `stretch_low` and `stretch_high` (β, γ, ζ) shape the distribution; `initial` is the log α that
-    all gates start from. A step takes `samples_per_step` samples, shuffled, a draw of gates each.
-
-    `fine_tune` also trains the weights behind the convolutions, as Voita et al. did, on a copy that
-    is thrown away: the scores then speak of a model that was trained, and the heads are removed
-    from one that was not.
-
-    On the quickstart with 67 % of the heads removed, λ = 0.01, 0.03, 0.1 and 0.3 keep 86.5, 92.5,
-    95.5 and 78.5 % accuracy on the calibration clips; with 200 steps 0.01 keeps 73.5 %: fewer than
-    half of the gates are shut then, and the order of the open ones says little. With 50 % removed,
-    all up to 0.1 keep 98 % or more (tests/benchmarks/settings_search.py --shares 0.667).
-
-    What all samples give in front of the first attention is kept in memory, beside the batches. An
-    interrupted training goes on after its last step, and with the same batches comes to the same
-    gates bit for bit; with `fine_tune`, which moves too much to keep, it starts anew.
-    """
-
-    method: Literal["gates"]
-    penalty: float = Field(default=0.1, ge=0)
-    steps: int = Field(default=100, ge=1)
-    learning_rate: float = Field(default=0.1, gt=0)
-    samples_per_step: int = Field(default=50, ge=1)
-    temperature: float = Field(default=2 / 3, gt=0)
-    stretch_low: float = Field(default=-0.1, lt=0)
-    stretch_high: float = Field(default=1.1, gt=1)
-    initial: float = 2.0
-    fine_tune: bool = False
-    weights_learning_rate: float = Field(default=1e-5, gt=0)
-    batch_size: BatchSize = 50
-
-    by_sample: ClassVar[bool] = False
-    title: ClassVar[str] = "Hard-concrete gates: probability that a head's gate stays open"
-    source: ClassVar[str] = "Louizos et al. 2018, Voita et al. 2019"
-    cost: ClassVar[str] = "1 forward per sample + steps × samples per step × (forward + backward)"
-
-    def attribute(
-        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
-    ) -> Scores:
-        with frozen(model):
-            log_alpha = train(self, model, samples, loss, session)
-        # In single precision, gates would be level from log α = 15 on.
-        chances = open_probability(self, log_alpha.double())
-        return self.scores(model, samples, [tuple(chances.tolist())])
+def attribute(
+    method: HardConcreteGates,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Train a gate for every head, all samples together."""
+    with frozen(model):
+        log_alpha = train(method, model, samples, loss, session)
+    # In single precision, gates would be level from log α = 15 on.
+    chances = open_probability(method, log_alpha.double())
+    return scores_of(method, model, samples, [tuple(chances.tolist())])
 
 
 def train(

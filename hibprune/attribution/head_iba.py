@@ -8,62 +8,43 @@ After Jiang et al. 2020 (after Schulz et al. 2020), with heads in the place of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import BatchedMethod, BatchSize, Loss, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
-from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.base import Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report
+from hibprune.attribution.fitting import score_by_batch
+from hibprune.attribution.methods import HeadOutputBottleneck
 from hibprune.attribution.noise import SeededNoise
 from hibprune.models.attention import AttentionSite, head_places, heads_of, outputs_changed
 from hibprune.models.replay import prefix_replayed
 from hibprune.records.units import Scores
 
 
-class HeadOutputBottleneck(BatchedMethod):
-    """Information that a head's output keeps when every unit of it costs β, in nats per feature.
+def attribute(
+    method: HeadOutputBottleneck,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Score every head of every sample."""
 
-    `initial` is the α that all heads start from: 5 lets 99.3 % through, as in the paper.
+    def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
+        noise = SeededNoise.for_batch(calibration, session.seed)
+        return divergence(optimise(method, model, calibration, loss, noise, report))
 
-    On the quickstart with 67 % of the heads removed, β = 0.03, 0.1, 0.3 and 1 keep 75.5, 78.0, 68.5
-    and 63.0 % accuracy on the calibration clips; the same number from every layer, 85.5 % with the
-    first two. 20 steps at a learning rate of 1 and 80 at 0.2 keep 71.5 and 74.0 %
-    (tests/benchmarks/settings_search.py --shares 0.667).
-    """
+    # What the first step leaves behind is there throughout the second.
+    beginning = method.model_copy(update={"steps": min(2, method.steps)})
 
-    method: Literal["head-iba"]
-    beta: float = Field(default=0.1, ge=0)
-    steps: int = Field(default=40, ge=1)
-    learning_rate: float = Field(default=0.5, gt=0)
-    initial: float = 5.0
-    batch_size: BatchSize = 50
+    def heaviest(calibration: CalibrationBatch, report: Report) -> None:
+        noise = SeededNoise.for_batch(calibration, session.seed)
+        optimise(beginning, model, calibration, loss, noise)
 
-    title: ClassVar[str] = "Information bottleneck on each head's output"
-    source: ClassVar[str] = "Jiang et al. 2020 (IBA), on heads in the place of tokens"
-    cost: ClassVar[str] = "1 forward + steps × (forward + backward) per sample"
-
-    def attribute(
-        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
-    ) -> Scores:
-        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
-            noise = SeededNoise.for_batch(calibration, session.seed)
-            return divergence(optimise(self, model, calibration, loss, noise, report))
-
-        # What the first step leaves behind is there throughout the second.
-        beginning = self.model_copy(update={"steps": min(2, self.steps)})
-
-        def step(calibration: CalibrationBatch, report: Report) -> None:
-            noise = SeededNoise.for_batch(calibration, session.seed)
-            optimise(beginning, model, calibration, loss, noise)
-
-        batch_size = within_measured_memory(self, model, session.waiting(samples), step)
-        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
-        return self.scores(model, samples, rows)
+    return score_by_batch(method, model, samples, session, score_batch, heaviest)
 
 
 def optimise(

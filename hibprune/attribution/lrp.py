@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 
-from hibprune.attribution.base import AnyStackMethod, BatchedMethod, Loss, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
-from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.base import Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report
+from hibprune.attribution.fitting import score_by_batch
+from hibprune.attribution.methods import LayerwiseRelevance
 from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients
 from hibprune.errors import UserError
 from hibprune.models.attention import heads_of
@@ -28,46 +29,28 @@ from hibprune.models.families import family_of
 from hibprune.records.units import Scores
 
 
-class LayerwiseRelevance(AnyStackMethod, BatchedMethod):
-    """Relevance of a head's output for the answer, as a share of its layer's, a clip at a time.
+def attribute(
+    method: LayerwiseRelevance,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Score every head of every sample."""
+    layers = columns_by_layer(heads_of(model, method.stacks))
 
-    Propagation starts from −loss, the log-probability of the truth, where Voita et al. start from
-    the top logit: it is there for every task. What reaches a head is summed over frames and
-    features. With `normalise: layer` absolute values within a layer sum to 1; where all are
-    positive, as under Voita's rules, this is their normalisation. `sign: absolute` ranks a head
-    that speaks against the truth by how much it says, `signed` below one that says nothing.
-    Biases take the share of relevance that they have in what they are added to.
-    """
+    def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
+        with relevance_conserved(model, multipliers_of(model)):
+            slopes, losses = gate_gradients(model, calibration, loss, method.stacks)
+        report(1.0, float(losses.mean()))
+        relevance = -slopes
+        if method.normalise == "layer":
+            for columns in layers:
+                total = relevance[:, columns].abs().sum(1, keepdim=True)
+                relevance[:, columns] /= total.where(total > 0, 1.0)
+        return relevance.abs() if method.sign == "absolute" else relevance
 
-    method: Literal["lrp"]
-    sign: Literal["absolute", "signed"] = "absolute"
-    normalise: Literal["layer", "none"] = "layer"
-
-    title: ClassVar[str] = "LRP: relevance propagated to the head's output, as a share of its layer"
-    source: ClassVar[str] = "Voita et al. 2019; rules of Ali et al. 2022"
-    cost: ClassVar[str] = "2 forward passes + 1 backward per sample"
-
-    def attribute(
-        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
-    ) -> Scores:
-        heads = heads_of(model, self.stacks)
-        layers = columns_by_layer(heads)
-
-        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
-            with relevance_conserved(model, multipliers_of(model)):
-                slopes, losses = gate_gradients(model, calibration, loss, self.stacks)
-            report(1.0, float(losses.mean()))
-            relevance = -slopes
-            if self.normalise == "layer":
-                for columns in layers:
-                    total = relevance[:, columns].abs().sum(1, keepdim=True)
-                    relevance[:, columns] /= total.where(total > 0, 1.0)
-            return relevance.abs() if self.sign == "absolute" else relevance
-
-        waiting = session.waiting(samples)
-        batch_size = within_measured_memory(self, model, waiting, score_batch)
-        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
-        return self.scores(model, samples, rows)
+    return score_by_batch(method, model, samples, session, score_batch)
 
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(

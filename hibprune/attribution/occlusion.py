@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import AnyStackMethod, BatchedMethod, Loss, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
-from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.base import Loss, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report
+from hibprune.attribution.fitting import score_by_batch
+from hibprune.attribution.methods import Occlusion
 from hibprune.models.attention import heads_of, silenced
 from hibprune.models.replay import (
     encoder_kept,
@@ -23,36 +23,25 @@ from hibprune.models.replay import (
 from hibprune.records.units import ENCODER, Head, Scores
 
 
-class Occlusion(AnyStackMethod, BatchedMethod):
-    """Rise of the task loss, a clip at a time, when this head alone is silenced.
+def attribute(
+    method: Occlusion,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Score every head of every sample."""
+    heads = heads_of(model, method.stacks)
+    # The lowest head of a stack has the most computed above it.
+    lowest = list({head.stack: head for head in reversed(heads)}.values())
 
-    Negative: better without.
-    """
+    def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
+        return rises(model, calibration, loss, heads, report)
 
-    method: Literal["occlusion"]
+    def heaviest(calibration: CalibrationBatch, report: Report) -> Tensor:
+        return rises(model, calibration, loss, lowest, report)
 
-    title: ClassVar[str] = "Occlusion: rise of the task loss when one head alone is silenced"
-    source: ClassVar[str] = "leave-one-out, as in Michel et al. 2019"
-    cost: ClassVar[str] = "2 + heads forward passes per sample"
-
-    def attribute(
-        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
-    ) -> Scores:
-        heads = heads_of(model, self.stacks)
-        # The lowest head of a stack has the most computed above it.
-        lowest = list({head.stack: head for head in reversed(heads)}.values())
-
-        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
-            return rises(model, calibration, loss, heads, report)
-
-        batch_size = within_measured_memory(
-            self,
-            model,
-            session.waiting(samples),
-            lambda calibration, report: rises(model, calibration, loss, lowest, report),
-        )
-        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
-        return self.scores(model, samples, rows)
+    return score_by_batch(method, model, samples, session, score_batch, heaviest)
 
 
 def rises(

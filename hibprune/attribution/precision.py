@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
 
-Precision = Literal["float32", "bfloat16"]
+from hibprune.attribution.hib_settings import Precision
 
 
 @contextmanager

@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import AnyStackMethod, BatchedMethod, Loss, Row, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
-from hibprune.attribution.fitting import within_measured_memory
+from hibprune.attribution.base import Loss, Row, Sample, Session
+from hibprune.attribution.batches import CalibrationBatch, Report
+from hibprune.attribution.fitting import score_by_batch
+from hibprune.attribution.methods import Taylor
 from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients
-from hibprune.models.attention import heads_of
 from hibprune.records.units import Head, Scores
 
 
-class Taylor(AnyStackMethod, BatchedMethod):
-    """abs(∂loss/∂ξ) at ξ = 1 for a factor ξ on the head's output, a clip at a time.
+def attribute(
+    method: Taylor,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Score every head of every sample."""
 
-    `normalise: layer` divides by the L2 norm of a layer's mean scores, as Michel et al. do after
-    Molchanov et al. 2017; the default compares heads of all layers as they are.
-    """
+    def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
+        slopes, losses = gate_gradients(model, calibration, loss, method.stacks)
+        report(1.0, float(losses.mean()))
+        return slopes.abs()
 
-    method: Literal["taylor"]
-    normalise: Literal["none", "layer"] = "none"
-
-    title: ClassVar[str] = "Taylor: slope of the task loss as the head's output is turned down"
-    source: ClassVar[str] = "Michel, Levy, Neubig 2019, eq. 2"
-    cost: ClassVar[str] = "2 forward passes + 1 backward per sample"
-
-    def attribute(
-        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
-    ) -> Scores:
-        def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
-            slopes, losses = gate_gradients(model, calibration, loss, self.stacks)
-            report(1.0, float(losses.mean()))
-            return slopes.abs()
-
-        waiting = session.waiting(samples)
-        batch_size = within_measured_memory(self, model, waiting, score_batch)
-        rows = score_in_batches(self, model, samples, score_batch, batch_size, session)
-        heads = heads_of(model, self.stacks)
-        return self.scores(
-            model, samples, rows if self.normalise == "none" else normalised(rows, heads)
-        )
+    scores = score_by_batch(method, model, samples, session, score_batch)
+    if method.normalise == "none":
+        return scores
+    return scores.model_copy(
+        update={"per_sample": tuple(normalised(scores.per_sample, scores.heads))}
+    )
 
 
 def normalised(rows: Sequence[Row], heads: Sequence[Head]) -> list[Row]:

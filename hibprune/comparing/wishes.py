@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from hibprune.attribution import METHODS, MethodBase
-from hibprune.attribution.random import Random
+from hibprune.attribution.methods import Random
 from hibprune.errors import UserError, did_you_mean
 from hibprune.execution.files import digest
 from hibprune.models.families import Family

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hibprune.attribution import MethodBase, Sample, Session
+from hibprune.attribution import MethodBase
+from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.passes import effort_measured
 from hibprune.compression.plan import ONLY_ROUND, Round, make_plan, plan_line
 from hibprune.compression.remove import copy_without

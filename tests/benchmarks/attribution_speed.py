@@ -30,7 +30,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hibprune.attribution import HeadInformationBottleneck, Sample, Session
+from hibprune.attribution import HeadInformationBottleneck
+from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.hib import optimise
 from hibprune.attribution.noise import SeededNoise

@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hibprune.attribution import HeadInformationBottleneck, MethodBase, Sample, Session
-from hibprune.attribution.occlusion import Occlusion
-from hibprune.attribution.random import Random
+from hibprune.attribution import HeadInformationBottleneck, MethodBase
+from hibprune.attribution.base import Sample, Session
+from hibprune.attribution.methods import Occlusion, Random
 from hibprune.compression.plan import Budget, make_plan
 from hibprune.compression.remove import remove_heads, save_configuration
 from hibprune.data import DurationLimits, Utterance
