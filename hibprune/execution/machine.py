@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
 import torch
 
 from hibprune.records.manifest import Machine
@@ -33,7 +34,7 @@ def describe_machine() -> Machine:
     return Machine(
         processor=_processor(),
         cores=available_cores(),
-        memory_gib=round(_memory_bytes() / 2**30, 1),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         system=platform.platform(),
     )
@@ -63,9 +64,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int:
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0

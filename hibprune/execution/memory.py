@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,9 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 Found = TypeVar("Found")
 
-MEMINFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")
-"""Where Linux says what the machine has left, and what the container around us may use."""
+"""Where Linux says what the container around us may use."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -26,18 +26,9 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    free = min(_free_on_machine(), _free_in_container())
+    free = min(psutil.virtual_memory().available, _free_in_container())
     # What torchrun started on this machine shares it.
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _free_on_machine() -> int:
-    try:
-        fields = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        # Not Linux: all there is, of which a share is used.
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _free_in_container() -> int:
