@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -236,6 +237,21 @@ def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
         load_recipe(tmp_path / "gone.yaml")
     with pytest.raises(UserError, match=r": cannot be read: is a directory$"):
         load_recipe(tmp_path)
+
+
+@pytest.mark.timeout(20)
+def test_a_recipe_is_a_file_of_a_size_that_people_write(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "long.yaml").write_text("#" * 1_100_000)
+    for name, fault in (
+        ("pipe.yaml", "a pipe, not a file"),
+        ("zero.yaml", "a device, not a file"),
+        ("long.yaml", "larger than 1 MB"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_recipe(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: cannot be read: {fault}"
 
 
 def test_a_file_name_that_does_not_do_for_a_name(tmp_path: Path) -> None:

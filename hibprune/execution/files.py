@@ -1,17 +1,125 @@
-"""Writing files so that a reader never sees half of one, and telling files by their content."""
+"""Files written so that no reader sees half of one, read within bounds, and told by content."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hibprune.errors import UserError
+
+MAX_RECIPE_BYTES = 2**20
+MAX_TEXT_BYTES = 2**28
+"""Of a manifest, a record or a settings file; the largest that are known take a tenth."""
+MAX_FILE_BYTES = 2**36
+"""Of sound, weights and graphs, which are not read into memory whole."""
+
+SPECIAL_FILES = (
+    (stat.S_ISFIFO, "a pipe, not a file"),
+    (stat.S_ISSOCK, "a socket, not a file"),
+    (stat.S_ISCHR, "a device, not a file"),
+    (stat.S_ISBLK, "a device, not a file"),
+)
+
+
+class UnfitFileError(OSError):
+    """What is not opened: no regular file, larger than its reader takes, or behind a link.
+
+    `strerror` says which, in a few words.
+    """
+
+
+def open_bounded(
+    path: Path, max_bytes: int = MAX_FILE_BYTES, within: Path | None = None
+) -> io.BufferedReader:
+    """Open a regular file of at most `max_bytes` for reading; never waits for one to be written.
+
+    Links are followed, except below the directory `within` where one is given.
+
+    Raises:
+        OSError: there is no such file, it may not be read, or it is not fit (UnfitFileError).
+    """
+    try:
+        _refuse_links(path, within)
+        # Asked before opening, which some devices answer with an action, and after, since another
+        # file may be there by then.
+        _require_fit(path.stat(), path, max_bytes)
+        no_follow = 0 if within is None else getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_RDONLY | no_follow | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+    except ValueError as error:
+        # A null character, or half of a character that only memory can hold.
+        raise UnfitFileError(errno.EINVAL, "no file can have this name", str(path)) from error
+    try:
+        _require_fit(os.fstat(descriptor), path, max_bytes)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bounded(path: Path, max_bytes: int = MAX_TEXT_BYTES, within: Path | None = None) -> bytes:
+    """The content of a regular file of at most `max_bytes`, as `open_bounded` opens it.
+
+    Raises:
+        OSError: as there; also for a file that holds more than its size says, as below /proc.
+    """
+    with open_bounded(path, max_bytes, within) as file:
+        # Nothing at all where the system would have us wait, as for a pipe it calls a file.
+        content = file.read(max_bytes + 1) or b""
+    if len(content) > max_bytes:
+        raise _too_large(path, max_bytes)
+    return content
+
+
+def read_text_bounded(
+    path: Path, max_bytes: int = MAX_TEXT_BYTES, within: Path | None = None
+) -> str:
+    """The content of a file as `read_bounded` reads it, in UTF-8; every end of line is a newline.
+
+    Raises:
+        OSError: as there.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    content = io.BytesIO(read_bounded(path, max_bytes, within))
+    return io.TextIOWrapper(content, encoding="utf-8").read()
+
+
+def read_fault(error: OSError) -> str:
+    """Why a file cannot be read, in a few words."""
+    reason = error.strerror or "cannot be opened"
+    return reason if isinstance(error, UnfitFileError) else reason[:1].lower() + reason[1:]
+
+
+def _refuse_links(path: Path, within: Path | None) -> None:
+    if within is None:
+        return
+    if not path.is_relative_to(within) or ".." in path.relative_to(within).parts:
+        raise UnfitFileError(errno.EINVAL, f"not inside {within}", str(path))
+    below = len(path.relative_to(within).parts)
+    if any(part.is_symlink() for part in (path, *path.parents)[:below]):
+        raise UnfitFileError(errno.ELOOP, "behind a link, which is not followed", str(path))
+
+
+def _require_fit(status: os.stat_result, path: Path, max_bytes: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    for is_special, named in SPECIAL_FILES:
+        if is_special(status.st_mode):
+            raise UnfitFileError(errno.EINVAL, named, str(path))
+    if status.st_size > max_bytes:
+        raise _too_large(path, max_bytes)
+
+
+def _too_large(path: Path, max_bytes: int) -> UnfitFileError:
+    return UnfitFileError(errno.EFBIG, f"larger than {max_bytes / 1e6:,.0f} MB", str(path))
 
 
 @contextmanager
@@ -125,7 +233,7 @@ def _write_utf8(path: Path, text: str) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's content."""
-    with path.open("rb") as file:
+    with open_bounded(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from hibprune.errors import UserError
+from hibprune.execution.files import MAX_RECIPE_BYTES, read_fault, read_text_bounded
 from hibprune.recipe.faults import GOOD_NAME, fault_lines, left_behind, named
 from hibprune.recipe.settings import NAME_PATTERN, Recipe
 
@@ -38,12 +39,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         UserError: one line per fault, `path: key: what is wrong (did you mean …?)`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text_bounded(path, MAX_RECIPE_BYTES)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{path}: cannot be read: {reason}") from error
+        raise UserError(f"{path}: cannot be read: {read_fault(error)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8") from error
     content = _parse(text, path)
