@@ -21,7 +21,9 @@ from hibprune.models.attention import (
     eager_attention,
     frame_count,
     frozen,
+    input_length,
     layer_attention_replaced,
+    logit_count,
     silenced,
 )
 from hibprune.models.families import family_of
@@ -387,3 +389,17 @@ def test_frame_axes_of_the_front_end(tiny: TinyModel) -> None:
     frames = read[0].shape[-1]
     for path, axis in family_of(model.config.model_type).prefix:
         assert all(part.shape[axis] == frames for part in prefix[path]), path
+
+
+def test_an_adapter_behind_the_encoder_shortens_the_logits_alone() -> None:
+    """CTC takes the lengths of the logits; attention's are those of the front end."""
+    settings = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 32}
+    tiny = TinyModel("wav2vec2-adapter", "Wav2Vec2Config", settings)
+    model = tiny.build("AutoModelForCTC")
+    for seconds in (0.1, 0.25, 0.4):
+        clip = tiny.inputs(1, seconds)
+        with torch.no_grad(), attention_read(model) as read:
+            given = model(**clip, output_attentions=True).logits
+        length = input_length(model, clip)
+        assert frame_count(model, length) == read[0].shape[-1]
+        assert logit_count(model, length) == given.shape[1]

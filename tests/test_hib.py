@@ -98,7 +98,7 @@ class TestAgainstThePlainReference:
         sites = attention_sites(model)
         for place, sample in enumerate(samples):
             frames = calibration.batch.frames[place]
-            alone = Batch((sample.id,), sample.inputs, (sample.target,), (frames,))
+            alone = Batch((sample.id,), sample.inputs, (sample.target,), (frames,), (frames,))
             with positions_fitted(model, sample.inputs):
                 expected = reference_attention(
                     model,

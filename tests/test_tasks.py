@@ -45,7 +45,7 @@ def model_giving(logits: Tensor) -> Any:
 
 
 def batch(targets: tuple[tuple[int, ...], ...], frames: tuple[int, ...] = ()) -> Batch:
-    return Batch(tuple(map(str, range(len(targets)))), {}, targets, frames)
+    return Batch(tuple(map(str, range(len(targets)))), {}, targets, (), frames)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ class TestRecognition:
         for place, clip in enumerate(clips):
             logits[place, : frames[place]] = model(clip).logits[0]
         got = task("asr-ctc").loss(
-            PreparedModel(model.config, logits), Batch(("a", "b"), {}, targets, frames)
+            PreparedModel(model.config, logits), Batch(("a", "b"), {}, targets, (), frames)
         )
         assert torch.allclose(got, torch.stack(expected), atol=1e-4)
 

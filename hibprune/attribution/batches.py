@@ -27,6 +27,7 @@ from hibprune.models.attention import (
     attention_read,
     frozen,
     input_length,
+    logit_count,
     positions_fitted,
     run_encoder,
 )
@@ -72,6 +73,7 @@ class CalibrationBatch:
                 inputs={k: value.repeat_interleave(times, 0) for k, value in batch.inputs.items()},
                 targets=each(batch.targets),
                 frames=each(batch.frames),
+                logits=each(batch.logits),
             ),
             prefix={
                 path: tuple(part.repeat_interleave(times, 0) for part in parts)
@@ -256,6 +258,7 @@ def _as_batch(
             inputs=_stacked_inputs(model, samples, device),
             targets=tuple(sample.target for sample in samples),
             frames=tuple(frames),
+            logits=tuple(logit_count(model, input_length(model, one.inputs)) for one in samples),
         ),
         prefix={
             path: tuple(map(_stacked, zip(*(one.prefix[path] for one in read), strict=True)))

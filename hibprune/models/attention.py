@@ -6,6 +6,7 @@ an exception. Head indices are original ones; positions are places among the hea
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -327,7 +328,25 @@ def input_length(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
 def frame_count(model: PreTrainedModel, length: int) -> int:
     """Frames that the encoder's attention sees of an input of some length."""
     if hasattr(model, "_get_feat_extract_output_lengths"):
-        return int(model._get_feat_extract_output_lengths(torch.tensor(length)))
+        return _front_end_frames(model, length, adapted=False)
     if model.main_input_name == "input_ids":
         return length
     return int(model.base_model.embeddings.position_embeddings.shape[1])
+
+
+def logit_count(model: PreTrainedModel, length: int) -> int:
+    """Frames that a model with logits for every frame gives them for.
+
+    Fewer than those of its attention where an adapter behind the encoder takes every second one.
+    """
+    if hasattr(model, "_get_feat_extract_output_lengths"):
+        return _front_end_frames(model, length, adapted=True)
+    return frame_count(model, length)
+
+
+def _front_end_frames(model: PreTrainedModel, length: int, adapted: bool) -> int:
+    count: Callable[..., Tensor] = model._get_feat_extract_output_lengths
+    takes_adapter = "add_adapter" in inspect.signature(count).parameters
+    # Left out, the adapter counts where the model has one.
+    options = {"add_adapter": False} if takes_adapter and not adapted else {}
+    return int(count(torch.tensor(length), **options))

@@ -36,13 +36,15 @@ Encoded = tuple[int, ...]
 class Batch:
     """Clips or texts for one forward pass.
 
-    `inputs` are the model's keyword arguments; `frames` holds each one's number of encoder frames.
+    `inputs` are the model's keyword arguments; `frames` holds each one's number of frames in the
+    encoder's attention, `logits` that of its logits, where a model has some for every frame.
     """
 
     ids: tuple[str, ...]
     inputs: dict[str, Tensor]
     targets: tuple[Encoded, ...]
     frames: tuple[int, ...]
+    logits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class SpeechRecognitionCTC(TaskBase):
         losses = functional.ctc_loss(
             functional.log_softmax(logits, dim=-1).transpose(0, 1),
             torch.tensor([t for target in batch.targets for t in target], device=logits.device),
-            torch.tensor(batch.frames, device=logits.device),
+            torch.tensor(batch.logits, device=logits.device),
             lengths,
             blank=model.config.pad_token_id,
             reduction="none",

@@ -109,7 +109,7 @@ def reference_scores(case: Case, samples: Sequence[Sample], steps: int) -> list[
     for sample in samples:
         inputs = {name: value.to(device) for name, value in sample.inputs.items()}
         frames = frame_count(case.model, input_length(case.model, inputs))
-        batch = Batch((sample.id,), inputs, (sample.target,), (frames,))
+        batch = Batch((sample.id,), inputs, (sample.target,), (frames,), (frames,))
         with positions_fitted(case.model, inputs):
             attention = reference_attention(
                 case.model,
