@@ -279,8 +279,14 @@ def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> 
 
 
 @main.command()
-def schema() -> None:
+@click.option("--markdown", is_flag=True, help="Print the reference for people instead.")
+def schema(markdown: bool) -> None:
     """Print the JSON schema of recipes."""
+    if markdown:
+        from hibprune.recipe.reference import reference_markdown
+
+        click.echo(reference_markdown(), nl=False)
+        return
     import json
 
     from hibprune.recipe import Recipe

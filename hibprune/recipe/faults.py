@@ -239,6 +239,13 @@ def _place(location: Sequence[str | int], whole: type[BaseModel]) -> Place:
     return place
 
 
+def members_of(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """The models that a field may be of: one, several of a union, or none."""
+    plain = _without_none(annotation)
+    members = get_args(plain) if get_origin(plain) in UNIONS else (plain,)
+    return tuple(member for member in members if _is_model(member))
+
+
 def _without_none(annotation: Any) -> Any:
     """The type without what is known of it besides, and without None where one other is left."""
     if get_origin(annotation) is Annotated:

@@ -1,0 +1,88 @@
+"""The reference of recipes as Markdown, made from the settings themselves."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from hibprune.recipe.faults import BOUNDS, members_of
+from hibprune.recipe.settings import Recipe
+
+HEADER = """# Recipes
+
+A recipe is a YAML file. Every key is below, section by section, with what it may be and what it is
+where a recipe says nothing. `hibprune check RECIPE` says what is wrong with one in plain lines,
+`hibprune schema` prints the same as a JSON schema for editors, and `--set section.key=value`
+overrides a key on the command line. Paths are relative to the recipe.
+
+This page is made by `hibprune schema --markdown`; a test sees that it is up to date.
+"""
+
+
+def reference_markdown() -> str:
+    """Every key of a recipe: a section for each part of it, and one for each kind of a part."""
+    return "\n\n".join([HEADER.strip(), *_sections("", Recipe)]) + "\n"
+
+
+def _sections(path: str, model: type[BaseModel]) -> Iterator[str]:
+    yield _section(path or "The whole", model)
+    for name, field in model.model_fields.items():
+        place = f"{path}.{name}" if path else name
+        for kind in members_of(field.annotation):
+            tag = _tag(kind)
+            # Both sets of data take the same sources: told once.
+            if place != "validation.source":
+                yield from _sections(f"{place}: {tag}" if tag else place, kind)
+
+
+def _section(title: str, model: type[BaseModel]) -> str:
+    properties = model.model_json_schema()["properties"]
+    rows = [
+        f"| `{name}` | {_type(properties[name])} | {_default(field)} |"
+        for name, field in model.model_fields.items()
+    ]
+    table = "\n".join(["| key | may be | left out |", "| :-- | :-- | :-- |", *rows])
+    return f"## {title}\n\n{inspect.cleandoc(model.__doc__ or '')}\n\n{table}"
+
+
+def _tag(model: type[BaseModel]) -> str:
+    """What `kind` or `method` says where a section is this model; empty where it has neither."""
+    properties = model.model_json_schema()["properties"]
+    tags = [properties[key].get("const", "") for key in ("kind", "method") if key in properties]
+    return str(tags[0]) if tags else ""
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        options = [_type(one) for one in schema["anyOf"] if one.get("type") != "null"]
+        return " or ".join(dict.fromkeys(options))
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "$ref" in schema or "oneOf" in schema or "discriminator" in schema or "allOf" in schema:
+        return "a section, below"
+    if schema.get("type") == "array":
+        return f"a list: {_type(schema.get('items', {}))}" if schema.get("items") else "a list"
+    if schema.get("type") == "object":
+        return "a mapping"
+    noun = {"string": "text", "integer": "whole number", "number": "number", "boolean": "yes or no"}
+    bounds = [said.format(schema[key]) for key, said in BOUNDS.items() if key in schema]
+    return " ".join([noun.get(str(schema.get("type")), "anything"), ", ".join(bounds)]).strip()
+
+
+def _default(field: Any) -> str:
+    if field.default is PydanticUndefined:
+        made = field.default_factory() if field.default_factory else None
+        return "**required**" if made is None else "nothing"
+    if field.default is None:
+        return "open"
+    if isinstance(field.default, BaseModel):
+        return "as below"
+    text = json.dumps(field.default, ensure_ascii=False, default=str)
+    return f"`{text}`" if len(text) < 60 else "see below"
