@@ -21,7 +21,7 @@ from standin import ALL_HEADS, CALIBRATION_CLIPS, VALIDATION_CLIPS, StandIn, key
 import hibprune.comparing.chain
 from hibprune.attribution import HeadInformationBottleneck
 from hibprune.attribution.methods import Magnitude
-from hibprune.models.families import Family
+from hibprune.models.layouts import Family
 from hibprune.records.comparison import Comparison
 from hibprune.records.manifest import Manifest
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hibprune.attribution.base import Loss, Sample, Session
-    from hibprune.models.families import Family
+    from hibprune.models.layouts import Family
 
 StackName = Literal["encoder", "decoder.self", "decoder.cross"]
 BatchSize = Annotated[int, Field(ge=1)]

@@ -13,7 +13,7 @@ from hibprune.attribution import METHODS, MethodBase
 from hibprune.attribution.methods import Random
 from hibprune.errors import UserError, did_you_mean
 from hibprune.execution.files import digest
-from hibprune.models.families import Family
+from hibprune.models.layouts import Family
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
 from hibprune.records.units import ENCODER
 from hibprune.stages.score import ATTRIBUTE

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import find_pruneable_heads_and_indices, prune_linear_layer
 
+from hibprune.compression.neuron_pruning import teach_neuron_pruning
 from hibprune.compression.wavlm import wavlm_attention_forward
 from hibprune.models.attention import head_count, stack_layers
-from hibprune.models.families import FAMILIES, Family, Stack
+from hibprune.models.families import FAMILIES
+from hibprune.models.layouts import Family, Stack
 
 
 def teach_pruning(module: ModuleType) -> None:
@@ -31,6 +33,7 @@ def teach_pruning(module: ModuleType) -> None:
     for family in FAMILIES:
         if family.modeling_module != module.__name__:
             continue
+        teach_neuron_pruning(family, getattr(module, family.base_class))
         for name, path in ((family.base_class, ""), *family.parts):
             getattr(module, name)._prune_heads = _prune_heads_of(_stack_within(family, path))
         for name in family.attention_classes:

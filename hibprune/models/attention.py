@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
-from hibprune.models.families import Family, Stack, family_of
+from hibprune.models.families import family_of
+from hibprune.models.layouts import Family, Stack
 from hibprune.records.units import ENCODER, Head
 
 Mix = Callable[[int, Tensor], Tensor]

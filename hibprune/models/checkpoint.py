@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from hibprune.data import Content, DurationLimits
 from hibprune.errors import UserError
 from hibprune.execution.files import digest, sha256_of
-from hibprune.models.families import Family, family_of
+from hibprune.models.families import family_of
+from hibprune.models.layouts import Family
 from hibprune.models.preprocessing import (
     Preprocessor,
     Reading,

@@ -1,4 +1,4 @@
-"""Where the attention heads lie, per model type: data, not code.
+"""Where heads and neurons lie, per model type: data, not code.
 
 A new family is one entry in `FAMILIES` and a tiny configuration in `tests/tiny_models.py`.
 """
@@ -6,116 +6,10 @@ A new family is one entry in `FAMILIES` and a tiny configuration in `tests/tiny_
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hibprune.errors import UserError
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The layout of one stack of attention, a module a layer. Paths are dotted attribute names."""
-
-    name: str = "encoder"
-    """`encoder` is the one whose heads can be removed; the others can be scored and silenced."""
-    layers: str = "encoder.layers"
-    """From the base model to the list of layers."""
-    attention: str = "attention"
-    """From a layer to the module that computes the attention."""
-    query: str = "q_proj"
-    key: str = "k_proj"
-    value: str = "v_proj"
-    """Names of the projections within the attention module."""
-    output: str = "attention.out_proj"
-    """From a layer to the output projection, inside or beside the attention module."""
-    head_size: str = "head_dim"
-    """Attribute of the attention module."""
-    head_count: str | None = "num_heads"
-    """Attribute of the attention module that counts its heads."""
-    head_count_in_config: str | None = None
-    """Where that is None: attribute of its configuration, which all layers share."""
-    width: str | None = None
-    """Attribute of the attention module that holds heads times head size, where it has one."""
-    rows_per_head: tuple[str, ...] = ()
-    """Further linear layers in the attention module whose output rows belong to heads."""
-    parameters_per_head: tuple[tuple[str, int], ...] = ()
-    """Further parameters in the attention module: name and the dimension that counts heads."""
-
-    @property
-    def projects_inside(self) -> bool:
-        """Whether the attention module applies the output projection itself."""
-        return self.output.startswith(f"{self.attention}.")
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a model type keeps its attention, and what it takes in."""
-
-    model_type: str
-    """`config.model_type` of Hugging Face."""
-    module: str
-    """The modeling module below `transformers.models`."""
-    base_class: str
-    """The class that `prune_heads` calls `_prune_heads` on."""
-    attention_classes: tuple[str, ...]
-    """Classes of the modules that compute attention. Where there are several, each is an
-    implementation of its own, chosen when the model is built."""
-    stacks: tuple[Stack, ...] = (Stack(),)
-    """The encoder's self-attention first."""
-    parts: tuple[tuple[str, str], ...] = ()
-    """Further classes that transformers prunes while it builds them, and their path within the
-    base model; an empty path for one that is laid out like it."""
-    attention_input: str = "hidden_states"
-    """What the attention module calls its first argument."""
-    returns: int = 3
-    """Length of the tuple that the attention module returns: output, weights, then None."""
-    prefix: tuple[tuple[str, int], ...] = (
-        ("feature_extractor", 2),
-        ("feature_projection", 1),
-        ("encoder.pos_conv_embed", 1),
-    )
-    """Modules whose outputs depend on the clip alone, not on any attention, with the dimension
-    that counts frames."""
-    bypassed: tuple[str, ...] = ()
-    """Modules in front of those, which need not run once the prefix is known."""
-    positions: str | None = None
-    """The table of positions, where the encoder insists on an input that fills all of it."""
-    multipliers: tuple[str, ...] = ()
-    """Patterns of paths within the base model: activations that scale another branch."""
-    length_axis: int = 1
-    """The dimension of the main input that counts samples, spectrogram frames or tokens."""
-    equal_lengths: bool = False
-    """A batch needs clips of equal length: padded frames would influence valid ones."""
-
-    tokenizer_outputs: tuple[str, ...] = ()
-    """What models of text take of that which their tokenizer gives out."""
-    positions_after_padding: bool = False
-    """Positions are counted from behind the number of the padding token, which the table of
-    positions has to hold as well."""
-
-    @property
-    def modeling_module(self) -> str:
-        """Full name of the module that defines the family's classes."""
-        return f"transformers.models.{self.module}"
-
-    @property
-    def encoder(self) -> Stack:
-        """The stack whose heads can be removed."""
-        return self.stacks[0]
-
-    def stack(self, name: str) -> Stack:
-        """The stack of a name.
-
-        Raises:
-            UserError: the family has none of that name; says which it has.
-        """
-        for stack in self.stacks:
-            if stack.name == name:
-                return stack
-        raise UserError(
-            f"model type '{self.model_type}' has no attention heads '{name}': "
-            f"use {' or '.join(stack.name for stack in self.stacks)}"
-        )
-
+from hibprune.models.layouts import Family, FeedForward, Stack
 
 BERT_LIKE = Stack(
     layers="encoder.layer",
@@ -128,6 +22,7 @@ BERT_LIKE = Stack(
     head_size="attention_head_size",
     width="all_head_size",
 )
+BERT_NEURONS = FeedForward("intermediate.dense", "output.dense", "intermediate")
 WHISPER = Stack(attention="self_attn", output="self_attn.out_proj")
 MOONSHINE = Stack(
     attention="self_attn",
@@ -177,6 +72,7 @@ FAMILIES: tuple[Family, ...] = (
         model_type="data2vec-audio",
         module="data2vec.modeling_data2vec_audio",
         base_class="Data2VecAudioModel",
+        feed_forwards=(FeedForward(),),
         attention_classes=("Data2VecAudioAttention",),
     ),
     Family(
@@ -209,6 +105,21 @@ FAMILIES: tuple[Family, ...] = (
             ),
         ),
         returns=2,
+        feed_forwards=(
+            FeedForward(
+                first="ffn1.intermediate_dense",
+                second="ffn1.output_dense",
+                residual="ffn1_layer_norm",
+                scale=0.5,
+            ),
+            FeedForward(
+                first="ffn2.intermediate_dense",
+                second="ffn2.output_dense",
+                residual="ffn2_layer_norm",
+                scale=0.5,
+            ),
+        ),
+        attention_residual="self_attn_layer_norm",
         prefix=(("feature_extractor", 2), ("feature_projection", 1)),
         equal_lengths=True,
     ),
@@ -218,6 +129,7 @@ FAMILIES: tuple[Family, ...] = (
         base_class="ASTModel",
         attention_classes=("ASTSelfAttention",),
         stacks=(replace(BERT_LIKE, attention="attention.attention"),),
+        feed_forwards=(replace(BERT_NEURONS, residual="layernorm_after"),),
         returns=2,
         prefix=(("embeddings", 1),),
     ),
@@ -227,6 +139,8 @@ FAMILIES: tuple[Family, ...] = (
         base_class="WhisperModel",
         attention_classes=("WhisperAttention",),
         stacks=with_decoder(WHISPER),
+        feed_forwards=(FeedForward("fc1", "fc2", "final_layer_norm"),),
+        neurons_in_config="encoder_ffn_dim",
         parts=(
             ("WhisperEncoder", "encoder"),
             ("WhisperDecoder", "decoder"),
@@ -245,6 +159,8 @@ FAMILIES: tuple[Family, ...] = (
         base_class="MoonshineModel",
         attention_classes=("MoonshineAttention",),
         stacks=with_decoder(MOONSHINE),
+        feed_forwards=(FeedForward("mlp.fc1", "mlp.fc2", "post_attention_layernorm"),),
+        neurons_in_config=None,
         parts=(("MoonshineEncoder", "encoder"), ("MoonshineDecoder", "decoder")),
         returns=2,
         prefix=(("encoder.conv3", 2),),
@@ -258,6 +174,7 @@ FAMILIES: tuple[Family, ...] = (
         base_class="BertModel",
         attention_classes=("BertSelfAttention", "BertSdpaSelfAttention"),
         stacks=(BERT_LIKE,),
+        feed_forwards=(BERT_NEURONS,),
         returns=2,
         prefix=(("embeddings", 1),),
         tokenizer_outputs=("input_ids", "attention_mask", "token_type_ids"),
@@ -268,6 +185,7 @@ FAMILIES: tuple[Family, ...] = (
         base_class="RobertaModel",
         attention_classes=("RobertaSelfAttention", "RobertaSdpaSelfAttention"),
         stacks=(BERT_LIKE,),
+        feed_forwards=(BERT_NEURONS,),
         returns=2,
         prefix=(("embeddings", 1),),
         tokenizer_outputs=("input_ids", "attention_mask"),
@@ -290,6 +208,8 @@ FAMILIES: tuple[Family, ...] = (
                 width="dim",
             ),
         ),
+        feed_forwards=(FeedForward("ffn.lin1", "ffn.lin2", "ffn"),),
+        neurons_in_config="hidden_dim",
         attention_input="query",
         returns=2,
         prefix=(("embeddings", 1),),

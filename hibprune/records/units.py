@@ -18,22 +18,33 @@ Scope = Literal["global", "layerwise"]
 """Whether a budget is one of all heads, or one for every layer."""
 
 
-@dataclass(frozen=True, order=True)
-class Head:
-    """One attention head by its original place, also after earlier pruning.
+Kind = Literal["head", "neuron"]
+"""What a unit is: an attention head, or a neuron of a feed-forward."""
 
-    `stack` names the attention it belongs to: `encoder`, `decoder.self` or `decoder.cross`. JSON
-    leaves it out for the encoder's, which are the ones a plan can remove.
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """What can be removed: a head or a neuron, by its original place, also after earlier pruning.
+
+    `stack` names the layers it belongs to: `encoder`, of heads also `decoder.self` and
+    `decoder.cross`. Where a layer has two feed-forwards, the second's neurons are counted on after
+    the first's. JSON leaves out what is usual: the encoder, and that a unit is a head.
     """
 
     layer: int
     index: int
     stack: str = ENCODER
+    kind: Kind = "head"
 
     @model_serializer(mode="wrap")
-    def _without_the_usual_stack(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_the_usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialise(self)
-        return {k: v for k, v in content.items() if (k, v) != ("stack", ENCODER)}
+        usual = {("stack", ENCODER), ("kind", "head")}
+        return {k: v for k, v in content.items() if (k, v) not in usual}
+
+
+Head = Unit
+"""A unit that is a head, which is what one is where nothing else is said."""
 
 
 def heads_by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:

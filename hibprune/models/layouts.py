@@ -1,0 +1,137 @@
+"""What is said of a family: where its units lie, and what must be known to work on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hibprune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The layout of one stack of attention, a module a layer. Paths are dotted attribute names."""
+
+    name: str = "encoder"
+    """`encoder` is the one whose heads can be removed; the others can be scored and silenced."""
+    layers: str = "encoder.layers"
+    """From the base model to the list of layers."""
+    attention: str = "attention"
+    """From a layer to the module that computes the attention."""
+    query: str = "q_proj"
+    key: str = "k_proj"
+    value: str = "v_proj"
+    """Names of the projections within the attention module."""
+    output: str = "attention.out_proj"
+    """From a layer to the output projection, inside or beside the attention module."""
+    head_size: str = "head_dim"
+    """Attribute of the attention module."""
+    head_count: str | None = "num_heads"
+    """Attribute of the attention module that counts its heads."""
+    head_count_in_config: str | None = None
+    """Where that is None: attribute of its configuration, which all layers share."""
+    width: str | None = None
+    """Attribute of the attention module that holds heads times head size, where it has one."""
+    rows_per_head: tuple[str, ...] = ()
+    """Further linear layers in the attention module whose output rows belong to heads."""
+    parameters_per_head: tuple[tuple[str, int], ...] = ()
+    """Further parameters in the attention module: name and the dimension that counts heads."""
+
+    @property
+    def projects_inside(self) -> bool:
+        """Whether the attention module applies the output projection itself."""
+        return self.output.startswith(f"{self.attention}.")
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """The layout of one feed-forward of every encoder layer. Paths start from a layer."""
+
+    first: str = "feed_forward.intermediate_dense"
+    second: str = "feed_forward.output_dense"
+    """The matrices before and behind the activation; a neuron is a row of one, a column of the
+    other."""
+    residual: str = "feed_forward"
+    """The module whose input is what the feed-forward's output is added to."""
+    residual_if_stable: str | None = None
+    """The same where `config.do_stable_layer_norm` puts the norms in front."""
+    scale: float = 1.0
+    """What the output is multiplied by before it is added."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a model type keeps its attention, and what it takes in."""
+
+    model_type: str
+    """`config.model_type` of Hugging Face."""
+    module: str
+    """The modeling module below `transformers.models`."""
+    base_class: str
+    """The class that `prune_heads` calls `_prune_heads` on."""
+    attention_classes: tuple[str, ...]
+    """Classes of the modules that compute attention. Where there are several, each is an
+    implementation of its own, chosen when the model is built."""
+    stacks: tuple[Stack, ...] = (Stack(),)
+    """The encoder's self-attention first."""
+    feed_forwards: tuple[FeedForward, ...] = (FeedForward(residual_if_stable="final_layer_norm"),)
+    """Those of an encoder layer, in the order they run."""
+    neurons_in_config: str | None = "intermediate_size"
+    """Attribute of the configuration that gives every feed-forward's number of neurons, where the
+    encoder's have one of their own."""
+    attention_residual: str = ""
+    """From a layer to the module whose input the attention's output is added to; empty: the layer
+    itself."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """Further classes that transformers prunes while it builds them, and their path within the
+    base model; an empty path for one that is laid out like it."""
+    attention_input: str = "hidden_states"
+    """What the attention module calls its first argument."""
+    returns: int = 3
+    """Length of the tuple that the attention module returns: output, weights, then None."""
+    prefix: tuple[tuple[str, int], ...] = (
+        ("feature_extractor", 2),
+        ("feature_projection", 1),
+        ("encoder.pos_conv_embed", 1),
+    )
+    """Modules whose outputs depend on the clip alone, not on any attention, with the dimension
+    that counts frames."""
+    bypassed: tuple[str, ...] = ()
+    """Modules in front of those, which need not run once the prefix is known."""
+    positions: str | None = None
+    """The table of positions, where the encoder insists on an input that fills all of it."""
+    multipliers: tuple[str, ...] = ()
+    """Patterns of paths within the base model: activations that scale another branch."""
+    length_axis: int = 1
+    """The dimension of the main input that counts samples, spectrogram frames or tokens."""
+    equal_lengths: bool = False
+    """A batch needs clips of equal length: padded frames would influence valid ones."""
+
+    tokenizer_outputs: tuple[str, ...] = ()
+    """What models of text take of that which their tokenizer gives out."""
+    positions_after_padding: bool = False
+    """Positions are counted from behind the number of the padding token, which the table of
+    positions has to hold as well."""
+
+    @property
+    def modeling_module(self) -> str:
+        """Full name of the module that defines the family's classes."""
+        return f"transformers.models.{self.module}"
+
+    @property
+    def encoder(self) -> Stack:
+        """The stack whose heads can be removed."""
+        return self.stacks[0]
+
+    def stack(self, name: str) -> Stack:
+        """The stack of a name.
+
+        Raises:
+            UserError: the family has none of that name; says which it has.
+        """
+        for stack in self.stacks:
+            if stack.name == name:
+                return stack
+        raise UserError(
+            f"model type '{self.model_type}' has no attention heads '{name}': "
+            f"use {' or '.join(stack.name for stack in self.stacks)}"
+        )
