@@ -1,0 +1,45 @@
+"""Hidden states kept between passes: in memory up to a bound, beyond it in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class HiddenStates:
+    """Tensors by name. Files lie in `scratch`, which is the caller's to remove."""
+
+    def __init__(self, scratch: Path, room_bytes: int) -> None:
+        self._scratch = scratch
+        self._room = room_bytes
+        self._kept: dict[str, Tensor] = {}
+        self._filed: dict[str, tuple[Path, torch.device]] = {}
+
+    def put(self, name: str, states: Tensor) -> None:
+        """Keep a tensor in the place of what the name stood for."""
+        earlier = self._kept.pop(name, None)
+        if earlier is not None:
+            self._room += _bytes(earlier)
+        if _bytes(states) <= self._room:
+            self._room -= _bytes(states)
+            self._kept[name] = states
+            self._filed.pop(name, None)
+            return
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        path = self._scratch / f"{name.replace('/', '-')}.safetensors"
+        save_file({"states": states.contiguous().cpu()}, path)
+        self._filed[name] = (path, states.device)
+
+    def get(self, name: str) -> Tensor:
+        """What a name stands for, on the device it came from."""
+        if name in self._kept:
+            return self._kept[name]
+        path, device = self._filed[name]
+        return load_file(path)["states"].to(device)
+
+
+def _bytes(states: Tensor) -> int:
+    return states.numel() * states.element_size()

@@ -1,0 +1,41 @@
+"""What repair found out, sublayer by sublayer."""
+
+from __future__ import annotations
+
+from hibprune.records.base import Record
+from hibprune.records.units import Kind
+
+
+class SublayerRepair(Record):
+    """The fit of one sublayer's weights.
+
+    Errors are mean squares over frames of clips held out of the fit, as a share of the variance of
+    what the sublayer should have written: `before` with the weights that removal left, `after` with
+    the fitted ones. `strength` is the ridge's α. Where `refitted` is false the fit did not help
+    there, and the old weights stayed.
+    """
+
+    layer: int
+    kind: Kind
+    name: str
+    removed: int
+    kept: int
+    strength: float | None
+    before: float
+    after: float
+    refitted: bool
+
+
+class Repair(Record):
+    """A whole repair: its kind, the clips it was fitted on, those held out, and each sublayer."""
+
+    kind: str
+    clips: int
+    held_out: int
+    frames: int
+    sublayers: tuple[SublayerRepair, ...]
+
+    @property
+    def left_alone(self) -> tuple[SublayerRepair, ...]:
+        """Sublayers whose fit did not help on clips held out of it."""
+        return tuple(one for one in self.sublayers if not one.refitted)
