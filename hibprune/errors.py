@@ -11,6 +11,11 @@ class UserError(Exception):
     """
 
 
+def shortened(text: str, limit: int = 200) -> str:
+    """A text as an error may quote it: the beginning of a long one."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def did_you_mean(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     """A hint at the known word nearest to a mistaken one; empty where none is near.
 

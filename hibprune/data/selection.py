@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hibprune.data.contents import content_digest, content_size
 from hibprune.data.utterances import AudioFile, Content, ContentFault, Utterance
@@ -101,11 +101,11 @@ def usable(
 
 
 def missing_audio(utterances: Sequence[Utterance]) -> list[str]:
-    """Ids of the clips whose file does not exist: a check that reads nothing."""
+    """Ids of the clips that there is no file of: a check that reads nothing."""
     return [
         utterance.id
         for utterance in utterances
-        if isinstance(utterance.content, AudioFile) and not utterance.content.path.is_file()
+        if isinstance(utterance.content, AudioFile) and not os.path.lexists(utterance.content.path)
     ]
 
 
@@ -143,15 +143,17 @@ def _class_of(utterance: Utterance) -> str:
 def _same_file(
     calibration: Sequence[Utterance], validation: Sequence[Utterance]
 ) -> set[tuple[str, str]]:
-    files: dict[Path, list[tuple[str, AudioFile]]] = defaultdict(list)
+    files: dict[str, list[tuple[str, AudioFile]]] = defaultdict(list)
     for utterance in calibration:
         if isinstance(utterance.content, AudioFile):
-            files[utterance.content.path.resolve()].append((utterance.id, utterance.content))
+            files[os.path.realpath(utterance.content.path)].append(
+                (utterance.id, utterance.content)
+            )
     return {
         (name, utterance.id)
         for utterance in validation
         if isinstance(utterance.content, AudioFile)
-        for name, audio in files.get(utterance.content.path.resolve(), [])
+        for name, audio in files.get(os.path.realpath(utterance.content.path), [])
         if _share_sound(audio, utterance.content)
     }
 
