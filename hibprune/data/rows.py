@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ def rows_of(path: Path, columns: list[str]) -> Iterator[tuple[int, Row]]:
         content = read_bounded(path)
         # utf-8-sig also reads files without the byte order mark that Windows programs put first.
         with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as stream:
-            yield from reader(path, _bounded_lines(path, stream), columns)
+            lines = _Lines(path, stream)
+            for row in reader(lines, columns):
+                yield lines.number, row
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest") from None
     except OSError as error:
@@ -41,31 +43,41 @@ def rows_of(path: Path, columns: list[str]) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{path}: not UTF-8 text; save the manifest as UTF-8") from error
 
 
-def _bounded_lines(path: Path, stream: io.TextIOWrapper) -> Iterator[str]:
-    number = 0
-    while line := stream.readline(MAX_LINE + 1):
-        number += 1
-        if len(line) > MAX_LINE:
-            raise UserError(f"{path}:{number}: a line of more than {MAX_LINE:,} characters")
-        yield line
+class _Lines:
+    """The lines of a file, none longer than MAX_LINE; `number` is that of the last one read."""
+
+    def __init__(self, path: Path, stream: io.TextIOWrapper) -> None:
+        self.path, self.number = path, 0
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._stream.readline(MAX_LINE + 1):
+            self.number += 1
+            if len(line) > MAX_LINE:
+                raise UserError(f"{self.place}: a line of more than {MAX_LINE:,} characters")
+            yield line
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}:{self.number}"
 
 
-def _json_rows(path: Path, lines: Iterable[str], _: list[str]) -> Iterator[tuple[int, Row]]:
-    for line, text in enumerate(lines, start=1):
+def _json_rows(lines: _Lines, _: list[str]) -> Iterator[Row]:
+    for text in lines:
         if not text.strip():
             continue
         try:
             row = json.loads(text, object_pairs_hook=_without_repetition)
         except _RepeatedKeyError as error:
-            raise UserError(f"{path}:{line}: '{shortened(error.key)}' is given twice") from error
+            raise UserError(f"{lines.place}: '{shortened(error.key)}' is given twice") from error
         except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"{path}:{line}: not JSON; write one object a line") from error
+            raise UserError(f"{lines.place}: not JSON; write one object a line") from error
         except ValueError as error:
             # Python reads no whole number of more than 4,300 digits.
-            raise UserError(f"{path}:{line}: holds a number of thousands of digits") from error
+            raise UserError(f"{lines.place}: holds a number of thousands of digits") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}:{line}: not a JSON object; write one object a line")
-        yield line, row
+            raise UserError(f"{lines.place}: not a JSON object; write one object a line")
+        yield row
 
 
 class _RepeatedKeyError(ValueError):
@@ -84,26 +96,26 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> Row:
     return row
 
 
-def _csv_rows(path: Path, lines: Iterable[str], columns: list[str]) -> Iterator[tuple[int, Row]]:
+def _csv_rows(lines: _Lines, columns: list[str]) -> Iterator[Row]:
     rows = csv.DictReader(lines, strict=True)
     try:
         present = [name for name in rows.fieldnames or [] if name]
         for column in columns:
             if column not in present:
                 raise UserError(
-                    f"{path}:1: no column '{column}'; "
+                    f"{lines.path}:1: no column '{column}'; "
                     f"its columns are {shortened(', '.join(present))}"
                 )
         repeated = [name for name, count in Counter(present).items() if count > 1]
         if repeated:
-            raise UserError(f"{path}:1: column '{shortened(repeated[0])}' is there twice")
+            raise UserError(f"{lines.path}:1: column '{shortened(repeated[0])}' is there twice")
         for row in rows:
             # What is beyond the last column has no name.
             if None in row:
                 raise UserError(
-                    f"{path}:{rows.line_num}: has more fields than the header has columns; "
+                    f"{lines.place}: has more fields than the header has columns; "
                     "put texts with commas in double quotes"
                 )
-            yield rows.line_num, row
+            yield row
     except csv.Error as error:
-        raise UserError(f"{path}:{rows.line_num}: not CSV: {error}") from error
+        raise UserError(f"{lines.place}: not CSV: {error}") from error
