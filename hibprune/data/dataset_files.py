@@ -26,6 +26,7 @@ from hibprune.data.paths import (
 from hibprune.data.tree import (
     AUDIO_SUFFIXES,
     HIDDEN,
+    LINKED_DIRECTORY,
     OTHER_AUDIO_SUFFIXES,
     UNREAD_FORMAT,
     is_hidden,
@@ -147,8 +148,16 @@ def _packaged_loaders() -> Iterable[str]:
     return {*_PACKAGED_DATASETS_MODULES, "generator", "spark", "cache", "folder_based_builder"}
 
 
-def load_splits(place: DataPlace, name: str | None, revision: str | None) -> dict[str, Any]:
-    """The data set's splits by name, each a `datasets.Dataset` whose sound is not decoded.
+@dataclass(frozen=True)
+class Loaded:
+    """A data set's splits by name, each a `datasets.Dataset`, and the files they were read from."""
+
+    splits: dict[str, Any]
+    files: frozenset[str] = frozenset()
+
+
+def load_splits(place: DataPlace, name: str | None, revision: str | None) -> Loaded:
+    """All splits of a data set, their sound not decoded.
 
     `name` and `revision` are those of `datasets.load_dataset`. Raises whatever `datasets` does, and
     UserError for files that are not the data set's own.
@@ -156,26 +165,25 @@ def load_splits(place: DataPlace, name: str | None, revision: str | None) -> dic
     import datasets
 
     if place.kind == "hub":
-        return _built(_builder(place.name, name, revision))
+        return Loaded(_built(_builder(place.name, name, revision)))
     top = Path(place.name)
     if place.kind == "file":
         loader, settings = LOADERS[top.suffix.lower()]
         builder = _builder(loader, name, None, data_files={WHOLE: [place.name]}, **settings)
         _refuse_foreign(_data_files(builder), top.parent)
-        return _built(builder)
+        return Loaded(_built(builder))
     refuse_special_files(top)
-    _refuse_circles(top)
     if place.kind == "directory":
         _refuse_foreign(files_on_card(top), top)
         builder = _builder(place.name, name, None)
         # Loading follows links on the way to the directory before it looks for files.
         _refuse_foreign(_data_files(builder), Path(os.path.realpath(top)))
-        return _built(builder)
+        return Loaded(_built(builder), frozenset(_data_files(builder)))
     saved = datasets.load_from_disk(place.name)
     splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {_own_name(saved): saved}
     for split in splits.values():
         _refuse_foreign((file["filename"] for file in split.cache_files), top)
-    return splits
+    return Loaded(splits)
 
 
 def _builder(path: str, name: str | None, revision: str | None, **options: Any) -> Any:
@@ -238,20 +246,19 @@ def taken_split(splits: Mapping[str, Any], split: str) -> Any:
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def not_loaded(place: DataPlace, splits: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def not_loaded(place: DataPlace, loaded: Loaded) -> tuple[tuple[str, str], ...]:
     """Files of a directory that hold sound or rows by their name and are in no split, with why."""
     if place.kind != "directory":
         return ()
     top = Path(place.name)
     real = Path(os.path.realpath(top))
-    taken = {file for split in splits.values() for file in _files_of(split)}
+    taken = _taken(loaded)
     found = []
     for name, is_linked_directory in walked(top):
-        suffix = name.suffix.lower()
-        wanted = suffix in AUDIO_SUFFIXES | OTHER_AUDIO_SUFFIXES | DATA_SUFFIXES
-        if is_linked_directory or not wanted or name.name in METADATA | SETTINGS:
-            continue
-        if str(real / name) not in taken:
+        wanted = name.suffix.lower() in AUDIO_SUFFIXES | OTHER_AUDIO_SUFFIXES | DATA_SUFFIXES
+        if is_linked_directory:
+            found.append((legible(name.as_posix()), LINKED_DIRECTORY))
+        elif wanted and name.name not in METADATA | SETTINGS and str(real / name) not in taken:
             found.append((legible(name.as_posix()), _why_not_loaded(name)))
     return tuple(sorted(found))
 
@@ -266,18 +273,19 @@ def _why_not_loaded(name: Path) -> str:
     return NOT_LOADED
 
 
-def _files_of(split: Any) -> Iterator[str]:
-    """Files that a split was made of: sound that its rows name, and what else was opened."""
+def _taken(loaded: Loaded) -> set[str]:
+    """Sound that is in some row, where rows name any, and all other files that were read."""
     import datasets
     from pyarrow import compute
 
-    for file in split.info.download_checksums or ():
-        if Path(file).suffix.lower() not in AUDIO_SUFFIXES:
-            yield str(file)
-    for column, feature in split.features.items():
-        if isinstance(feature, datasets.Audio):
-            paths = compute.struct_field(split.data.column(column), "path")
-            yield from (path for path in paths.unique().to_pylist() if path is not None)
+    named: set[str] = set()
+    for split in loaded.splits.values():
+        for column, feature in split.features.items():
+            if isinstance(feature, datasets.Audio):
+                paths = compute.struct_field(split.data.column(column), "path")
+                named |= {path for path in paths.unique().to_pylist() if path is not None}
+    others = {file for file in loaded.files if Path(file).suffix.lower() not in AUDIO_SUFFIXES}
+    return named | others
 
 
 def _data_files(builder: Any) -> Iterator[str]:
@@ -290,16 +298,3 @@ def _refuse_foreign(files: Iterable[str], top: Path) -> None:
     for file in files:
         if "://" in file or "::" in file or inside(top, file) is None:
             raise UserError(f"{top}: names {file!r}, which is not inside it: correct its README.md")
-
-
-def _refuse_circles(top: Path) -> None:
-    """Raise UserError when a link leads to a directory that is read anyway: rows would be twice."""
-    real = Path(os.path.realpath(top))
-    for name, is_linked_directory in walked(top):
-        if not is_linked_directory:
-            continue
-        target = Path(os.path.realpath(top / name))
-        if target.is_relative_to(real) or real.is_relative_to(target):
-            raise UserError(
-                f"{top / name}: a link to a directory that is read already: take it out"
-            )

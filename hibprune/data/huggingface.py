@@ -9,6 +9,7 @@ from pydantic import Field
 
 from hibprune.data.dataset_files import (
     DataPlace,
+    Loaded,
     find_dataset,
     load_splits,
     not_loaded,
@@ -28,6 +29,9 @@ from hibprune.data.utterances import (
 )
 from hibprune.errors import UserError, shortened
 from hibprune.records.medium import SOUND, TEXT, Medium
+
+STRINGS = ("string", "large_string")
+"""How `datasets` calls columns of text."""
 
 
 class HuggingFaceDataset(Source):
@@ -60,9 +64,9 @@ class HuggingFaceDataset(Source):
         columns = columns_wanted(fields, self.label, self.text, self.slots) if self.labelled else {}
         entering = self.text if fields.medium is TEXT else self.audio
         place = self._found(base)
-        splits = self._loaded(place)
+        loaded = self._loaded(place)
         try:
-            dataset = taken_split(splits, self.split)
+            dataset = taken_split(loaded.splits, self.split)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from error
         for column in (entering, *columns.values()):
@@ -81,7 +85,7 @@ class HuggingFaceDataset(Source):
             found.append(Utterance(f"{self.split}:{index}", content, target))
         if not found:
             raise UserError(f"{self._place}: has no rows")
-        return Listing(found, not_loaded(place, splits))
+        return Listing(found, not_loaded(place, loaded))
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `path` is nothing on disk and does not look like a Hub id."""
@@ -111,7 +115,7 @@ class HuggingFaceDataset(Source):
             raise UserError(f"{place.name}: name: there is one data set in it: leave it out")
         return place
 
-    def _loaded(self, place: DataPlace) -> dict[str, Any]:
+    def _loaded(self, place: DataPlace) -> Loaded:
         try:
             return load_splits(place, self.name, self.revision)
         except UserError:
@@ -126,7 +130,7 @@ class HuggingFaceDataset(Source):
     def _texts(self, dataset: Any) -> list[Content]:
         """The text column; rows without one are left for reading to judge."""
         feature = dataset.features[self.text]
-        if getattr(feature, "dtype", None) not in ("string", "large_string"):
+        if getattr(feature, "dtype", None) not in STRINGS:
             raise UserError(f"{self._place}: column '{self.text}' is {feature}; it must hold text")
         column = dataset.select_columns([self.text])[:][self.text]
         return [Text(value or "") for value in column]
@@ -140,15 +144,16 @@ class HuggingFaceDataset(Source):
         import datasets
 
         feature = dataset.features[self.audio]
-        is_path = isinstance(feature, datasets.Value) and feature.dtype == "string"
+        is_path = getattr(feature, "dtype", None) in STRINGS
         if not is_path and not isinstance(feature, datasets.Audio):
             raise UserError(
                 f"{self._place}: column '{self.audio}' is {feature}; it must hold audio or paths"
             )
+        rows = dataset.select_columns([self.audio])
+        if is_path:
+            rows = rows.cast_column(self.audio, datasets.Value("string"))
         # datasets 4 and later would decode with torchcodec, which need not be installed.
-        return dataset.select_columns([self.audio]).cast_column(
-            self.audio, datasets.Audio(decode=False)
-        )
+        return rows.cast_column(self.audio, datasets.Audio(decode=False))
 
     def _values(self, dataset: Any, column: str) -> list[str]:
         """The column as text; class numbers become class names, then `label_names` applies."""

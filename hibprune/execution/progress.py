@@ -24,6 +24,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     # The variable is read on import, which may have been before.
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    # It logs what it raises, too, in lines of its own.
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     # Advice that does not go through its logger, e.g. on where Whisper's settings are kept.
