@@ -142,6 +142,16 @@ def _hub_id_like(path: str) -> bool:
     return not path.startswith((".", "/", "~"))
 
 
+def is_cached(hub_id: str) -> bool:
+    """Whether `datasets` has made a data set of the Hub into a table on this machine before."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+
+    *owner, name = hub_id.split("/")
+    directory = "___".join([*owner, camelcase_to_snakecase(name)])
+    return any(Path(datasets.config.HF_DATASETS_CACHE, directory).glob("*/*/*"))
+
+
 def _packaged_loaders() -> Iterable[str]:
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 

@@ -62,13 +62,15 @@ def usable(
     samples: int | None = None,
     max_unreadable: float = 0.01,
     progress: Progress | None = None,
+    identified: Callable[[Content], str] = content_digest,
 ) -> Selection:
     """The first `samples` candidates that can be read, or all; later ones replace the unreadable.
 
     `read` raises ContentFault for a clip or text that cannot be used. Raises UserError once more
     than `max_unreadable` of those to be examined cannot: with the default, 1 clip in 100 or 2 in
     200 are skipped, and among fewer than 100 none, since a small set cannot spare one unnoticed.
-    Raises it too when fewer than `samples` remain.
+    Raises it too when fewer than `samples` remain. `identified` is a digest of what was read, or
+    raises ContentFault.
     """
     wanted = len(candidates) if samples is None else samples
     if wanted > len(candidates):
@@ -81,7 +83,7 @@ def usable(
             break
         try:
             read(utterance.content)
-            content = content_digest(utterance.content)
+            content = identified(utterance.content)
         except ContentFault as fault:
             skipped.append((utterance.id, fault.reason))
             to_examine = min(wanted + len(skipped), len(candidates))
