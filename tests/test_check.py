@@ -209,7 +209,7 @@ def test_a_model_on_the_hub_is_not_checked(
 
 
 def test_thousands_of_clips_are_looked_at_in_seconds(stand_in: StandIn) -> None:
-    """2,000 clips a second at the least, on the slowest of machines."""
+    """Most of the time goes into the model, and into clips of one size, which may be the same."""
     rows = []
     data = stand_in.clip("validation", 0).read_bytes()
     for number in range(3000):
@@ -217,7 +217,6 @@ def test_thousands_of_clips_are_looked_at_in_seconds(stand_in: StandIn) -> None:
         (stand_in.root / name).write_bytes(data[:-4] + number.to_bytes(4, "little"))
         rows.append({"audio": name, "label": LABELS[number % len(LABELS)]})
     stand_in.write_rows("validation", rows)
-    invoke("check", stand_in.recipe)
     start = time.perf_counter()
     result = invoke("check", stand_in.recipe)
     assert time.perf_counter() - start < 10

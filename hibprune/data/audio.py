@@ -21,6 +21,8 @@ from hibprune.execution.files import open_bounded, read_fault
 from hibprune.records.base import Record
 
 SILENCE_PEAK = 1e-6
+LOUDEST_PEAK = 2.0**32
+"""More than any integers of 32 bits that were taken for floating-point numbers."""
 SAMPLING_RATES = (1_000, 1_000_000)
 """The lowest and the highest, in Hz, that any recording of speech or of animals has."""
 
@@ -70,8 +72,11 @@ def read_waveform(audio: Audio, sampling_rate: int, limits: DurationLimits) -> n
         rate = int(segment.sound.samplerate)
     if not np.isfinite(waveform).all():
         raise ContentFault("holds NaN or infinite values")
-    if np.abs(waveform).max() < SILENCE_PEAK:
+    peak = float(np.abs(waveform).max())
+    if peak < SILENCE_PEAK:
         raise ContentFault("silent")
+    if peak > LOUDEST_PEAK:
+        raise ContentFault(f"holds values up to {peak:.0e}, and sound lies between -1 and 1")
     return _resampled(waveform, rate, sampling_rate)
 
 
@@ -155,7 +160,7 @@ def _frames(sound: Any) -> int:
     rate, frames = int(sound.samplerate), int(sound.frames)
     if sound.format not in FORMATS:
         raise ContentFault(f"a format that is not for recordings ({sound.format}): convert it")
-    if not SAMPLING_RATES[0] <= rate <= SAMPLING_RATES[1]:
+    if not 0 < rate <= SAMPLING_RATES[1]:
         raise ContentFault(f"a sampling rate of {rate} Hz")
     if frames >= UNKNOWN_FRAMES:
         raise ContentFault("its header does not say how long it is")
@@ -194,6 +199,8 @@ def _wanted(
         raise ContentFault(f"shorter than {limits.min_seconds:g} s ({segment.seconds:.3f} s)")
     if segment.seconds > limits.max_seconds:
         raise ContentFault(f"longer than {limits.max_seconds:g} s ({segment.seconds:.1f} s)")
+    if rate < SAMPLING_RATES[0]:
+        raise ContentFault(f"a sampling rate of {rate} Hz")
     return segment
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hibprune.data.contents import content_digest, content_size
 from hibprune.data.utterances import AudioFile, Content, ContentFault, Utterance
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 from hibprune.records.medium import SOUND
 
 NAMED_IN_ERRORS = 3
@@ -226,4 +226,6 @@ def _counted(count: int, utterances: Sequence[Utterance]) -> str:
 
 def _listed(names: list[str]) -> str:
     more = len(names) - NAMED_IN_ERRORS
-    return "; ".join(names[:NAMED_IN_ERRORS]) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join(map(shortened, names[:NAMED_IN_ERRORS])) + (
+        f"; and {more} more" if more > 0 else ""
+    )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+from hibprune.errors import shortened
 from hibprune.records.check import CheckedData, CheckReport
 from hibprune.records.medium import MEDIA
 
@@ -37,7 +38,7 @@ def _set(data: CheckedData) -> Iterator[str]:
         parts.append(f"{len(data.passed_over)} passed over")
     yield f"{data.use}: {', '.join(parts)}"
     for one in data.skipped[:NAMED]:
-        yield f"  skipped {one.id}: {one.reason}"
+        yield f"  skipped {shortened(one.id)}: {one.reason}"
     if len(data.skipped) > NAMED:
         yield f"  skipped {len(data.skipped) - NAMED} more, named by --json"
     files = [(one.id, one.reason) for one in data.passed_over]
@@ -50,7 +51,7 @@ def passed_over_lines(passed_over: Sequence[tuple[str, str]]) -> Iterator[str]:
     for reason, group in groupby(by_reason, key=itemgetter(1)):
         names = [name for name, _ in group]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        yield f"passed over ({reason}): {', '.join(names[:NAMED])}{more}"
+        yield f"passed over ({reason}): {', '.join(map(shortened, names[:NAMED]))}{more}"
 
 
 def _of_classes(classes: dict[str, int] | None) -> str:

@@ -20,7 +20,7 @@ from hibprune.data import (
     usable,
 )
 from hibprune.data.dataset_files import is_cached
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 from hibprune.models.checkpoint import Checkpoint
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.check import CheckedData
@@ -95,7 +95,7 @@ def check_data(
     if missing:
         check.faults.append(
             f"{loaded.path}: {use}.source: {len(missing)} audio files are missing, "
-            f"the first {missing[0]}"
+            f"the first {shortened(missing[0])}"
         )
         return check
     _look_into(check, loaded, checkpoint, progress)

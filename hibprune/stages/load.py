@@ -19,7 +19,7 @@ from hibprune.data import (
     require_disjoint,
     usable,
 )
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 from hibprune.models.attention import heads_of
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.models.preprocessing import Reading
@@ -166,14 +166,15 @@ def check_targets(
         if utterance.target is None:
             remedy = " or set calibration.labels: model" if place == CALIBRATION else ""
             raise UserError(
-                f"{place}: {utterance.id} has no {task.fields.kind}: label "
+                f"{place}: {shortened(utterance.id)} has no {task.fields.kind}: label "
                 f"the {task.medium.many}{remedy}"
             )
         try:
             task.encode(utterance.target, checkpoint.vocabulary)
         except ValueError as error:
-            # A label may hold line breaks, an error is one line.
-            raise UserError(f"{place}: {utterance.id}: {' '.join(str(error).split())}") from error
+            # A label may hold line breaks and go on for pages, an error is one line.
+            reason = shortened(" ".join(str(error).split()), 1000)
+            raise UserError(f"{place}: {shortened(utterance.id)}: {reason}") from error
     if place == VALIDATION:
         references = [clip.target for clip in utterances if clip.target is not None]
         fault = task.references_fault(references, checkpoint.vocabulary)
@@ -188,7 +189,7 @@ def skipped_lines(material: Material) -> list[str]:
     """
     medium = material.checkpoint.preprocessor.medium
     skipped = [
-        f"skipped {place} {medium.one} {clip}: {reason}"
+        f"skipped {place} {medium.one} {shortened(clip)}: {reason}"
         for place, selection in (
             (CALIBRATION, material.calibration),
             (VALIDATION, material.validation),
