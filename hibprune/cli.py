@@ -271,14 +271,14 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
     with plain_errors():
         import json
 
+        from hibprune.data.paths import legible
         from hibprune.records.check import CheckReport
 
         try:
             loaded = opened(recipe, overrides)
         except UserError as error:
-            report = CheckReport(
-                recipe=str(recipe), ok=False, faults=tuple(str(error).splitlines())
-            )
+            lines = map(legible, str(error).splitlines())
+            report = CheckReport(recipe=legible(str(recipe)), ok=False, faults=tuple(lines))
         else:
             from rich.console import Console
 
@@ -288,7 +288,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
             with counted(Console(stderr=True)) as progress:
                 report = check_recipe(loaded, offline, progress)
         if as_json:
-            # Escaped throughout: a path may hold what is no UTF-8.
+            # Plain ASCII: what would steer a terminal is escaped.
             click.echo(json.dumps(report.model_dump(), indent=1))
         else:
             from hibprune.report.checking import check_lines

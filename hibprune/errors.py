@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Sequence
 
+MAX_QUOTED = 80
+"""Characters of a stranger's text that a line repeats."""
+
 
 class UserError(Exception):
     """A bad recipe, data set, model or machine: the place, the fault and the remedy in one line.
@@ -11,8 +14,8 @@ class UserError(Exception):
     """
 
 
-def shortened(text: str, limit: int = 200) -> str:
-    """A text as an error may quote it: the beginning of a long one."""
+def shortened(text: str, limit: int = MAX_QUOTED) -> str:
+    """Text of at most `limit` characters; one that is longer ends in an ellipsis."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

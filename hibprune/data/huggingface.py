@@ -30,6 +30,8 @@ from hibprune.data.utterances import (
 from hibprune.errors import UserError, shortened
 from hibprune.records.medium import SOUND, TEXT, Medium
 
+MAX_REASON = 300
+"""Characters of what datasets says; it may begin with a long path."""
 STRINGS = ("string", "large_string")
 """How `datasets` calls columns of text."""
 
@@ -73,7 +75,7 @@ class HuggingFaceDataset(Source):
             if column not in dataset.column_names:
                 raise UserError(
                     f"{self._place}: no column '{column}'; "
-                    f"its columns are {shortened(', '.join(dataset.column_names))}"
+                    f"its columns are {shortened(', '.join(dataset.column_names), MAX_REASON)}"
                 )
         is_text = fields.medium is TEXT
         contents = self._texts(dataset) if is_text else self._clips(dataset, place.files)
@@ -124,7 +126,7 @@ class HuggingFaceDataset(Source):
             # Whatever datasets and its loaders raise over files that are not what they seem.
             # "An error occurred while generating the dataset" says nothing; its cause does.
             told = error.__cause__ or error
-            reason = shortened(str(told).strip().split("\n")[0]) or type(told).__name__
+            reason = shortened(str(told).strip().split("\n")[0], MAX_REASON) or type(told).__name__
             raise UserError(f"{self._place}: cannot be loaded: {reason}") from error
 
     def _texts(self, dataset: Any) -> list[Content]:

@@ -73,7 +73,11 @@ def legible(name: str) -> str:
 
     Bytes that are not UTF-8, which Python keeps as halves of characters, stand as `\\xe9`.
     """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        # Halves that stand for no byte: JSON can hold them.
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True)

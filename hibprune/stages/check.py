@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from hibprune.data import require_disjoint
+from hibprune.data.paths import legible
 from hibprune.errors import UserError
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.recipe import LoadedRecipe
@@ -32,12 +33,12 @@ def check_recipe(
     What is on this machine is opened: the model is loaded, clips are listed and their headers read,
     but nothing is decoded. `offline` leaves out what only the Hub could tell.
     """
-    recipe, name = loaded.recipe, str(loaded.path)
+    recipe, name = loaded.recipe, legible(str(loaded.path))
     faults: list[str] = []
     with _gathered(faults):
         require_sources(loaded, offline)
     if faults:
-        return CheckReport(recipe=name, ok=False, faults=tuple(faults))
+        return CheckReport(recipe=name, ok=False, faults=tuple(map(legible, faults)))
     not_checked: list[str] = []
     checkpoint: Checkpoint | None = None
     with _gathered(faults):
@@ -67,8 +68,8 @@ def check_recipe(
     return CheckReport(
         recipe=name,
         ok=not faults,
-        faults=tuple(line for fault in faults for line in fault.splitlines()),
-        not_checked=tuple(not_checked),
+        faults=tuple(legible(line) for fault in faults for line in fault.splitlines()),
+        not_checked=tuple(map(legible, not_checked)),
         data=tuple(check.about for check in checks),
     )
 
