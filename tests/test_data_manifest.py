@@ -189,6 +189,26 @@ def test_manifests_that_are_no_files(tmp_path: Path, suffix: str) -> None:
         assert source.problems(tmp_path) == lines
 
 
+def test_what_may_not_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a directory above lets no one through; root is let through anywhere."""
+    (tmp_path / "m.csv").write_text("audio,label\na.wav,yes\n")
+    stat = Path.stat
+
+    def refusing(path: Path, **options: bool) -> os.stat_result:
+        if path.name in ("m.csv", "clips"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    closed = manifest("m.csv")
+    assert closed.problems(tmp_path) == [f"{tmp_path / 'm.csv'}: cannot be read: permission denied"]
+    assert not closed.at_hand(tmp_path)
+    assert complaint(closed, tmp_path) == f"{tmp_path / 'm.csv'}: cannot be read: permission denied"
+    folder = Folder(kind="folder", path="clips")
+    assert folder.problems(tmp_path) == [f"{tmp_path / 'clips'}: permission denied"]
+    assert complaint(folder, tmp_path) == f"{tmp_path / 'clips'}: permission denied"
+
+
 def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("audio,label\na.wav,yes\n")
     assert manifest("m.csv", root="m.csv").problems(tmp_path) == [

@@ -137,6 +137,13 @@ def test_a_single_file(suffix: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".csv", "sets/" + "x" * 300, "a\0b", ""])
+def test_names_that_no_file_has(name: str) -> None:
+    (line,) = source(name).problems(Path("recipes"))
+    assert line == complaint(source(name), Path("recipes"))
+    assert line.startswith(f"{Path('recipes').absolute()}")
+
+
 def test_files_that_are_not_there_or_not_of_rows() -> None:
     base = Path("recipes")
     assert source("my.parquet").problems(base) == [f"{base.absolute()}/my.parquet: no such file"]

@@ -173,7 +173,10 @@ def encoded(audio: Audio) -> AudioFile | EncodedAudio:
     """The clip as a file or as bytes in memory. Raises ContentFault when a row holds none."""
     if not isinstance(audio, DatasetRow):
         return audio
-    row = audio.rows[audio.index][audio.column]
+    try:
+        row = audio.rows[audio.index][audio.column]
+    except Exception as error:  # Whatever Arrow raises over a table that is not what it seems.
+        raise ContentFault("its row cannot be read") from error
     if row is None or (row["bytes"] is None and not row["path"]):
         raise ContentFault("missing")
     if row["bytes"] is not None:

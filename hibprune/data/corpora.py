@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from hibprune.data.paths import directory_fault, inside, legible, located
+from hibprune.data.paths import directory_fault, inside, is_there, legible, located
 from hibprune.data.source import Remote, Source
 from hibprune.data.tree import AUDIO_SUFFIXES, refuse_special_files
 from hibprune.data.utterances import (
@@ -78,7 +78,7 @@ class LibriSpeech(Source):
 
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(path.exists() for path in self._needed(located(self.root, base)))
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         return [root / "LibriSpeech" / self.subset]
@@ -127,7 +127,7 @@ class FluentSpeechCommands(Source):
 
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(path.exists() for path in self._needed(located(self.root, base)))
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         return [root / "fluent_speech_commands_dataset" / "data" / f"{self.subset}_data.csv"]
@@ -177,7 +177,7 @@ class VoxCeleb1(Source):
 
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(path.exists() for path in self._needed(located(self.root, base)))
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         return [root / "wav", root / "iden_split.txt"]
@@ -185,7 +185,7 @@ class VoxCeleb1(Source):
 
 def require_corpus(paths: list[Path], download: bool, remedy: str) -> None:
     """Raise UserError with `remedy` when one of `paths` is absent and is not to be downloaded."""
-    absent = [path for path in paths if not path.exists()]
+    absent = [path for path in paths if not is_there(path)]
     if absent and not download:
         raise UserError(f"{absent[0]}: not found; {remedy}, or correct 'root'")
 

@@ -20,6 +20,7 @@ from hibprune.data.paths import (
     directory_fault,
     file_fault,
     inside,
+    is_there,
     legible,
     located,
 )
@@ -88,11 +89,11 @@ def find_dataset(path: str, base: Path) -> DataPlace:
     Raises UserError when it is nowhere on disk and cannot be on the Hub.
     """
     place = located(path, base).absolute()
-    if place.is_dir():
+    if is_there(place) and place.is_dir():
         fault = directory_fault(place)
         if fault is not None:
             raise UserError(f"{place}: {fault}")
-        saved = any((place / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        saved = any(is_there(place / name) for name in ("dataset_dict.json", "state.json"))
         return _legible_to_patterns(DataPlace("saved" if saved else "directory", str(place)))
     fault = file_fault(place)
     if fault is None:

@@ -80,7 +80,7 @@ class Manifest(Source):
 
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return located(self.path, base).is_file()
+        return file_fault(located(self.path, base)) is None
 
     def _clips(self, path: Path, base: Path, columns: list[str]) -> Iterator[Entry]:
         root = self._audio_root(path, base)

@@ -55,6 +55,14 @@ def _is_absence(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything at a path, as far as one may look."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def inside(top: Path, name: str) -> Path | None:
     """`name` relative to the directory `top`, or None when it leads out of it.
 

@@ -18,7 +18,7 @@ from hibprune.data.corpora import (
     publisher,
     require_corpus,
 )
-from hibprune.data.paths import located
+from hibprune.data.paths import is_there, located
 from hibprune.data.source import Remote, Source
 from hibprune.data.utterances import (
     AudioFile,
@@ -98,7 +98,7 @@ class SpeechCommands(Source):
 
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(path.exists() for path in self._needed(located(self.root, base)))
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         release = root / "SpeechCommands" / f"speech_commands_{self.version}"
