@@ -29,6 +29,11 @@ OVERRIDES = click.option(
 )
 
 
+def printable(line: str) -> str:
+    """A line as a terminal may have it: names from strangers may hold sequences that steer one."""
+    return "".join(letter if letter.isprintable() else "�" for letter in line)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Print a user's fault as plain lines and exit with 2; let defects of ours show a traceback."""
@@ -36,9 +41,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except UserError as error:
         for line in str(error).splitlines():
-            # Names from a stranger's manifest may hold sequences that steer a terminal.
-            shown = "".join(letter if letter.isprintable() else "�" for letter in line)
-            click.echo(f"error: {shown}", err=True)
+            click.echo(f"error: {printable(line)}", err=True)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         click.echo("stopped: the same command goes on from here", err=True)
@@ -237,17 +240,63 @@ def compare(
 @RECIPE
 @OVERRIDES
 @click.option("--offline", is_flag=True, help="Do not ask the Hugging Face Hub.")
-def check(recipe: Path, overrides: tuple[str, ...], offline: bool) -> None:
-    """Validate RECIPE without running it: keys, values, files, overlap of the data."""
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> None:
+    """Validate RECIPE without running it: keys, values, model, data and their overlap.
+
+    Says of both sets of data how many clips, classes and hours they hold and which clips a run
+    would skip. Headers are read, nothing is decoded: silence and NaN are not noticed. What is not
+    on this machine is "not checked".
+
+    \b
+    --json prints one object, also when the recipe has faults:
+      schema_version  1
+      recipe          path of the recipe
+      ok              whether there are no faults
+      faults          plain lines, as on standard error
+      not_checked     plain lines: what was not looked at
+      data            two objects, for calibration and validation:
+        use, kind, medium   what for, kind of source, sound or text
+        inputs              clips or texts listed
+        drawn               those a run would take
+        looked_at           those whose header or text was read
+        hours               of the usable ones; null for text
+        classes             label: how many; null without labels
+        skipped             [{id, reason}] that cannot be used
+        passed_over         [{id, reason}] files that are not taken up
+      A value is null where it could not be found out.
+
+    Exit codes: 0 in order, 2 faults.
+    """
     with plain_errors():
-        loaded = opened(recipe, overrides)
+        import json
 
-        from hibprune.stages.check import check_recipe
+        from hibprune.data.paths import legible
+        from hibprune.records.check import CheckReport
 
-        unchecked = check_recipe(loaded, offline)
-        for line in unchecked:
-            click.echo(f"not checked: {line}")
-        click.echo(f"{recipe}: ok")
+        try:
+            loaded = opened(recipe, overrides)
+        except UserError as error:
+            lines = map(legible, str(error).splitlines())
+            report = CheckReport(recipe=legible(str(recipe)), ok=False, faults=tuple(lines))
+        else:
+            from rich.console import Console
+
+            from hibprune.execution.progress import counted
+            from hibprune.stages.check import check_recipe
+
+            with counted(Console(stderr=True)) as progress:
+                report = check_recipe(loaded, offline, progress)
+        if as_json:
+            # Plain ASCII: what would steer a terminal is escaped.
+            click.echo(json.dumps(report.model_dump(), indent=1))
+        else:
+            from hibprune.report.checking import check_lines
+
+            for line in check_lines(report):
+                click.echo(printable(line))
+        if report.faults:
+            raise UserError("\n".join(report.faults))
 
 
 @main.command()

@@ -3,12 +3,20 @@
 import difflib
 from collections.abc import Sequence
 
+MAX_QUOTED = 80
+"""Characters of a stranger's text that a line repeats."""
+
 
 class UserError(Exception):
     """A bad recipe, data set, model or machine: the place, the fault and the remedy in one line.
 
     The command line prints it and exits with code 2.
     """
+
+
+def shortened(text: str, limit: int = MAX_QUOTED) -> str:
+    """Text of at most `limit` characters; one that is longer ends in an ellipsis."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def did_you_mean(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:

@@ -293,3 +293,11 @@ def test_calibration_that_overlaps_validation(
         f"calibration and validation share 1 clip: {shared}; "
         "validate on clips that the heads were not chosen on"
     ]
+
+
+@pytest.mark.parametrize("row", [{"label": "x" * 900_000}, {"audio": "x" * 5_000 + ".wav"}])
+def test_what_an_error_quotes_is_a_line_to_be_read(stand_in: StandIn, row: dict[str, str]) -> None:
+    set_row("validation", **row)(stand_in)
+    (fault,) = refused(stand_in)
+    assert "xxx…" in fault
+    assert len(fault) < 1500

@@ -51,6 +51,14 @@ def test_outputs_that_cannot_be_directories(stand_in: StandIn) -> None:
     assert snapshot(stand_in.root) == before
 
 
+def test_an_output_that_is_no_text(stand_in: StandIn) -> None:
+    """Libraries and JSON take no such path; it is refused before the work, not after."""
+    for output in (b"caf\xe9", b"caf\xe9/out"):
+        (fault,) = faults(run(stand_in, output=stand_in.root / os.fsdecode(output)))
+        assert fault.endswith(": a name that is not UTF-8: choose another --output")
+    assert not (stand_in.root / os.fsdecode(b"caf\xe9")).exists()
+
+
 def test_an_empty_output_directory_will_do(stand_in: StandIn) -> None:
     (stand_in.root / "out/steps").mkdir(parents=True)
     assert run(stand_in).exit_code == 0

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import socket
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
+from click.testing import Result
 from commands import invoke
-from standin import STAND_INS, StandIn
+from standin import LABELS, STAND_INS, StandIn
 
 
 @pytest.fixture
@@ -28,7 +34,213 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_check_passes_a_good_recipe(stand_ins: Callable[[str], Path], name: str) -> None:
     recipe = stand_ins(name) / "recipe.yaml"
     result = invoke("check", recipe)
-    assert (result.exit_code, result.output) == (0, f"{recipe}: ok\n")
+    assert (result.exit_code, result.stderr) == (0, "")
+    calibration, validation, last = result.stdout.splitlines()
+    medium = "texts" if name == "text_classification" else "clips"
+    assert calibration.startswith(f"calibration: 20 {medium}")
+    assert calibration.endswith(", 20 drawn, 0 skipped")
+    assert validation.startswith(f"validation: 30 {medium}")
+    assert last == f"{recipe}: ok"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_check_counts_clips_classes_hours_and_what_is_left_out(stand_in: StandIn) -> None:
+    """Against the lengths as written, and the labels as counted by hand."""
+    seconds = sum(soundfile.info(stand_in.clip("validation", n)).duration for n in range(30))
+    lost = soundfile.info(stand_in.clip("validation", 4)).duration
+    data = stand_in.clip("validation", 4).read_bytes()
+    stand_in.clip("validation", 4).write_bytes(data[:-1000])
+    words = stand_in.root / "words"
+    for number, label in enumerate(LABELS):
+        (words / label).mkdir(parents=True)
+        shutil.copy(stand_in.clip("calibration", number), words / label / f"{number}.Wav")
+    (words / "w0" / "old.m4a").write_text("not read")
+    folder = "calibration.source={kind: folder, path: words}"
+    options = ("--set", folder, "--set", "calibration.samples=2")
+    lenient = ("--set", "validation.max_unreadable=0.1")
+    result = invoke("check", stand_in.recipe, *options, *lenient)
+    assert (result.exit_code, result.stderr) == (0, "")
+    calibration, why, validation, skipped, _ = result.stdout.splitlines()
+    hours = sum(soundfile.info(path).duration for path in words.glob("*/*.Wav")) / 3600
+    assert calibration == (
+        f"calibration: {len(LABELS)} clips of {len(LABELS)} classes (1 each), {hours:.3g} hours, "
+        "2 drawn, 0 skipped, 1 passed over"
+    )
+    assert why == (
+        "  passed over (not a format that is read here: convert it to WAV or FLAC): w0/old.m4a"
+    )
+    assert validation.endswith(f", {(seconds - lost) / 3600:.3g} hours, 29 drawn, 1 skipped")
+    assert skipped.startswith("  skipped validation/4.wav: truncated (")
+    # Without leave to skip it is what would stop a run, in the same words.
+    refused, run = (
+        invoke(command, stand_in.recipe, *options, "--quiet" if command == "run" else "--offline")
+        for command in ("check", "run")
+    )
+    assert refused.exit_code == run.exit_code == 2
+    assert refused.stderr == run.stderr
+    assert refused.stderr.startswith("error: validation: 1 of the first 5 clips cannot be used")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_check_json_is_for_programs(stand_in: StandIn) -> None:
+    for number in (4, 5):
+        stand_in.clip("validation", number).write_bytes(b"<html>")
+    lenient = ("--set", "validation.max_unreadable=0.1")
+    result = invoke("check", stand_in.recipe, "--json", *lenient)
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert list(report) == ["schema_version", "recipe", "ok", "faults", "not_checked", "data"]
+    assert (report["schema_version"], report["ok"], report["faults"]) == (1, True, [])
+    calibration, validation = report["data"]
+    counted = Counter(row["label"] for row in stand_in.rows("calibration"))
+    assert calibration["classes"] == counted
+    assert (calibration["use"], calibration["kind"], calibration["medium"]) == (
+        "calibration", "manifest", "sound",
+    )  # fmt: skip
+    assert (validation["inputs"], validation["drawn"], validation["looked_at"]) == (30, 28, 30)
+    assert validation["skipped"] == [
+        {"id": f"validation/{number}.wav", "reason": "not audio that libsndfile can open"}
+        for number in (4, 5)
+    ]
+    usage = invoke("check", "--help").stdout
+    for key in (*report, *validation):
+        assert key in usage, f"{key} is not told by --help"
+
+
+@pytest.mark.parametrize("spoil", ["recipe", "data", "overlap"])
+def test_check_json_tells_faults(stand_in: StandIn, spoil: str) -> None:
+    if spoil == "recipe":
+        stand_in.recipe.write_text("modle: 1\n")
+    elif spoil == "data":
+        (stand_in.root / "calibration.jsonl").unlink()
+    else:
+        spoil_overlap(stand_in)
+    result = invoke("check", stand_in.recipe, "--json")
+    assert result.exit_code == 2
+    report = json.loads(result.stdout)
+    assert not report["ok"]
+    assert [f"error: {fault}" for fault in report["faults"]] == result.stderr.splitlines()
+    assert report["faults"]
+
+
+def test_a_look_at_more_clips_than_there_is_time_for(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hibprune.stages.check_data.MOST_LOOKED_AT", 12)
+    report = json.loads(invoke("check", stand_in.recipe, "--json").stdout)
+    assert [one["looked_at"] for one in report["data"]] == [12, 12]
+    assert report["not_checked"] == [
+        "calibration: 8 of 20 clips, those drawn last",
+        "validation: 18 of 30 clips, those drawn last",
+    ]
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("{kind: speechcommands, root: ., subset: training}",
+         "{root}/SpeechCommands/speech_commands_v0.01/validation_list.txt: not found; unpack "
+         "http://download.tensorflow.org/data/speech_commands_v0.01.tar.gz in "
+         "{root}/SpeechCommands/speech_commands_v0.01, or correct 'root'"),
+        ("{kind: fluent, root: ., subset: train}",
+         "fluent train: has slots and a text per clip, but the task needs one label per clip; "
+         "choose another data source or task"),
+        ("{kind: datasets, path: audiofolder}",
+         "{root}/recipe.yaml: calibration.source: {root}/audiofolder: no such directory, and "
+         "'audiofolder' is a loader of datasets, not a data set: give the path of the data, from "
+         "the recipe's directory"),
+    ],
+)  # fmt: skip
+def test_data_that_are_nowhere_are_a_fault_unless_offline(
+    stand_in: StandIn, source: str, fault: str
+) -> None:
+    result = invoke("check", stand_in.recipe, "--set", f"calibration.source={source}")
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {fault.replace('{root}', str(stand_in.root))}\n"
+
+
+def test_check_asks_the_hub_for_data_sets(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    asked: list[str] = []
+
+    def unreachable(self: HfApi, repo_id: str, **options: Any) -> None:
+        asked.append(repo_id)
+        if repo_id == "owner/gone":
+            raise ConnectionError("no route")
+
+    monkeypatch.setattr(HfApi, "dataset_info", unreachable)
+
+    def check(name: str, *options: str) -> Result:
+        source = f"calibration.source={{kind: datasets, path: {name}}}"
+        return invoke("check", stand_in.recipe, "--set", source, *options)
+
+    gone = check("owner/gone")
+    assert gone.exit_code == 2
+    assert gone.stderr == (
+        "error: owner/gone: not found on the Hub (ConnectionError): check the name and the "
+        "network, or pass --offline\n"
+    )
+    there = check("owner/there")
+    assert there.exit_code == 0
+    assert there.stdout.splitlines()[1:] == [
+        "not checked: calibration: its data come from the Hub when the recipe is run",
+        f"{stand_in.recipe}: ok",
+    ]
+    assert asked == ["owner/gone", "owner/there"]
+    unasked = check("owner/gone", "--offline")
+    assert unasked.exit_code == 0
+    assert "not checked: calibration: its data are not on this machine" in unasked.stdout
+    assert asked == ["owner/gone", "owner/there"]
+
+
+def test_a_model_on_the_hub_is_not_checked(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    monkeypatch.setattr(HfApi, "model_info", lambda self, name, **options: None)
+    result = invoke("check", stand_in.recipe, "--set", "model.source=owner/name")
+    assert result.exit_code == 0
+    assert "not checked: model owner/name: on the Hub" in result.stdout
+
+
+def test_thousands_of_clips_are_looked_at_in_seconds(stand_in: StandIn) -> None:
+    """Most of the time goes into the model, and into clips of one size, which may be the same."""
+    rows = []
+    data = stand_in.clip("validation", 0).read_bytes()
+    for number in range(3000):
+        name = f"validation/many{number}.wav"
+        (stand_in.root / name).write_bytes(data[:-4] + number.to_bytes(4, "little"))
+        rows.append({"audio": name, "label": LABELS[number % len(LABELS)]})
+    stand_in.write_rows("validation", rows)
+    start = time.perf_counter()
+    result = invoke("check", stand_in.recipe)
+    assert time.perf_counter() - start < 10
+    assert "validation: 3000 clips" in result.stdout
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("stranger", ["\x1b[2J", os.fsdecode(b"\xff")])
+def test_check_prints_names_that_a_terminal_can_have(stand_in: StandIn, stranger: str) -> None:
+    words = stand_in.root / "words"
+    for number, label in enumerate(LABELS):
+        (words / label).mkdir(parents=True)
+        shutil.copy(stand_in.clip("calibration", number), words / label / f"{number}.wav")
+    (words / "w0" / f"{stranger}.wav").write_text("not sound")
+    (words / "w0" / f"{stranger}.m4a").write_text("not read")
+    options = (
+        "--set=calibration.source={kind: folder, path: words}", "--set=calibration.samples=1",
+        "--set=calibration.max_unreadable=0.9",
+    )  # fmt: skip
+    for option in ((), ("--json",)):
+        result = invoke("check", stand_in.recipe, *options, *option)
+        assert result.exit_code == 0, result.output
+        assert all(letter.isprintable() or letter == "\n" for letter in result.stdout)
+    assert json.loads(result.stdout)["data"][0]["skipped"]
 
 
 @pytest.mark.usefixtures("no_network")
@@ -39,7 +251,9 @@ def test_check_offline_says_what_it_could_not_check(stand_in: StandIn) -> None:
         "--set", "calibration.source={kind: speechcommands, root: nowhere, subset: training}",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines() == [
+    validation, *lines = result.stdout.splitlines()
+    assert validation.startswith("validation: 30 clips of ")
+    assert lines == [
         "not checked: model superb/wav2vec2-base-superb-ks: on the Hub",
         "not checked: calibration: its data are not on this machine",
         f"{stand_in.recipe}: ok",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -223,3 +225,53 @@ def test_noise_clips_are_segments_of_the_recording(tmp_path: Path) -> None:
         starts.setdefault(one.content.path.stem, []).append(one.content.start_seconds)
     assert starts == {"pink_noise": [4.0, 5.5, 7.0], "running_tap": [4.033, 5.549]}
     assert silences[2].id == "speech_commands_v0.01/_background_noise_/pink_noise.wav@5.500s"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("make", "kind", "options", "fields", "listing"),
+    [
+        (data_standins.voxceleb1, "voxceleb1", {"subset": "train"}, LABEL, "iden_split.txt"),
+        (data_standins.speech_commands, "speechcommands", {"subset": "testing"}, LABEL,
+         "SpeechCommands/speech_commands_v0.01/testing_list.txt"),
+        (data_standins.fluent_speech_commands, "fluent", {"subset": "test"}, TEXT,
+         "fluent_speech_commands_dataset/data/test_data.csv"),
+        (data_standins.librispeech, "librispeech", {"subset": "test-clean"}, TEXT,
+         "LibriSpeech/test-clean/1089/134686/1089-134686.trans.txt"),
+    ],
+)  # fmt: skip
+def test_lists_that_are_no_files_or_lead_elsewhere(
+    tmp_path: Path,
+    make: Any,
+    kind: str,
+    options: dict[str, str],
+    fields: TargetFields,
+    listing: str,
+) -> None:
+    make(tmp_path / "corpora")
+    path = tmp_path / "corpora" / listing
+    text = path.read_text()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"a pipe or a device, not a file: take it out$"):
+        source(kind, **options).utterances(fields, tmp_path)
+    path.unlink()
+    if kind != "librispeech":  # Its clips are found, not listed.
+        # Before each path or, where a path is made of it, the speaker.
+        path.write_text(
+            re.sub(r"(id1\d+/|yes/|,4BrX|,5o9B)", r"../../../../\1", text).replace(
+                "../../../../,", ",../../../../"
+            )
+        )
+        with pytest.raises(UserError, match=r"is no path inside it$"):
+            source(kind, **options).utterances(fields, tmp_path)
+    path.write_bytes(b"\xff\xfe\x00" * 100)
+    with pytest.raises(UserError, match=r"^[^\n]*cannot be used as the published corpus"):
+        source(kind, **options).utterances(fields, tmp_path)
+
+
+def test_a_root_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "corpora").touch()
+    assert source("librispeech", subset="test-clean").problems(tmp_path) == [
+        f"{tmp_path}/corpora: not a directory (root of the corpus)"
+    ]

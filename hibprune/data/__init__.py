@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hibprune.data.audio import DurationLimits, read_waveform
+from hibprune.data.audio import DurationLimits, probe_seconds, read_waveform
 from hibprune.data.contents import content_digest
 from hibprune.data.corpora import FluentSpeechCommands, LibriSpeech, VoxCeleb1
 from hibprune.data.folder import Folder
@@ -27,6 +27,7 @@ from hibprune.data.utterances import (
     ContentFault,
     DatasetRow,
     EncodedAudio,
+    Listing,
     Target,
     TargetFields,
     Text,
@@ -57,6 +58,7 @@ __all__ = [
     "Folder",
     "HuggingFaceDataset",
     "LibriSpeech",
+    "Listing",
     "Manifest",
     "Selection",
     "SpeechCommands",
@@ -69,6 +71,7 @@ __all__ = [
     "drawing_order",
     "missing_audio",
     "overlap",
+    "probe_seconds",
     "read_text",
     "read_waveform",
     "require_disjoint",

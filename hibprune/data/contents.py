@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from hibprune.data.audio import encoded, open_fault
+from hibprune.data.audio import encoded, open_fault, opened_bytes
 from hibprune.data.text import read_text
 from hibprune.data.utterances import AudioFile, Content, ContentFault, EncodedAudio, Text
 
@@ -14,11 +14,8 @@ def content_digest(content: Content) -> str:
     held = _held(content)
     if isinstance(held, bytes):
         return hashlib.sha256(held).hexdigest()
-    try:
-        with held.path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256")
-    except OSError as error:
-        raise ContentFault(open_fault(error)) from error
+    with opened_bytes(held) as stream:
+        digest = hashlib.file_digest(stream, "sha256")
     if held.start_seconds or held.seconds is not None:
         digest.update(f"@{held.start_seconds}+{held.seconds}".encode())
     return digest.hexdigest()
@@ -33,6 +30,8 @@ def content_size(content: Content) -> int:
         return held.path.stat().st_size
     except OSError as error:
         raise ContentFault(open_fault(error)) from error
+    except ValueError as error:
+        raise ContentFault("missing") from error
 
 
 def _held(content: Content) -> bytes | AudioFile:

@@ -6,22 +6,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from hibprune.data.paths import directory_fault, inside, is_there, legible, located
+from hibprune.data.source import Remote, Source
+from hibprune.data.tree import AUDIO_SUFFIXES, refuse_special_files
 from hibprune.data.utterances import (
     AudioFile,
+    Listing,
+    Target,
     TargetFields,
     Utterance,
-    located,
     require_kind,
     target_from,
 )
 from hibprune.errors import UserError
-from hibprune.records.base import Record
+from hibprune.execution.files import plain_disk_errors
 from hibprune.records.medium import SOUND, Medium
 
 FLUENT_SLOTS = ("action", "object", "location")
 
 
-class LibriSpeech(Record):
+class LibriSpeech(Source):
     """LibriSpeech below `root/LibriSpeech/<subset>`, with its transcripts (upper case)."""
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND,)
@@ -39,7 +43,7 @@ class LibriSpeech(Record):
     ]
     download: bool = False
 
-    def utterances(self, fields: TargetFields, base: Path) -> list[Utterance]:
+    def listing(self, fields: TargetFields, base: Path) -> Listing:
         """The clips sorted by name. Raises UserError."""
         root = located(self.root, base)
         directory = root / "LibriSpeech" / self.subset
@@ -56,24 +60,31 @@ class LibriSpeech(Record):
             make_root(root, self.download)
             return LIBRISPEECH(root, url=self.subset, download=self.download)
 
-        return [
-            Utterance(path, AudioFile(root / "LibriSpeech" / path), transcript)
-            for path, _, transcript, *_ in metadata(opened, directory)
-        ]
+        top = root / "LibriSpeech"
+        return Listing(
+            [
+                corpus_clip(top, path, transcript)
+                for path, _, transcript, *_ in metadata(opened, directory)
+            ]
+        )
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""
         return missing_root(located(self.root, base), self.download or offline)
 
+    @property
+    def remote(self) -> Remote | None:
+        return publisher(self.download)
+
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(path.exists() for path in self._needed(located(self.root, base)))
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         return [root / "LibriSpeech" / self.subset]
 
 
-class FluentSpeechCommands(Record):
+class FluentSpeechCommands(Source):
     """Fluent Speech Commands below `root/fluent_speech_commands_dataset`."""
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND,)
@@ -82,7 +93,7 @@ class FluentSpeechCommands(Record):
     root: str
     subset: Literal["train", "valid", "test"]
 
-    def utterances(self, fields: TargetFields, base: Path) -> list[Utterance]:
+    def listing(self, fields: TargetFields, base: Path) -> Listing:
         """The clips in the corpus's order. Raises UserError."""
         root = located(self.root, base)
         directory = root / "fluent_speech_commands_dataset"
@@ -107,8 +118,8 @@ class FluentSpeechCommands(Record):
         for path, _, _, _, text, *slots in metadata(opened, directory):
             values = {"text": text, **dict(zip(FLUENT_SLOTS, slots, strict=True))}
             target = target_from(fields, values)
-            found.append(Utterance(path, AudioFile(directory / path), target))
-        return found
+            found.append(corpus_clip(directory, path, target))
+        return Listing(found)
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""
@@ -116,13 +127,13 @@ class FluentSpeechCommands(Record):
 
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(path.exists() for path in self._needed(located(self.root, base)))
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         return [root / "fluent_speech_commands_dataset" / "data" / f"{self.subset}_data.csv"]
 
 
-class VoxCeleb1(Record):
+class VoxCeleb1(Source):
     """VoxCeleb1 for speaker identification: `root/wav/id…` and `root/iden_split.txt`.
 
     Labels are the speakers' directory names, `id10001` to `id11251`.
@@ -135,7 +146,7 @@ class VoxCeleb1(Record):
     subset: Literal["train", "dev", "test"]
     download: bool = False
 
-    def utterances(self, fields: TargetFields, base: Path) -> list[Utterance]:
+    def listing(self, fields: TargetFields, base: Path) -> Listing:
         """The clips sorted by path. Raises UserError."""
         root = located(self.root, base)
         require_kind(f"voxceleb1 {self.subset}", fields, "a speaker per clip", "label")
@@ -153,18 +164,20 @@ class VoxCeleb1(Record):
             make_root(root, self.download)
             return VoxCeleb1Identification(root, subset=self.subset, download=self.download)
 
-        return [
-            Utterance(path, AudioFile(root / "wav" / path), Path(path).parts[0])
-            for path, *_ in metadata(opened, root / "wav")
-        ]
+        speakers = ((path, legible(Path(path).parts[0])) for path, *_ in metadata(opened, root))
+        return Listing([corpus_clip(root / "wav", *speaker) for speaker in speakers])
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""
         return missing_root(located(self.root, base), self.download or offline)
 
+    @property
+    def remote(self) -> Remote | None:
+        return publisher(self.download)
+
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(path.exists() for path in self._needed(located(self.root, base)))
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         return [root / "wav", root / "iden_split.txt"]
@@ -172,7 +185,7 @@ class VoxCeleb1(Record):
 
 def require_corpus(paths: list[Path], download: bool, remedy: str) -> None:
     """Raise UserError with `remedy` when one of `paths` is absent and is not to be downloaded."""
-    absent = [path for path in paths if not path.exists()]
+    absent = [path for path in paths if not is_there(path)]
     if absent and not download:
         raise UserError(f"{absent[0]}: not found; {remedy}, or correct 'root'")
 
@@ -180,12 +193,29 @@ def require_corpus(paths: list[Path], download: bool, remedy: str) -> None:
 def make_root(root: Path, download: bool) -> None:
     """Make the corpus root when torchaudio is to download into it, which it expects to exist."""
     if download:
-        root.mkdir(parents=True, exist_ok=True)
+        with plain_disk_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
 
 
 def missing_root(root: Path, excused: bool) -> list[str]:
     """A line when the corpus root is absent, unless that is `excused`."""
-    return [] if excused or root.is_dir() else [f"{root}: no such directory (root of the corpus)"]
+    fault = None if excused else directory_fault(root)
+    return [] if fault is None else [f"{root}: {fault} (root of the corpus)"]
+
+
+def publisher(download: bool) -> Remote | None:
+    """Where a corpus that may be downloaded comes from."""
+    return "its publisher" if download else None
+
+
+def corpus_clip(top: Path, path: str, target: Target) -> Utterance:
+    """The clip that a corpus's list names, by its path below `top`.
+
+    Raises UserError when the path leads out of it.
+    """
+    if inside(top, path) is None:
+        raise UserError(f"{top}: the corpus lists {path!r}, which is no path inside it")
+    return Utterance(legible(path), AudioFile(top / path), target)
 
 
 def metadata(opened: Callable[[], Any], place: Path) -> Iterator[tuple[Any, ...]]:
@@ -193,11 +223,17 @@ def metadata(opened: Callable[[], Any], place: Path) -> Iterator[tuple[Any, ...]
 
     Raises UserError when the files at `place` are not what torchaudio expects, or are none.
     """
+    if place.is_dir():
+        refuse_special_files(place, all_but=AUDIO_SUFFIXES)
     try:
         corpus = opened()
         rows = [corpus.get_metadata(index) for index in range(len(corpus))]
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise UserError(f"{place}: cannot be used as the published corpus: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        # Whatever torchaudio raises over lists that are not as published.
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"{place}: cannot be used as the published corpus: {reason}") from error
     if not rows:
         raise UserError(f"{place}: holds no clips")
     yield from rows

@@ -5,37 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from hibprune.data.utterances import AudioFile, TargetFields, Utterance, located, require_kind
+from hibprune.data.paths import directory_fault, legible, located
+from hibprune.data.source import Source
+from hibprune.data.tree import AUDIO_SUFFIXES, sound_files
+from hibprune.data.utterances import AudioFile, Listing, TargetFields, Utterance, require_kind
 from hibprune.errors import UserError
-from hibprune.records.base import Record
 from hibprune.records.medium import SOUND, Medium
 
-# What libsndfile recognises by content; headerless formats are left out.
-AUDIO_SUFFIXES = frozenset(
-    {
-        ".aif",
-        ".aifc",
-        ".aiff",
-        ".au",
-        ".caf",
-        ".flac",
-        ".mp3",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".rf64",
-        ".snd",
-        ".w64",
-        ".wav",
-        ".wave",
-    }
-)
 
-
-class Folder(Record):
+class Folder(Source):
     """A directory with a sub-directory for each class, named as its label.
 
-    With `labelled: false` a tree of clips without classes.
+    With `labelled: false` a tree of clips without classes. Links to files are followed, links to
+    directories are not; hidden files are left out.
     """
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND,)
@@ -44,29 +26,32 @@ class Folder(Record):
     path: str
     labelled: bool = True
 
-    def utterances(self, fields: TargetFields, base: Path) -> list[Utterance]:
+    def listing(self, fields: TargetFields, base: Path) -> Listing:
         """The clips sorted by path. Raises UserError when there are none, or stray ones."""
         top = located(self.path, base)
-        if not top.is_dir():
-            raise UserError(f"{top}: no such directory")
+        fault = directory_fault(top)
+        if fault is not None:
+            raise UserError(f"{top}: {fault}")
         if self.labelled:
             require_kind(str(top), fields, "a label per directory", "label")
-        found = [
-            Utterance(name.as_posix(), AudioFile(top / name), self._label(name, top))
-            for name in _clips(top)
-        ]
-        if not found:
+        tree = sound_files(top)
+        if not tree.clips:
             raise UserError(f"{top}: holds no sound files ({' '.join(sorted(AUDIO_SUFFIXES))})")
-        return found
+        found = [
+            Utterance(legible(name.as_posix()), AudioFile(top / name), self._label(name, top))
+            for name in tree.clips
+        ]
+        return Listing(found, tree.passed_over)
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when the directory does not exist."""
         top = located(self.path, base)
-        return [] if top.is_dir() else [f"{top}: no such directory"]
+        fault = directory_fault(top)
+        return [] if fault is None else [f"{top}: {fault}"]
 
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return located(self.path, base).is_dir()
+        return directory_fault(located(self.path, base)) is None
 
     def _label(self, name: Path, top: Path) -> str | None:
         if not self.labelled:
@@ -76,16 +61,4 @@ class Folder(Record):
                 f"{top / name}: lies outside the class directories; "
                 "move it into its class's or set 'labelled: false'"
             )
-        return name.parts[0]
-
-
-def _clips(top: Path) -> list[Path]:
-    """Sound files below `top` relative to it, sorted; hidden files and directories left out."""
-    names = (path.relative_to(top) for path in top.rglob("*"))
-    return sorted(
-        name
-        for name in names
-        if name.suffix.lower() in AUDIO_SUFFIXES
-        and not any(part.startswith(".") for part in name.parts)
-        and (top / name).is_file()
-    )
+        return legible(name.parts[0])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hibprune.data.contents import content_digest, content_size
 from hibprune.data.utterances import AudioFile, Content, ContentFault, Utterance
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 from hibprune.records.medium import SOUND
 
 NAMED_IN_ERRORS = 3
@@ -62,13 +62,15 @@ def usable(
     samples: int | None = None,
     max_unreadable: float = 0.01,
     progress: Progress | None = None,
+    identified: Callable[[Content], str] = content_digest,
 ) -> Selection:
     """The first `samples` candidates that can be read, or all; later ones replace the unreadable.
 
     `read` raises ContentFault for a clip or text that cannot be used. Raises UserError once more
     than `max_unreadable` of those to be examined cannot: with the default, 1 clip in 100 or 2 in
     200 are skipped, and among fewer than 100 none, since a small set cannot spare one unnoticed.
-    Raises it too when fewer than `samples` remain.
+    Raises it too when fewer than `samples` remain. `identified` is a digest of what was read, or
+    raises ContentFault.
     """
     wanted = len(candidates) if samples is None else samples
     if wanted > len(candidates):
@@ -81,7 +83,7 @@ def usable(
             break
         try:
             read(utterance.content)
-            content = content_digest(utterance.content)
+            content = identified(utterance.content)
         except ContentFault as fault:
             skipped.append((utterance.id, fault.reason))
             to_examine = min(wanted + len(skipped), len(candidates))
@@ -101,11 +103,11 @@ def usable(
 
 
 def missing_audio(utterances: Sequence[Utterance]) -> list[str]:
-    """Ids of the clips whose file does not exist: a check that reads nothing."""
+    """Ids of the clips that there is no file of: a check that reads nothing."""
     return [
         utterance.id
         for utterance in utterances
-        if isinstance(utterance.content, AudioFile) and not utterance.content.path.is_file()
+        if isinstance(utterance.content, AudioFile) and not os.path.lexists(utterance.content.path)
     ]
 
 
@@ -143,15 +145,17 @@ def _class_of(utterance: Utterance) -> str:
 def _same_file(
     calibration: Sequence[Utterance], validation: Sequence[Utterance]
 ) -> set[tuple[str, str]]:
-    files: dict[Path, list[tuple[str, AudioFile]]] = defaultdict(list)
+    files: dict[str, list[tuple[str, AudioFile]]] = defaultdict(list)
     for utterance in calibration:
         if isinstance(utterance.content, AudioFile):
-            files[utterance.content.path.resolve()].append((utterance.id, utterance.content))
+            files[os.path.realpath(utterance.content.path)].append(
+                (utterance.id, utterance.content)
+            )
     return {
         (name, utterance.id)
         for utterance in validation
         if isinstance(utterance.content, AudioFile)
-        for name, audio in files.get(utterance.content.path.resolve(), [])
+        for name, audio in files.get(os.path.realpath(utterance.content.path), [])
         if _share_sound(audio, utterance.content)
     }
 
@@ -222,4 +226,6 @@ def _counted(count: int, utterances: Sequence[Utterance]) -> str:
 
 def _listed(names: list[str]) -> str:
     more = len(names) - NAMED_IN_ERRORS
-    return "; ".join(names[:NAMED_IN_ERRORS]) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join(map(shortened, names[:NAMED_IN_ERRORS])) + (
+        f"; and {more} more" if more > 0 else ""
+    )

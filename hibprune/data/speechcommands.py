@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import soundfile
 from pydantic import Field
 
-from hibprune.data.corpora import make_root, metadata, missing_root, require_corpus
-from hibprune.data.utterances import AudioFile, TargetFields, Utterance, located, require_kind
+from hibprune.data.audio import DurationLimits, probe_seconds
+from hibprune.data.corpora import (
+    corpus_clip,
+    make_root,
+    metadata,
+    missing_root,
+    publisher,
+    require_corpus,
+)
+from hibprune.data.paths import is_there, located
+from hibprune.data.source import Remote, Source
+from hibprune.data.utterances import (
+    AudioFile,
+    ContentFault,
+    Listing,
+    TargetFields,
+    Utterance,
+    require_kind,
+)
 from hibprune.errors import UserError
-from hibprune.records.base import Record
 from hibprune.records.medium import SOUND, Medium
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -20,7 +36,7 @@ SUBSETS = ("training", "validation", "testing")
 SILENCE_MILLISECONDS = 1000
 
 
-class SpeechCommands(Record):
+class SpeechCommands(Source):
     """Speech Commands below `root/SpeechCommands/speech_commands_<version>`.
 
     Words outside `words` become `unknown`; `silence` is cut from the corpus's noise recordings.
@@ -42,7 +58,7 @@ class SpeechCommands(Record):
     silence_clips: int | None = Field(default=None, ge=0)
     download: bool = False
 
-    def utterances(self, fields: TargetFields, base: Path) -> list[Utterance]:
+    def listing(self, fields: TargetFields, base: Path) -> Listing:
         """The clips of the words, then of unknown words, then of silence. Raises UserError."""
         root = located(self.root, base)
         top = root / "SpeechCommands"
@@ -61,31 +77,28 @@ class SpeechCommands(Record):
             return SPEECHCOMMANDS(root, url=release, subset=self.subset, download=self.download)
 
         clips = [(path, label) for path, _, label, *_ in metadata(opened, top / release)]
-        found = [
-            Utterance(path, AudioFile(top / path), label)
-            for path, label in clips
-            if label in self.words
-        ]
+        found = [corpus_clip(top, path, label) for path, label in clips if label in self.words]
         tenth = round(len(found) / 10)
         if self.unknown is not None:
             others = [path for path, label in clips if label not in self.words]
             count = tenth if self.unknown_clips is None else self.unknown_clips
-            found += [
-                Utterance(path, AudioFile(top / path), self.unknown)
-                for path in _sample(others, count)
-            ]
+            found += [corpus_clip(top, path, self.unknown) for path in _sample(others, count)]
         if self.silence is not None:
             count = tenth if self.silence_clips is None else self.silence_clips
             found += self._silences(top, release, count)
-        return found
+        return Listing(found)
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""
         return missing_root(located(self.root, base), self.download or offline)
 
+    @property
+    def remote(self) -> Remote | None:
+        return publisher(self.download)
+
     def at_hand(self, base: Path) -> bool:
         """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(path.exists() for path in self._needed(located(self.root, base)))
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         release = root / "SpeechCommands" / f"speech_commands_{self.version}"
@@ -124,13 +137,14 @@ class SpeechCommands(Record):
 
 
 def _milliseconds(recording: Path) -> int:
+    anything = DurationLimits(min_seconds=0, max_seconds=float("inf"))
     try:
-        return int(soundfile.info(str(recording)).duration * 1000)
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"{recording}: not audio that libsndfile can open") from error
+        return int(probe_seconds(AudioFile(recording), anything) * 1000)
+    except ContentFault as fault:
+        raise UserError(f"{recording}: {fault.reason}") from fault
 
 
 def _sample(names: list[str], count: int) -> list[str]:
     """`count` of `names`, the same ones on every machine, whatever the order of the files."""
-    chosen = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
+    chosen = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:count]
     return sorted(chosen)

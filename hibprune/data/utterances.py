@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hibprune.data.paths import RowFiles
 from hibprune.errors import UserError
 from hibprune.records.medium import SOUND, TEXT, Medium
 
@@ -43,12 +44,14 @@ class EncodedAudio:
 class DatasetRow:
     """The undecoded audio of one row of a Hugging Face data set, fetched only when it is read.
 
-    `rows` is a `datasets.Dataset` whose `column` is `Audio(decode=False)`.
+    `rows` is a `datasets.Dataset` whose `column` is `Audio(decode=False)`; `files` says where the
+    sound lies that a row only names.
     """
 
     rows: Any = field(repr=False, compare=False)
     index: int
     column: str
+    files: RowFiles
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,17 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """What a source holds: its utterances, and files that look like some but are passed over.
+
+    Those are pairs of name and reason.
+    """
+
+    utterances: list[Utterance]
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class TargetFields:
     """What a task wants of the data: what goes in, and what is to come out.
 
@@ -88,11 +102,6 @@ class TargetFields:
     kind: Literal["label", "text", "slots"]
     slots: tuple[str, ...] = ()
     medium: Medium = SOUND
-
-
-def located(path: str, base: Path) -> Path:
-    """`path` as written in a recipe, seen from the recipe's directory `base`."""
-    return base / Path(path).expanduser()
 
 
 def columns_wanted(

@@ -26,10 +26,11 @@ def check_output(directory: Path) -> None:
     """See that a run may write here, without writing anything.
 
     Raises:
-        UserError: it is a file, or holds something that is not a run of ours.
+        UserError: it is a file, holds something that is not a run of ours, or its path is no text.
     """
     # `new/../there` would not exist yet here, and be `there` once `new` is made.
     directory = directory.resolve()
+    _require_text(directory)
     with plain_disk_errors(directory):
         if directory.exists() and not directory.is_dir():
             raise UserError(f"{directory}: is a file: choose another --output")
@@ -40,6 +41,16 @@ def check_output(directory: Path) -> None:
             f"{directory}: holds something that is not a hibprune run: "
             "choose another --output or empty it"
         )
+
+
+def _require_text(directory: Path) -> None:
+    """Raise UserError for bytes that are not UTF-8: libraries and JSON take none in a path."""
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{directory}: a name that is not UTF-8: choose another --output"
+        ) from error
 
 
 @contextmanager

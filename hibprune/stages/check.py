@@ -7,75 +7,71 @@ from contextlib import contextmanager
 
 import torch
 
-from hibprune.data import Utterance, missing_audio, require_disjoint
+from hibprune.data import require_disjoint
+from hibprune.data.paths import legible
 from hibprune.errors import UserError
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.recipe import LoadedRecipe
+from hibprune.records.check import CheckReport
+from hibprune.stages.check_data import Progress, check_data
+from hibprune.stages.hub import require_on_hub
 from hibprune.stages.load import (
     CALIBRATION,
     VALIDATION,
     calibration_order,
     check_model,
-    check_targets,
     require_sources,
-    sources,
     validation_order,
 )
 
 
-def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
-    """Check what can be checked without running; returns what could not be, a line each.
+def check_recipe(
+    loaded: LoadedRecipe, offline: bool, progress: Progress = lambda use, done, total: None
+) -> CheckReport:
+    """Check what can be checked without running; faults are in the report, not raised.
 
-    What is on this machine is opened: the model is loaded, the clips are listed but not decoded.
-
-    Raises:
-        UserError: one line per fault found.
+    What is on this machine is opened: the model is loaded, clips are listed and their headers read,
+    but nothing is decoded. `offline` leaves out what only the Hub could tell.
     """
-    recipe, root = loaded.recipe, loaded.root
-    require_sources(loaded, offline)
+    recipe, name = loaded.recipe, legible(str(loaded.path))
     faults: list[str] = []
-    unchecked: list[str] = []
+    with _gathered(faults):
+        require_sources(loaded, offline)
+    if faults:
+        return CheckReport(recipe=name, ok=False, faults=tuple(map(legible, faults)))
+    not_checked: list[str] = []
     checkpoint: Checkpoint | None = None
     with _gathered(faults):
-        if recipe.model.local_directory(root) is not None:
-            checkpoint = load_checkpoint(recipe.model, recipe.task, root, torch.device("cpu"))
-            check_model(recipe, checkpoint)
-        elif offline:
-            unchecked.append(f"model {recipe.model.source}: on the Hub")
-        else:
-            _require_on_hub(recipe.model.source, recipe.model.revision)
-
-    clips: dict[str, list[Utterance]] = {}
-    for place, source in sources(recipe):
-        with _gathered(faults):
-            if not source.at_hand(root):
-                unchecked.append(f"{place}: its data are not on this machine")
-                continue
-            clips[place] = source.utterances(recipe.task.fields, root)
-            if checkpoint and (place == VALIDATION or recipe.calibration.labels == "dataset"):
-                check_targets(place, clips[place], recipe.task, checkpoint)
-    for place, listed in clips.items():
-        missing = missing_audio(listed)
-        if missing:
-            faults.append(
-                f"{loaded.path}: {place}.source: {len(missing)} audio files are missing, "
-                f"the first {missing[0]}"
+        if recipe.model.local_directory(loaded.root) is not None:
+            checkpoint = load_checkpoint(
+                recipe.model, recipe.task, loaded.root, torch.device("cpu")
             )
-    available = len(clips.get(CALIBRATION, ()))
-    if CALIBRATION in clips and recipe.calibration.samples > available:
-        faults.append(
-            f"{loaded.path}: calibration.samples: {recipe.calibration.samples} asked for, "
-            f"but there are {recipe.task.medium.counted(available)}"
-        )
-    if len(clips) == 2:
+            check_model(recipe, checkpoint)
+        else:
+            not_checked.append(f"model {recipe.model.source}: on the Hub")
+            if not offline:
+                require_on_hub("model", recipe.model.source, recipe.model.revision)
+
+    checks = [
+        check_data(loaded, use, checkpoint, offline, progress) for use in (CALIBRATION, VALIDATION)
+    ]
+    for check in checks:
+        faults += check.faults
+        not_checked += check.not_checked
+    calibration, validation = (check.listed for check in checks)
+    if calibration and validation:
         with _gathered(faults):
             require_disjoint(
-                calibration_order(recipe, clips[CALIBRATION])[: recipe.calibration.samples],
-                validation_order(recipe, clips[VALIDATION])[: recipe.validation.limit],
+                calibration_order(recipe, calibration)[: recipe.calibration.samples],
+                validation_order(recipe, validation)[: recipe.validation.limit],
             )
-    if faults:
-        raise UserError("\n".join(faults))
-    return unchecked
+    return CheckReport(
+        recipe=name,
+        ok=not faults,
+        faults=tuple(legible(line) for fault in faults for line in fault.splitlines()),
+        not_checked=tuple(map(legible, not_checked)),
+        data=tuple(check.about for check in checks),
+    )
 
 
 @contextmanager
@@ -84,18 +80,4 @@ def _gathered(faults: list[str]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        faults.append(str(error))
-
-
-def _require_on_hub(source: str, revision: str | None) -> None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-    from requests.exceptions import RequestException
-
-    try:
-        HfApi().model_info(source, revision=revision, timeout=20)
-    except (HfHubHTTPError, RequestException, OSError) as error:
-        raise UserError(
-            f"{source}: not found on the Hub ({type(error).__name__}): check the name and the "
-            "network, or pass --offline"
-        ) from error
+        faults += str(error).splitlines()

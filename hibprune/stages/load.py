@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,11 +19,12 @@ from hibprune.data import (
     require_disjoint,
     usable,
 )
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 from hibprune.models.attention import heads_of
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.models.preprocessing import Reading
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
+from hibprune.report.checking import passed_over_lines
 from hibprune.tasks import TaskBase
 
 CALIBRATION, VALIDATION = "calibration", "validation"
@@ -38,6 +38,8 @@ class Material:
     checkpoint: Checkpoint
     calibration: Selection
     validation: Selection
+    passed_over: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    """Files beside the clips that are taken for none, by the set, each with the reason."""
 
 
 def load(
@@ -52,7 +54,8 @@ def load(
     """
     recipe = loaded.recipe
     require_sources(loaded)
-    calibration, validation = list_clips(recipe, loaded.root)
+    listings = [source.listing(recipe.task.fields, loaded.root) for _, source in sources(recipe)]
+    calibration, validation = (listing.utterances for listing in listings)
     checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
     check_model(recipe, checkpoint)
     labelled_calibration = recipe.calibration.labels == "dataset"
@@ -81,7 +84,11 @@ def load(
     if recipe.removal.leave == "mean":
         clips = (calibration_inputs(recipe, checkpoint, clip) for clip in drawn.utterances)
         move_means(checkpoint.model, mean_outputs(checkpoint.model, clips))
-    return Material(checkpoint, drawn, measured)
+    passed_over = {
+        use: listing.passed_over
+        for (use, _), listing in zip(sources(recipe), listings, strict=True)
+    }
+    return Material(checkpoint, drawn, measured, passed_over)
 
 
 def calibration_inputs(
@@ -146,18 +153,6 @@ def validation_order(recipe: Recipe, clips: Sequence[Utterance]) -> list[Utteran
     return drawing_order(clips, recipe.seed, balanced=False)
 
 
-def list_clips(recipe: Recipe, root: Path) -> tuple[list[Utterance], list[Utterance]]:
-    """Calibration and validation clips as their sources list them, unread.
-
-    Raises:
-        UserError: a source is not there or not in the form it should have.
-    """
-    return (
-        recipe.calibration.source.utterances(recipe.task.fields, root),
-        recipe.validation.source.utterances(recipe.task.fields, root),
-    )
-
-
 def check_targets(
     place: str, utterances: Sequence[Utterance], task: TaskBase, checkpoint: Checkpoint
 ) -> None:
@@ -171,14 +166,15 @@ def check_targets(
         if utterance.target is None:
             remedy = " or set calibration.labels: model" if place == CALIBRATION else ""
             raise UserError(
-                f"{place}: {utterance.id} has no {task.fields.kind}: label "
+                f"{place}: {shortened(utterance.id)} has no {task.fields.kind}: label "
                 f"the {task.medium.many}{remedy}"
             )
         try:
             task.encode(utterance.target, checkpoint.vocabulary)
         except ValueError as error:
-            # A label may hold line breaks, an error is one line.
-            raise UserError(f"{place}: {utterance.id}: {' '.join(str(error).split())}") from error
+            # A label may hold line breaks and go on for pages, an error is one line.
+            reason = shortened(" ".join(str(error).split()), 1000)
+            raise UserError(f"{place}: {shortened(utterance.id)}: {reason}") from error
     if place == VALIDATION:
         references = [clip.target for clip in utterances if clip.target is not None]
         fault = task.references_fault(references, checkpoint.vocabulary)
@@ -187,10 +183,13 @@ def check_targets(
 
 
 def skipped_lines(material: Material) -> list[str]:
-    """The clips that cannot be used, a line each; past a handful, how many more there are."""
+    """The clips that cannot be used, a line each; past a handful, how many more there are.
+
+    Then the files that were passed over, a line for each reason.
+    """
     medium = material.checkpoint.preprocessor.medium
     skipped = [
-        f"skipped {place} {medium.one} {clip}: {reason}"
+        f"skipped {place} {medium.one} {shortened(clip)}: {reason}"
         for place, selection in (
             (CALIBRATION, material.calibration),
             (VALIDATION, material.validation),
@@ -199,7 +198,12 @@ def skipped_lines(material: Material) -> list[str]:
     ]
     more = len(skipped) - NAMED_WHEN_SKIPPED
     rest = [f"skipped {more} more, named in manifest.json"] if more > 0 else []
-    return skipped[:NAMED_WHEN_SKIPPED] + rest
+    passed_over = [
+        f"{use}: {line}"
+        for use, files in material.passed_over.items()
+        for line in passed_over_lines(files)
+    ]
+    return skipped[:NAMED_WHEN_SKIPPED] + rest + passed_over
 
 
 def sources(recipe: Recipe) -> tuple[tuple[str, DataSource], ...]:

@@ -1,0 +1,43 @@
+"""What `hibprune check` found out about a recipe, for people and for programs."""
+
+from __future__ import annotations
+
+from hibprune.records.base import Record
+from hibprune.records.manifest import SkippedClip
+from hibprune.records.medium import MediumName
+
+
+class CheckedData(Record):
+    """One set of data as it lies there; only `use` and `kind` are known where it was not listed.
+
+    `inputs` are the clips or texts listed, `drawn` those of them that a run would take, `looked_at`
+    those whose header or text was read. `skipped` are those of them that cannot be used, `hours`
+    the length of the others. `classes` counts inputs by label, or by labels of slots joined with
+    commas; it is None for transcripts and for data without labels. `passed_over` are files in the
+    same place that look like inputs but are not taken for any.
+    """
+
+    use: str
+    kind: str
+    medium: MediumName
+    inputs: int | None = None
+    drawn: int | None = None
+    looked_at: int | None = None
+    hours: float | None = None
+    classes: dict[str, int] | None = None
+    skipped: tuple[SkippedClip, ...] = ()
+    passed_over: tuple[SkippedClip, ...] = ()
+
+
+class CheckReport(Record):
+    """Whether a recipe can be run, as far as that can be known, and what it would run on.
+
+    `ok` is that there are no `faults`; `not_checked` says in plain lines what was not looked at.
+    """
+
+    schema_version: int = 1
+    recipe: str
+    ok: bool
+    faults: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    data: tuple[CheckedData, ...] = ()

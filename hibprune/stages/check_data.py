@@ -1,0 +1,224 @@
+"""What can be known of a recipe's data without running it: by lists, headers and texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hibprune.data import (
+    Content,
+    ContentFault,
+    DataSource,
+    DurationLimits,
+    Text,
+    Utterance,
+    missing_audio,
+    probe_seconds,
+    read_text,
+    usable,
+)
+from hibprune.data.dataset_files import is_cached
+from hibprune.errors import UserError, shortened
+from hibprune.models.checkpoint import Checkpoint
+from hibprune.recipe import LoadedRecipe
+from hibprune.records.check import CheckedData
+from hibprune.records.manifest import SkippedClip
+from hibprune.stages.hub import require_on_hub
+from hibprune.stages.load import CALIBRATION, calibration_order, check_targets, validation_order
+
+MOST_LOOKED_AT = 20_000
+"""Clips of a set whose headers are read: more would take minutes."""
+
+Progress = Callable[[str, int, int], None]
+"""Which set is looked at, how many of its clips are done, and of how many."""
+
+
+@dataclass
+class DataCheck:
+    """What came of looking at one set; `listed` is empty where it could not be listed."""
+
+    about: CheckedData
+    listed: list[Utterance] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What headers and texts say: the reason against each input that has one, and the hours."""
+
+    looked_at: int
+    reasons: dict[str, str]
+    seconds: float
+
+
+def check_data(
+    loaded: LoadedRecipe,
+    use: str,
+    checkpoint: Checkpoint | None,
+    offline: bool,
+    progress: Progress,
+) -> DataCheck:
+    """List the set that is for `use`, and read the headers of its clips or its texts.
+
+    Faults are noted, not raised; without a checkpoint its labels and limits are not known.
+    """
+    recipe, medium = loaded.recipe, loaded.recipe.task.medium
+    settings = recipe.calibration if use == CALIBRATION else recipe.validation
+    check = DataCheck(CheckedData(use=use, kind=settings.source.kind, medium=medium.name))
+    try:
+        absent = _elsewhere(use, settings.source, loaded.root, offline)
+        if absent is not None:
+            check.not_checked.append(absent)
+            return check
+        listing = settings.source.listing(recipe.task.fields, loaded.root)
+    except UserError as error:
+        check.faults.append(str(error))
+        return check
+    check.listed = listing.utterances
+    passed_over = [SkippedClip(id=name, reason=why) for name, why in listing.passed_over]
+    check.about = check.about.model_copy(
+        update={
+            "inputs": len(listing.utterances),
+            "classes": _classes(listing.utterances),
+            "passed_over": tuple(passed_over),
+        }
+    )
+    if checkpoint and (use != CALIBRATION or recipe.calibration.labels == "dataset"):
+        try:
+            check_targets(use, listing.utterances, recipe.task, checkpoint)
+        except UserError as error:
+            check.faults.append(str(error))
+    missing = missing_audio(listing.utterances)
+    if missing:
+        check.faults.append(
+            f"{loaded.path}: {use}.source: {len(missing)} audio files are missing, "
+            f"the first {shortened(missing[0])}"
+        )
+        return check
+    _look_into(check, loaded, checkpoint, progress)
+    return check
+
+
+def _elsewhere(use: str, source: DataSource, root: Path, offline: bool) -> str | None:
+    """Why the data cannot be looked at, or None when they can.
+
+    Raises UserError when they are nowhere.
+    """
+    if source.at_hand(root) or (source.remote is None and not offline):
+        # What is nowhere says so when it is listed.
+        return None
+    if offline:
+        return f"{use}: its data are not on this machine"
+    if source.kind == "datasets":
+        try:
+            require_on_hub("dataset", source.path, source.revision)
+        except UserError:
+            if not is_cached(source.path):
+                raise
+            return f"{use}: {source.path} is in the cache, and the Hub does not answer"
+    return f"{use}: its data come from {source.remote} when the recipe is run"
+
+
+def _look_into(
+    check: DataCheck,
+    loaded: LoadedRecipe,
+    checkpoint: Checkpoint | None,
+    progress: Progress,
+) -> None:
+    recipe, use = loaded.recipe, check.about.use
+    settings = recipe.calibration if use == CALIBRATION else recipe.validation
+    ordered = (calibration_order if use == CALIBRATION else validation_order)(recipe, check.listed)
+    look = _look(
+        ordered[:MOST_LOOKED_AT],
+        settings.durations,
+        checkpoint,
+        lambda done, total: progress(use, done, total),
+    )
+    if look.looked_at < len(ordered):
+        check.not_checked.append(
+            f"{use}: {len(ordered) - look.looked_at:,} of "
+            f"{recipe.task.medium.counted(len(ordered))}, those drawn last"
+        )
+    samples = recipe.calibration.samples if use == CALIBRATION else recipe.validation.limit
+    drawn = None
+    if use == CALIBRATION and recipe.calibration.samples > len(ordered):
+        check.faults.append(
+            f"{loaded.path}: calibration.samples: {samples} asked for, "
+            f"but there are {recipe.task.medium.counted(len(ordered))}"
+        )
+    else:
+        wanted = None if samples is None else min(samples, len(ordered))
+        try:
+            drawn = _drawn(ordered, use, look, wanted, settings.max_unreadable)
+        except UserError as error:
+            check.faults.append(str(error))
+    has_seconds = recipe.task.medium.unit == "seconds"
+    check.about = check.about.model_copy(
+        update={
+            "drawn": drawn,
+            "looked_at": look.looked_at,
+            "hours": look.seconds / 3600 if has_seconds else None,
+            "skipped": tuple(SkippedClip(id=one, reason=why) for one, why in look.reasons.items()),
+        }
+    )
+
+
+def _look(
+    utterances: Sequence[Utterance],
+    limits: DurationLimits,
+    checkpoint: Checkpoint | None,
+    progress: Callable[[int, int], None],
+) -> _Look:
+    if checkpoint is not None and checkpoint.preprocessor.medium.unit == "seconds":
+        limits = limits.up_to(checkpoint.preprocessor.longest)
+    reasons: dict[str, str] = {}
+    seconds = 0.0
+    for number, utterance in enumerate(utterances, start=1):
+        try:
+            seconds += _seconds(utterance.content, limits, checkpoint)
+        except ContentFault as fault:
+            reasons[utterance.id] = fault.reason
+        progress(number, len(utterances))
+    return _Look(len(utterances), reasons, seconds)
+
+
+def _seconds(content: Content, limits: DurationLimits, checkpoint: Checkpoint | None) -> float:
+    """The length of a clip, 0 for a text. Raises ContentFault as far as a look shows a fault."""
+    if not isinstance(content, Text):
+        return probe_seconds(content, limits)
+    if checkpoint is None:
+        read_text(content)
+    else:
+        checkpoint.read(content, limits)
+    return 0.0
+
+
+def _drawn(
+    ordered: Sequence[Utterance],
+    use: str,
+    look: _Look,
+    wanted: int | None,
+    max_unreadable: float,
+) -> int:
+    """How many of the inputs a run would take. Raises UserError where it would stop."""
+    faulty = {id(one.content): look.reasons[one.id] for one in ordered if one.id in look.reasons}
+
+    def read(content: Content) -> None:
+        if id(content) in faulty:
+            raise ContentFault(faulty[id(content)])
+
+    selection = usable(ordered, use, read, wanted, max_unreadable, identified=lambda _: "")
+    return len(selection.utterances)
+
+
+def _classes(utterances: Sequence[Utterance]) -> dict[str, int] | None:
+    counts: Counter[str] = Counter()
+    for utterance in utterances:
+        if isinstance(utterance.target, dict):
+            counts[", ".join(utterance.target.values())] += 1
+        elif utterance.target is not None:
+            counts[utterance.target] += 1
+    return dict(sorted(counts.items())) or None
