@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hibprune import __version__
-from hibprune.errors import UserError
+from hibprune.errors import UserError, missing_package
 
 if TYPE_CHECKING:
     from hibprune.recipe import LoadedRecipe
@@ -39,6 +39,14 @@ def plain_errors() -> Iterator[None]:
             # Names from a stranger's manifest may hold sequences that steer a terminal.
             shown = "".join(letter if letter.isprintable() else "�" for letter in line)
             click.echo(f"error: {shown}", err=True)
+        sys.exit(BAD_INPUT)
+    except ImportError as error:
+        package = missing_package(error)
+        if package is None:
+            raise
+        click.echo(
+            f"error: the package '{package}' is not installed: pip install {package}", err=True
+        )
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         click.echo("stopped: the same command goes on from here", err=True)

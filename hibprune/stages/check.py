@@ -19,6 +19,7 @@ from hibprune.stages.load import (
     check_targets,
     require_sources,
     sources,
+    try_loss,
     validation_order,
 )
 
@@ -54,6 +55,8 @@ def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
             clips[place] = source.utterances(recipe.task.fields, root)
             if checkpoint and (place == VALIDATION or recipe.calibration.labels == "dataset"):
                 check_targets(place, clips[place], recipe.task, checkpoint)
+            if checkpoint and place == VALIDATION:
+                try_loss(recipe, checkpoint, clips[place])
     for place, listed in clips.items():
         missing = missing_audio(listed)
         if missing:

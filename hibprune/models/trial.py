@@ -1,0 +1,112 @@
+"""A trial of a loaded model on made-up input, before anything is written or computed in earnest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from hibprune.errors import UserError
+from hibprune.execution.runtime import Predict
+from hibprune.models.parts import plain_faults
+from hibprune.models.preprocessing import Preprocessor, SoundPreprocessor, TextPreprocessor
+from hibprune.models.staging import StagedCheckpoint
+from hibprune.records.medium import Length
+from hibprune.tasks import TaskBase, Vocabulary
+
+TRIAL_SECONDS, TRIAL_TOKENS = 1.0, 512
+REMEDY = ": take its configuration, weights and preprocessing from one checkpoint"
+
+
+def try_model(
+    model: PreTrainedModel,
+    preprocessor: Preprocessor,
+    vocabulary: Vocabulary,
+    task: TaskBase,
+    staged: StagedCheckpoint,
+) -> None:
+    """Let a model say something of made-up input, on the device it is on.
+
+    Raises:
+        UserError: it fails, or gives out numbers that are none.
+    """
+    _require_finite_weights(model, staged.source)
+    if isinstance(preprocessor, TextPreprocessor):
+        _require_known_tokens(model, preprocessor, staged.source)
+    length = trial_length(preprocessor)
+    place = f"{staged.source}: fails on a trial {preprocessor.medium.one} of {length}"
+    with plain_faults(place, staged, REMEDY):
+        output = task.on_trial().torch_predict(model)(preprocessor.example(length, 1))
+        if not np.isfinite(output).all():
+            raise UserError(f"{place}: NaN or infinite values come out{REMEDY}")
+        task.decode(output[0], vocabulary)
+
+
+def trial_length(preprocessor: Preprocessor) -> Length:
+    """How long an input is made up: short of sound, up to the limit of text."""
+    usual = TRIAL_SECONDS if preprocessor.medium.unit == "seconds" else TRIAL_TOKENS
+    return Length(value=min(usual, preprocessor.longest), unit=preprocessor.medium.unit)
+
+
+def _require_finite_weights(model: PreTrainedModel, source: str) -> None:
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise UserError(
+                f"{source}: NaN or infinite values among its weights ({name}): take another copy"
+            )
+
+
+def _require_known_tokens(
+    model: PreTrainedModel, preprocessor: TextPreprocessor, source: str
+) -> None:
+    known = model.get_input_embeddings().num_embeddings
+    token, number = max(preprocessor.tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    if number >= known:
+        raise UserError(
+            f"{source}: its tokenizer gives '{str(token)[:40]}' the number {number}, but the model "
+            f"knows numbers below {known}: take both from one checkpoint"
+        )
+
+
+def shortest_taken(
+    model: PreTrainedModel, preprocessor: SoundPreprocessor, task: TaskBase
+) -> float:
+    """Seconds of the shortest clip that the model gives something out for, to the sample.
+
+    Found by trying ever longer ones: a front end needs as many samples as its first output hears.
+    """
+    predict = task.on_trial().torch_predict(model)
+    clip = preprocessor.noise(trial_length(preprocessor), 1)[0]
+    taken = _taking(predict, preprocessor, clip)
+    fails, works = 0, 1
+    while works < len(clip) and not taken(works):
+        fails, works = works, min(2 * works, len(clip))
+    while works - fails > 1:
+        middle = (fails + works) // 2
+        fails, works = (fails, middle) if taken(middle) else (middle, works)
+    return works / preprocessor.sampling_rate
+
+
+def _taking(
+    predict: Predict, preprocessor: SoundPreprocessor, clip: np.ndarray
+) -> Callable[[int], bool]:
+    """Whether the first so many samples of a clip, which is taken as a whole, are taken, too."""
+
+    def shapes(samples: int) -> dict[str, torch.Size]:
+        return {name: part.shape for name, part in preprocessor.inputs(clip[:samples]).items()}
+
+    whole = shapes(len(clip))
+
+    def taken(samples: int) -> bool:
+        try:
+            # An extractor that pads all clips to one length leaves nothing to try.
+            if shapes(samples) == whole:
+                return True
+            output = predict(preprocessor.inputs(clip[:samples]))
+        except Exception:  # whatever a front end says to a clip that it cannot take
+            return False
+        return output.size > 0 and bool(np.isfinite(output).all())
+
+    return taken
