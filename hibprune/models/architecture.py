@@ -11,8 +11,9 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers.modeling_utils import no_init_weights
 
 from hibprune.errors import UserError
+from hibprune.models.attention import has_decoder
 from hibprune.models.families import families_by_type, family_of
-from hibprune.models.parts import WEIGHTS, plain_faults, pretrained
+from hibprune.models.parts import WEIGHTS, plain_faults, pretrained, reason_of
 from hibprune.models.source import read_json
 from hibprune.models.staging import MAX_SETTINGS_BYTES, StagedCheckpoint
 from hibprune.tasks import TaskBase
@@ -21,6 +22,8 @@ MOST_LAYERS, LARGEST_SETTING = 1000, 2_000_000
 """Of each layer a module is made, and of some settings a table, before any weight is seen."""
 LARGEST_GRAPH = 2**31 - 2**23
 """Bytes of weights in an ONNX graph: a protobuf message ends at 2 GB, and the graph needs some."""
+BUILD = ("is_encoder_decoder", "add_cross_attention")
+"""Settings that follow from the model type."""
 QUANTIZED = ("quantization_config", "compression_config")
 
 
@@ -58,6 +61,12 @@ def read_configuration(staged: StagedCheckpoint, task: TaskBase) -> Any:
 
 
 def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
+    for key in BUILD:
+        if said.get(key, getattr(usual, key)) != getattr(usual, key):
+            raise UserError(
+                f"{place}: {key}: {str(said[key])[:40]} is not how a model of type "
+                f"'{usual.model_type}' is built: take config.json and weights from one checkpoint"
+            )
     counts = [key for key, value in vars(usual).items() if isinstance(value, int)]
     for key in (*counts, "num_labels"):
         value = said.get(key)
@@ -94,13 +103,23 @@ def require_weights_to_fill(
     # Rows cannot be told from one another where there are no weights.
     whole.pruned_heads = {}
     with plain_faults(f"{staged.source}: cannot read {WEIGHTS}", staged):
-        with torch.device("meta"), no_init_weights():
-            model = getattr(transformers, task.model_class).from_config(
-                whole, attn_implementation=attention_of(whole, task)
-            )
-        described = sum(weight.numel() for weight in model.parameters())
+        described = _weights_described(whole, task, staged)
     if described > available:
         raise UserError(f"{staged.source}: its weights do not have the shapes its config.json says")
+
+
+def _weights_described(configuration: Any, task: TaskBase, staged: StagedCheckpoint) -> int:
+    try:
+        with torch.device("meta"), no_init_weights():
+            model = getattr(transformers, task.model_class).from_config(
+                configuration, attn_implementation=attention_of(configuration, task)
+            )
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{staged.source}: cannot read {WEIGHTS}: its config.json describes no model that can "
+            f"be built ({reason_of(error)[:100]}): mend it or take another checkpoint"
+        ) from error
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def graph_fault(model: PreTrainedModel) -> str | None:
@@ -110,7 +129,7 @@ def graph_fault(model: PreTrainedModel) -> str | None:
     """
     sizes = {id(weight): weight.numel() * weight.element_size() for weight in model.parameters()}
     graphs = {"model": sum(sizes.values())}
-    if model.config.is_encoder_decoder:
+    if has_decoder(model):
         encoder = sum(sizes[id(weight)] for weight in model.get_encoder().parameters())
         table = model.get_input_embeddings().weight
         tied = sizes[id(table)] if model.get_output_embeddings().weight is table else 0

@@ -311,13 +311,18 @@ def run_encoder(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], output_attentions: bool = False
 ) -> None:
     """Pass inputs through the encoder alone, on the frames they have; for what hooks catch."""
-    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+    encoder = model.get_encoder() if has_decoder(model) else model
     device = next(model.parameters()).device
     own = {
         name: value.to(device) for name, value in inputs.items() if not name.startswith("decoder_")
     }
     with positions_fitted(model, own):
         encoder(**own, output_attentions=output_attentions)
+
+
+def has_decoder(model: PreTrainedModel) -> bool:
+    """Whether a decoder comes behind the encoder; not so where a classifier has taken its place."""
+    return bool(model.config.is_encoder_decoder) and hasattr(model, "get_encoder")
 
 
 def input_length(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:

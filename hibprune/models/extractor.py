@@ -80,22 +80,24 @@ def longest_heard(extractor: Any, staged: StagedCheckpoint) -> float:
             time.
     """
     rate = int(extractor.sampling_rate)
-    named = f"its feature extractor ({type(extractor).__name__})"
+    named = f"{staged.source}: its feature extractor ({type(extractor).__name__})"
     remedy = "take preprocessor_config.json from the same checkpoint"
-    with plain_faults(f"{staged.source}: {named} fails", staged, f": {remedy}"):
-        _require_repeatable(extractor, rate, f"{staged.source}: {named}")
+    with plain_faults(f"{named} fails", staged, f": {remedy}"):
         for seconds in TRIED_SECONDS:
             samples = min(round(seconds * rate), MOST_TRIED)
             unheard = _listening(extractor, samples)
+            if not unheard(samples):
+                raise UserError(
+                    f"{named} makes something else of one clip at every time: set dither to 0 and "
+                    "no random truncation in preprocessor_config.json"
+                )
             if not unheard(samples - math.ceil(END * rate)):
                 continue
             if unheard(0):
-                raise UserError(f"{staged.source}: {named} hears nothing: {remedy}")
-            heard, cut = 0, samples
-            while cut - heard > 1:
-                middle = (heard + cut) // 2
-                heard, cut = (heard, middle) if unheard(middle) else (middle, cut)
-            return cut / rate
+                raise UserError(f"{named} hears nothing: {remedy}")
+            nearly = _first_unheard(unheard, 0, samples, rate)
+            shorter = _listening(extractor, min(samples, nearly + rate))
+            return _first_unheard(shorter, max(0, nearly - rate), nearly, 1) / rate
     return math.inf
 
 
@@ -111,10 +113,9 @@ def _listening(extractor: Any, samples: int) -> Callable[[int], bool]:
     return unheard
 
 
-def _require_repeatable(extractor: Any, samples: int, place: str) -> None:
-    clip = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * samples).astype(np.float32)
-    if not torch.equal(features_of(extractor, clip)[1], features_of(extractor, clip)[1]):
-        raise UserError(
-            f"{place} makes something else of one clip at every time: set dither to 0 and no "
-            "random truncation in preprocessor_config.json"
-        )
+def _first_unheard(unheard: Callable[[int], bool], heard: int, cut: int, within: int) -> int:
+    """A sample from which on nothing is heard, at most `within` behind the first of them."""
+    while cut - heard > within:
+        middle = (heard + cut) // 2
+        heard, cut = (heard, middle) if unheard(middle) else (middle, cut)
+    return cut

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, SequenceFeatureExtractor
 
 from hibprune.errors import UserError, missing_package
+from hibprune.models.source import EXTRACTOR_FILES, TOKENIZER_FILES
 from hibprune.models.staging import StagedCheckpoint
 
 WEIGHTS = "its weights (model.safetensors)"
@@ -21,6 +22,7 @@ PARTS = {
     "AutoFeatureExtractor": "its feature extractor (preprocessor_config.json)",
     "AutoTokenizer": "its tokenizer (tokenizer_config.json, vocab.json)",
 }
+FILES = {"AutoFeatureExtractor": EXTRACTOR_FILES, "AutoTokenizer": TOKENIZER_FILES}
 KINDS: dict[str, tuple[type, str]] = {
     "AutoFeatureExtractor": (SequenceFeatureExtractor, "feature extractor of sound"),
     "AutoTokenizer": (PreTrainedTokenizerBase, "tokenizer"),
@@ -38,6 +40,12 @@ def pretrained(auto_class: str, staged: StagedCheckpoint, **options: Any) -> Any
         UserError: it is not there or damaged, or needs a package that is not installed.
     """
     part = PARTS.get(auto_class, WEIGHTS)
+    files = FILES.get(auto_class)
+    if files is not None and not any((staged.directory / name).is_file() for name in files):
+        raise UserError(
+            f"{staged.source}: cannot read {part}: no such file in it: "
+            "copy all files of the checkpoint"
+        )
     with plain_faults(f"{staged.source}: cannot read {part}", staged):
         found = getattr(transformers, auto_class).from_pretrained(
             staged.directory, local_files_only=True, trust_remote_code=False, **options
@@ -86,6 +94,9 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "not enough memory" in str(error):
         return "it does not fit into memory"
     said = re.sub(r"\s+", " ", str(error)).strip()
+    if said.startswith("Can't load"):
+        # What follows is advice on repositories of the same name.
+        return "some of its files are missing: copy all files of the checkpoint"
     named = type(error).__name__
     if not said:
         return named

@@ -35,8 +35,6 @@ CODE = {
     "auto_map", "custom_pipelines", "custom_generate", "trust_remote_code",
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
     "experts_implementation", "use_kernels", "kernel_config", "compile_config",
-    # Ways to decode whose code transformers has moved to the Hub.
-    "penalty_alpha", "dola_layers", "constraints", "force_words_ids",
 }  # fmt: skip
 OTHER_FILES = {
     "_name_or_path", "name_or_path", "_commit_hash", "configuration_files", "transformers_weights",
@@ -45,11 +43,19 @@ OTHER_FILES = {
 KIND_OF_OUTPUT = {
     "return_dict", "torchscript", "output_attentions", "output_hidden_states", "output_scores",
     "output_logits", "return_dict_in_generate", "return_timestamps", "cache_implementation",
-    "cache_config", "max_time",
+    "cache_config", "max_time", "chunk_size_feed_forward",
 }  # fmt: skip
-"""What a model gives out beside its answer, in what form, how it remembers and how long it may
-take: this is for its caller to say."""
-NOT_TAKEN = CODE | OTHER_FILES | KIND_OF_OUTPUT
+"""What a model gives out beside its answer and in what form, in what pieces it computes, how it
+remembers and how long it may take: this is for its caller to say."""
+WAY_TO_DECODE = {
+    "do_sample", "temperature", "top_k", "num_beams", "num_return_sequences", "early_stopping",
+    "length_penalty", "prompt_lookup_num_tokens", "assistant_early_exit",
+    # transformers has moved the code of these to the Hub.
+    "penalty_alpha", "dola_layers", "constraints", "force_words_ids", "num_beam_groups",
+    "diversity_penalty",
+}  # fmt: skip
+"""Tasks decode greedily; Whisper's `generate` prefers what the checkpoint says to being told so."""
+NOT_TAKEN = CODE | OTHER_FILES | KIND_OF_OUTPUT | WAY_TO_DECODE
 NAMES_OF_LABELS = ("id2label", "label2id")
 
 
