@@ -67,6 +67,10 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
                 f"{place}: {key}: {str(said[key])[:40]} is not how a model of type "
                 f"'{usual.model_type}' is built: take config.json and weights from one checkpoint"
             )
+    for layer in _mapping(said.get("pruned_neurons")).values():
+        for count, mask in layer:
+            if not 0 <= count <= LARGEST_SETTING or len(mask) > count // 4 + 1:
+                raise UserError(f"{place}: pruned_neurons: more than any model has: mend it")
     counts = [key for key, value in vars(usual).items() if isinstance(value, int)]
     for key in (*counts, "num_labels"):
         value = said.get(key)
@@ -77,6 +81,10 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
             raise UserError(
                 f"{place}: {key}: {str(value)[:40]} is more than any model has: mend it"
             )
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def attention_of(configuration: Any, task: TaskBase) -> str:
@@ -101,7 +109,7 @@ def require_weights_to_fill(
     """
     whole = copy.deepcopy(configuration)
     # Rows cannot be told from one another where there are no weights.
-    whole.pruned_heads = {}
+    whole.pruned_heads = whole.pruned_neurons = {}
     with plain_faults(f"{staged.source}: cannot read {WEIGHTS}", staged):
         described = _weights_described(whole, task, staged)
     if described > available:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.execution.runtime import Predict
+from hibprune.models.attention import has_decoder
 from hibprune.models.parts import plain_faults
 from hibprune.models.preprocessing import Preprocessor, SoundPreprocessor, TextPreprocessor
 from hibprune.models.staging import StagedCheckpoint
@@ -38,10 +40,20 @@ def try_model(
     length = trial_length(preprocessor)
     place = f"{staged.source}: fails on a trial {preprocessor.medium.one} of {length}"
     with plain_faults(place, staged, REMEDY):
-        output = task.on_trial().torch_predict(model)(preprocessor.example(length, 1))
+        inputs = preprocessor.example(length, 1)
+        if has_decoder(model):
+            _encode(model, inputs)
+        output = task.on_trial().torch_predict(model)(inputs)
         if not np.isfinite(output).all():
             raise UserError(f"{place}: NaN or infinite values come out{REMEDY}")
         task.decode(output[0], vocabulary)
+
+
+@torch.inference_mode()
+def _encode(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+    """Whisper's `generate` cuts what is longer than its window into pieces without a word."""
+    device = next(model.parameters()).device
+    model.get_encoder()(**{name: value.to(device) for name, value in inputs.items()})
 
 
 def trial_length(preprocessor: Preprocessor) -> Length:
