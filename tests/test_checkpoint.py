@@ -317,6 +317,31 @@ def test_a_tokenizer_with_more_tokens_than_the_model_knows(reviews: StandIn) -> 
     ]
 
 
+@pytest.mark.parametrize("depth", [40, 300, 900, 5000, 100_000])
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_settings_that_nest_deeply(stand_in: StandIn, file: str, depth: int) -> None:
+    """Some can be loaded, and not saved after the work."""
+    path = stand_in.model / file
+    path.write_text(path.read_text().rstrip()[:-1] + ', "x": ' + "[" * depth + "]" * depth + "}")
+    (fault,) = refused(stand_in)
+    assert fault.startswith(f"model: cannot read its {file}: ")
+    assert "nested too deeply" in fault
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [({"top_p": 0.5}, 0), ({"temperature": 0.3, "top_k": 3}, 0), ({"pad_token_id": -1}, 2),
+     ({"max_new_tokens": 0}, 2)],
+)  # fmt: skip
+def test_settings_of_generation_that_can_be_loaded_and_not_saved(
+    settings: dict[str, Any], code: int, stand_in_of: Callable[[str], StandIn]
+) -> None:
+    stand_in = stand_in_of("encoder_decoder")
+    change(stand_in.model / "generation_config.json", **settings)
+    result = invoke("check", stand_in.recipe)
+    assert result.exit_code == code, result.output
+
+
 def test_a_model_that_a_gigabyte_would_not_hold_is_not_built(stand_in: StandIn) -> None:
     """A configuration may promise what memory does not hold: files of weights show the size."""
     change(stand_in.model / "config.json", hidden_size=2**20, intermediate_size=2**20)

@@ -25,6 +25,8 @@ SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
 """Weights in several files come with a table of which tensor lies in which."""
 MAX_INDEX_BYTES = 2**26
+DEEPEST = 30
+"""Levels of lists and objects in settings; published ones take five."""
 PLAIN_NAME = re.compile(r"[\w][\w.-]*", re.ASCII)
 
 
@@ -159,7 +161,19 @@ def read_json(path: Path, place: str, max_bytes: int) -> dict[str, object]:
         raise UserError(f"{place}: no JSON ({reason}): take another copy of it") from error
     if not isinstance(content, dict):
         raise UserError(f"{place}: a JSON {type(content).__name__}, no object: take another copy")
+    if _nests_deeper(content, DEEPEST):
+        raise UserError(f"{place}: nested too deeply: take another copy of it")
     return content
+
+
+def _nests_deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects lie in one another beyond so many levels; libraries recurse."""
+    within = [value]
+    for _ in range(levels):
+        lists = [part for part in within if isinstance(part, list)]
+        objects = [part.values() for part in within if isinstance(part, dict)]
+        within = [part for group in (*lists, *objects) for part in group]
+    return any(isinstance(part, list | dict) for part in within)
 
 
 def _from_hub(source: ModelSource) -> Path:

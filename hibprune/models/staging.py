@@ -18,7 +18,6 @@ from pathlib import Path
 
 from hibprune.errors import UserError
 from hibprune.execution.files import (
-    MAX_TEXT_BYTES,
     digest,
     plain_disk_errors,
     read_bounded,
@@ -27,14 +26,14 @@ from hibprune.execution.files import (
 )
 from hibprune.models.source import CONFIGURATION_FILES, EXTRACTOR_FILES, read_json, real_file
 
-MAX_SETTINGS_BYTES = 2**24
+MAX_SETTINGS_BYTES, MAX_VOCABULARY_BYTES = 2**24, 2**26
 SETTINGS = (*CONFIGURATION_FILES, *EXTRACTOR_FILES, "tokenizer_config.json")
 """Files that hold options by name, of which some are not taken."""
 
 CODE = {
     "auto_map", "custom_pipelines", "custom_generate", "trust_remote_code",
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
-    "experts_implementation", "use_kernels", "kernel_config", "compile_config",
+    "experts_implementation", "use_kernels", "kernel_config", "compile_config", "chat_template",
 }  # fmt: skip
 OTHER_FILES = {
     "_name_or_path", "name_or_path", "_commit_hash", "configuration_files", "transformers_weights",
@@ -48,8 +47,9 @@ KIND_OF_OUTPUT = {
 """What a model gives out beside its answer and in what form, in what pieces it computes, how it
 remembers and how long it may take: this is for its caller to say."""
 WAY_TO_DECODE = {
-    "do_sample", "temperature", "top_k", "num_beams", "num_return_sequences", "early_stopping",
-    "length_penalty", "prompt_lookup_num_tokens", "assistant_early_exit",
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff",
+    "eta_cutoff", "num_beams", "num_return_sequences", "early_stopping", "length_penalty",
+    "prompt_lookup_num_tokens", "assistant_early_exit",
     # transformers has moved the code of these to the Hub.
     "penalty_alpha", "dola_layers", "constraints", "force_words_ids", "num_beam_groups",
     "diversity_penalty",
@@ -61,6 +61,8 @@ NAMES_OF_LABELS = ("id2label", "label2id")
 
 class StagedCheckpoint:
     """A directory for transformers to load from, gone with this object at the latest.
+
+    `small` are names of files to copy where they are there, possibly in a folder.
 
     `identity` is a digest of all that is in it, and so of all that decides what the model says.
     """
@@ -106,19 +108,20 @@ class StagedCheckpoint:
 
     def _copy(self, name: str) -> None:
         path = real_file(self._origin, name, self.source)
-        if name in SETTINGS:
+        if Path(name).name in SETTINGS:
             place = f"{self.source}: cannot read its {name}"
             settings = read_json(path, place, MAX_SETTINGS_BYTES)
-            content = json.dumps(taken_of(settings, name), indent=1).encode()
+            content = json.dumps(taken_of(settings, Path(name).name)).encode()
         else:
             try:
-                content = read_bounded(path, MAX_TEXT_BYTES)
+                content = read_bounded(path, MAX_VOCABULARY_BYTES)
             except OSError as error:
                 fault = f"{self.source}: {name}: {read_fault(error)}: take another copy of it"
                 raise UserError(fault) from error
-        self._files[name] = self.directory / name
+        shown = self._files[name] = self.directory / name
         with plain_disk_errors(self.directory):
-            (self.directory / name).write_bytes(content)
+            shown.parent.mkdir(exist_ok=True)
+            shown.write_bytes(content)
 
 
 def taken_of(settings: Mapping[str, object], name: str) -> dict[str, object]:

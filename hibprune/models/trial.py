@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +32,10 @@ def try_model(
     task: TaskBase,
     staged: StagedCheckpoint,
 ) -> None:
-    """Let a model say something of made-up input, on the device it is on.
+    """Let a model say something of made-up input, on the device it is on, and save its settings.
 
     Raises:
-        UserError: it fails, or gives out numbers that are none.
+        UserError: it fails, gives out numbers that are none, or its settings cannot be saved.
     """
     _require_finite_weights(model, staged.source)
     if isinstance(preprocessor, TextPreprocessor):
@@ -47,6 +50,24 @@ def try_model(
         if not np.isfinite(output).all():
             raise UserError(f"{place}: NaN or infinite values come out{REMEDY}")
         task.decode(output[0], vocabulary)
+    place = f"{staged.source}: its settings cannot be saved"
+    with plain_faults(place, staged, REMEDY), tempfile.TemporaryDirectory() as scratch:
+        _save_settings(model, (preprocessor.part, vocabulary.tokenizer), scratch)
+
+
+def _save_settings(model: PreTrainedModel, parts: Iterable[Any], directory: str) -> None:
+    """Save all but the weights; some settings can be loaded and not saved.
+
+    What saving changes about a model's settings, it changes about a copy of them.
+    """
+    same = copy.copy(model)
+    same.config = copy.deepcopy(model.config)
+    if model.can_generate():
+        same.generation_config = copy.deepcopy(model.generation_config)
+    same.save_pretrained(directory, state_dict={})
+    for part in parts:
+        if part is not None:
+            part.save_pretrained(directory)
 
 
 @torch.inference_mode()
