@@ -8,7 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from hibprune.models.attention import frozen, has_decoder
+from hibprune.models.attention import frozen
+from hibprune.models.families import has_decoder
 from hibprune.records.measurements import Footprint
 from hibprune.records.medium import Length
 

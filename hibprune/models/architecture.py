@@ -11,8 +11,7 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers.modeling_utils import no_init_weights
 
 from hibprune.errors import UserError
-from hibprune.models.attention import has_decoder
-from hibprune.models.families import families_by_type, family_of
+from hibprune.models.families import families_by_type, family_of, has_decoder
 from hibprune.models.parts import WEIGHTS, plain_faults, pretrained, reason_of
 from hibprune.models.source import read_json
 from hibprune.models.staging import MAX_SETTINGS_BYTES, StagedCheckpoint

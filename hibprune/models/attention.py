@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
-from hibprune.models.families import family_of
+from hibprune.models.families import family_of, has_decoder
 from hibprune.models.layouts import Family, Stack
 from hibprune.records.units import ENCODER, Head
 
@@ -318,11 +318,6 @@ def run_encoder(
     }
     with positions_fitted(model, own):
         encoder(**own, output_attentions=output_attentions)
-
-
-def has_decoder(model: PreTrainedModel) -> bool:
-    """Whether a decoder comes behind the encoder; not so where a classifier has taken its place."""
-    return bool(model.config.is_encoder_decoder) and hasattr(model, "get_encoder")
 
 
 def input_length(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.execution.runtime import Predict
-from hibprune.models.attention import has_decoder
+from hibprune.models.families import has_decoder
 from hibprune.models.parts import plain_faults
 from hibprune.models.preprocessing import Preprocessor, SoundPreprocessor, TextPreprocessor
 from hibprune.models.staging import StagedCheckpoint
