@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hibprune import __version__
-from hibprune.errors import UserError
+from hibprune.errors import UserError, missing_package
 
 if TYPE_CHECKING:
     from hibprune.recipe import LoadedRecipe
@@ -42,6 +42,14 @@ def plain_errors() -> Iterator[None]:
     except UserError as error:
         for line in str(error).splitlines():
             click.echo(f"error: {printable(line)}", err=True)
+        sys.exit(BAD_INPUT)
+    except ImportError as error:
+        package = missing_package(error)
+        if package is None:
+            raise
+        click.echo(
+            f"error: the package '{package}' is not installed: pip install {package}", err=True
+        )
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         click.echo("stopped: the same command goes on from here", err=True)

@@ -1,7 +1,12 @@
 """Faults that are the user's to mend: one plain line, no traceback."""
 
 import difflib
+import re
 from collections.abc import Sequence
+from importlib.util import find_spec
+
+INSTALLED_AS = {"PIL": "Pillow", "yaml": "PyYAML", "sklearn": "scikit-learn"}
+"""Names of packages where they differ from what is imported."""
 
 MAX_QUOTED = 80
 """Characters of a stranger's text that a line repeats."""
@@ -26,3 +31,18 @@ def did_you_mean(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     """
     near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def missing_package(error: BaseException) -> str | None:
+    """The package to install for an import to work, or None where another fault is told of.
+
+    transformers has words of its own for what it lacks.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        imported = error.name.partition(".")[0]
+        return None if imported == "hibprune" else INSTALLED_AS.get(imported, imported)
+    told = re.search(r"requires the (\w+) library|have (sentencepiece)", str(error))
+    if told is None:
+        return None
+    package = (told[1] or told[2]).lower()
+    return package if find_spec(package) is None else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,11 @@ from hibprune.models.attention import (
     positions_fitted,
     silenced,
 )
-from hibprune.models.checkpoint import Checkpoint, ModelSource
+from hibprune.models.checkpoint import Checkpoint
 from hibprune.models.families import family_of
 from hibprune.models.preprocessing import SoundPreprocessor
 from hibprune.models.replay import encoder_kept
+from hibprune.models.source import ModelSource
 from hibprune.records.units import Head, Plan, Scores, heads_by_layer
 from hibprune.tasks import Vocabulary
 
@@ -232,7 +232,6 @@ def checkpoint(model: PreTrainedModel, feature_extractor: Any) -> Checkpoint:
         vocabulary=Vocabulary(labels=()),
         family=family_of(model.config.model_type),
         source=ModelSource(source="none"),
-        directory=Path(),
         identity="",
     )
 

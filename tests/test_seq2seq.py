@@ -25,7 +25,8 @@ from transformers import GenerationConfig
 
 from hibprune.errors import UserError
 from hibprune.models.attention import heads_of
-from hibprune.models.checkpoint import Checkpoint, ModelSource, load_checkpoint
+from hibprune.models.checkpoint import Checkpoint, load_checkpoint
+from hibprune.models.source import ModelSource
 from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import paired_change
 from hibprune.records.units import Scores

@@ -21,8 +21,10 @@ from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Occlusion
 from hibprune.data import ContentFault, DurationLimits, Text, Utterance, overlap
 from hibprune.models.attention import heads_of
-from hibprune.models.checkpoint import ModelSource, load_checkpoint
+from hibprune.models.checkpoint import load_checkpoint
 from hibprune.models.preprocessing import TextPreprocessor, load_preprocessor
+from hibprune.models.source import TOKENIZER_FILES, ModelSource
+from hibprune.models.staging import StagedCheckpoint
 from hibprune.records.manifest import Manifest
 from hibprune.records.medium import TEXT, Length
 from hibprune.tasks.text import TextClassification
@@ -42,7 +44,11 @@ def tokenizer_of(root: Path, kind: str = "DistilBertTokenizerFast") -> Any:
 
 def prepared(tiny: TinyModel, root: Path, kind: str = "DistilBertTokenizerFast") -> Any:
     tokenizer_of(root, kind).save_pretrained(root)
-    return load_preprocessor(TEXT, tiny.config(), root, "tiny")
+    return loaded(tiny, root)
+
+
+def loaded(tiny: TinyModel, root: Path) -> Any:
+    return load_preprocessor(TEXT, tiny.config(), StagedCheckpoint(root, "tiny", TOKENIZER_FILES))
 
 
 def words(count: int) -> str:
@@ -299,7 +305,7 @@ def test_a_tokenizers_own_limit_counts_where_it_is_the_lower(tmp_path: Path) -> 
     tokenizer_of(tmp_path).save_pretrained(tmp_path)
     settings = tmp_path / "tokenizer_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 20}))
-    assert load_preprocessor(TEXT, READERS[0].config(), tmp_path, "tiny").longest == 20
+    assert loaded(READERS[0], tmp_path).longest == 20
 
 
 @every_reader

@@ -58,7 +58,7 @@ def compare_recipe(
     check_output(directory)
     device = choose_device(loaded.recipe.device)
     with narrator.step("load") as narration:
-        material = load(loaded, device, narration.advance)
+        material = load(loaded, device, narration.advance, exports=False)
         narration.found(loaded_line(material, device))
     choice, left_out = servable(choice, material.checkpoint.family)
     heads = heads_of(material.checkpoint.model)

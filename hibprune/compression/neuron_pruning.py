@@ -143,8 +143,9 @@ def _build_smaller(layer: nn.Module, family: Family, remembered: Sequence[tuple[
     """
     for layout, (count, mask) in zip(family.feed_forwards, remembered, strict=False):
         first: Any = layer.get_submodule(layout.first)
-        bits = int(mask, 16)
-        gone = {place for place in range(count) if bits >> place & 1}
+        # Digit by digit: shifting a long number anew for each neuron takes its length squared.
+        bits = reversed(f"{int(mask, 16):b}")
+        gone = {place for place, bit in enumerate(bits) if bit == "1"}
         if first.out_features == count:
             _remove(layer, layout.first, layout.second, gone)
         elif first.out_features == count - len(gone):

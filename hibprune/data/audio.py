@@ -44,9 +44,14 @@ class DurationLimits(Record):
     min_seconds: float = Field(default=0.1, ge=0)
     max_seconds: float = Field(default=40.0, gt=0)
 
-    def up_to(self, seconds: float) -> DurationLimits:
-        """These limits, or a lower longest length where a model takes no more."""
-        return self.model_copy(update={"max_seconds": min(self.max_seconds, seconds)})
+    def within(self, shortest: float, longest: float) -> DurationLimits:
+        """These limits, or narrower ones where a model takes no others."""
+        return self.model_copy(
+            update={
+                "min_seconds": max(self.min_seconds, shortest),
+                "max_seconds": min(self.max_seconds, longest),
+            }
+        )
 
 
 @dataclass(frozen=True)

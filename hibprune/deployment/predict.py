@@ -13,7 +13,11 @@ from hibprune.data import ContentFault, DurationLimits
 from hibprune.errors import UserError
 from hibprune.execution.output import RECIPE_FILE
 from hibprune.execution.runtime import ONNX_DIRECTORY, Predict
-from hibprune.models.preprocessing import Preprocessor, class_names, load_preprocessor, pretrained
+from hibprune.models.architecture import read_configuration
+from hibprune.models.checkpoint import needed_files
+from hibprune.models.parts import plain_faults, pretrained
+from hibprune.models.preprocessing import Preprocessor, class_names, load_preprocessor
+from hibprune.models.staging import StagedCheckpoint
 from hibprune.recipe import load_recipe
 from hibprune.records.medium import SOUND, Medium
 from hibprune.tasks import Target, TaskBase, Vocabulary
@@ -28,6 +32,8 @@ class Deployment:
     predict: Predict
     preprocessor: Preprocessor
     vocabulary: Vocabulary
+    staged: StagedCheckpoint
+    """What it was opened from, there while it is used."""
 
     def output(self, argument: str, limits: DurationLimits) -> np.ndarray:
         """What the model gives out for a sound file or a text. Raises ContentFault."""
@@ -88,12 +94,16 @@ def _require_files(directory: Path, names: Sequence[str]) -> None:
 
 
 def _open(directory: Path, task: TaskBase) -> Deployment:
-    predict = task.onnx_predict(directory, "cpu")
-    config = pretrained("AutoConfig", directory, str(directory))
+    staged = StagedCheckpoint(directory, str(directory), needed_files(directory, task))
+    for graph in task.graphs:
+        staged.link(f"{ONNX_DIRECTORY}/{graph}")
+    try:
+        predict = task.onnx_predict(staged.directory, "cpu")
+    except UserError as error:
+        raise UserError(staged.named(str(error))) from error
+    config = read_configuration(staged, task)
     writes = task.fields.kind == "text"
-    tokenizer = pretrained("AutoTokenizer", directory, str(directory)) if writes else None
-    return Deployment(
-        predict,
-        load_preprocessor(task.medium, config, directory, str(directory)),
-        Vocabulary(class_names(config), tokenizer),
-    )
+    tokenizer = pretrained("AutoTokenizer", staged) if writes else None
+    with plain_faults(f"{directory}: cannot read its config.json", staged):
+        vocabulary = Vocabulary(class_names(config), tokenizer)
+    return Deployment(predict, load_preprocessor(task.medium, config, staged), vocabulary, staged)

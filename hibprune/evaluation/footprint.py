@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from hibprune.models.attention import frozen
+from hibprune.models.families import has_decoder
 from hibprune.records.measurements import Footprint
 from hibprune.records.medium import Length
 
@@ -22,7 +23,7 @@ def measure_footprint(
     for it. Half of torch's floating-point operation count.
     """
     device = next(model.parameters()).device
-    if model.config.is_encoder_decoder and "decoder_input_ids" not in inputs:
+    if has_decoder(model) and "decoder_input_ids" not in inputs:
         start = torch.full((1, 1), model.config.decoder_start_token_id)
         inputs = {**inputs, "decoder_input_ids": start}
     counter = FlopCounterMode(display=False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
-from hibprune.models.families import family_of
+from hibprune.models.families import family_of, has_decoder
 from hibprune.models.layouts import Family, Stack
 from hibprune.records.units import ENCODER, Head
 
@@ -311,7 +311,7 @@ def run_encoder(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], output_attentions: bool = False
 ) -> None:
     """Pass inputs through the encoder alone, on the frames they have; for what hooks catch."""
-    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+    encoder = model.get_encoder() if has_decoder(model) else model
     device = next(model.parameters()).device
     own = {
         name: value.to(device) for name, value in inputs.items() if not name.startswith("decoder_")

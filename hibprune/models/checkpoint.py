@@ -2,72 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.data import Content, DurationLimits
 from hibprune.errors import UserError
-from hibprune.execution.files import digest, sha256_of
+from hibprune.models.architecture import attention_of, read_configuration, require_weights_to_fill
 from hibprune.models.families import family_of
 from hibprune.models.layouts import Family
+from hibprune.models.parts import WEIGHTS, plain_faults, pretrained
 from hibprune.models.preprocessing import (
     Preprocessor,
     Reading,
     SoundPreprocessor,
     class_names,
     load_preprocessor,
-    pretrained,
 )
+from hibprune.models.source import EXTRACTOR_FILES, TOKENIZER_FILES, ModelSource, weight_files
+from hibprune.models.staging import StagedCheckpoint
+from hibprune.models.trial import shortest_taken, trial_length, try_model
+from hibprune.records.medium import SOUND, TEXT
 from hibprune.tasks import TaskBase, Vocabulary
 
-FILES_OF_A_MODEL = ("*.json", "*.txt", "*.safetensors", "*.model")
-PICKLED_WEIGHTS = "pytorch_model*.bin*"
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "vocab.txt",
-    "merges.txt",
-)  # fmt: skip
 UNTRAINED_IS_FINE = ("masked_spec_embed",)
 """Weights that only pre-training uses; many fine-tuned checkpoints leave them out."""
-
-
-class ModelSource(BaseModel):
-    """Which checkpoint: a directory (relative to the recipe) or a Hub id, and its revision.
-
-    Weights come as safetensors. `pickle: true` also accepts `pytorch_model.bin`, read with torch's
-    weights-only loader. Code that comes with a checkpoint is never run.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: str = Field(min_length=1)
-    revision: str | None = None
-    pickle: bool = False
-
-    def local_directory(self, root: Path) -> Path | None:
-        """The directory meant, or None when the source is a Hub id."""
-        directory = root / Path(self.source).expanduser()
-        return directory if directory.is_dir() else None
-
-    def problems(self, root: Path) -> list[str]:
-        """Why the source cannot be right, without loading or downloading anything."""
-        directory = self.local_directory(root)
-        if directory is None:
-            if self.source.count("/") == 1 and not self.source.startswith((".", "/", "~")):
-                return []
-            return [f"{self.source}: no such directory, and not a Hub id (owner/name)"]
-        if not (directory / "config.json").is_file():
-            return [f"{self.source}: no config.json in it: not a Hugging Face model directory"]
-        if not weight_files(directory, self.pickle):
-            hint = "" if self.pickle else " (model.pickle: true also accepts pytorch_model.bin)"
-            return [f"{self.source}: no model.safetensors in it{hint}"]
-        return []
+PYTORCH = ("pt", "mlx")
+"""Formats that safetensors files may say they have; without one, they count as PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +47,10 @@ class Checkpoint:
     vocabulary: Vocabulary
     family: Family
     source: ModelSource
-    directory: Path
     identity: str
+    """A digest of all that decides what the model says."""
+    staged: StagedCheckpoint | None = None
+    """What it was loaded from, there while it is used."""
 
     def read(self, content: Content, limits: DurationLimits) -> Reading:
         """A waveform at the model's sampling rate, or a text. Raises ContentFault."""
@@ -110,39 +80,73 @@ class Checkpoint:
         whole = inputs[name]
         return {name: whole.narrow(axis, 0, min(frames, whole.shape[axis]))}
 
-
-def weight_files(directory: Path, pickle: bool) -> list[Path]:
-    """The files that hold a checkpoint's weights."""
-    found = sorted(directory.glob("model*.safetensors"))
-    return found or (sorted(directory.glob("pytorch_model*.bin")) if pickle else [])
+    def trial_inputs(self) -> dict[str, Tensor]:
+        """Made-up inputs as `calibration_inputs` makes them of a clip or text."""
+        length = trial_length(self.preprocessor)
+        if isinstance(self.preprocessor, SoundPreprocessor):
+            return self.calibration_inputs(self.preprocessor.noise(length, 1)[0])
+        return self.preprocessor.example(length, 1)
 
 
 def load_checkpoint(
     source: ModelSource, task: TaskBase, root: Path, device: torch.device
 ) -> Checkpoint:
-    """Load a model with what prepares its inputs and its vocabulary, in float32.
+    """Load a model with what prepares its inputs and its vocabulary, in float32, and try it.
 
     Raises:
         UserError: it cannot be found or read, its heads are not known, it does not serve the task,
-            or it has no trained head for it.
+            has no trained head for it, or fails on made-up input.
     """
-    directory = source.local_directory(root) or _from_hub(source)
-    if not weight_files(directory, source.pickle):
-        raise UserError(
-            f"{source.source}: no safetensors weights: set model.pickle: true to read "
-            "pytorch_model.bin (weights only), or model.revision to one that has them"
-        )
-    config = pretrained("AutoConfig", directory, source.source)
-    family = family_of(config.model_type, source.source)
-    if type(config) not in getattr(transformers, task.model_class)._model_mapping:
-        raise UserError(
-            f"{source.source}: cannot serve '{task.model_dump()['kind']}': transformers has no "
-            f"{task.model_class} of model type '{config.model_type}'"
-        )
+    name = source.source
+    directory = source.find(root)
+    staged = StagedCheckpoint(directory, name, needed_files(directory, task))
+    configuration = read_configuration(staged, task)
+    files = [staged.link(file) for file in weight_files(directory, source.pickle, name)]
+    for file in files:
+        if file.suffix == ".safetensors":
+            _require_pytorch(file, staged)
+    require_weights_to_fill(configuration, task, staged, sum(file.stat().st_size for file in files))
+    model = _model(configuration, task, staged)
+    with plain_faults(f"{name}: cannot be moved to {device.type}", staged):
+        model = model.to(device).eval()
+    preprocessor = load_preprocessor(task.medium, model.config, staged)
+    vocabulary = _vocabulary(model, task, staged)
+    try_model(model, preprocessor, vocabulary, task, staged)
+    if isinstance(preprocessor, SoundPreprocessor):
+        shortest = shortest_taken(model, preprocessor, task)
+        preprocessor = replace(preprocessor, shortest=shortest)
+    return Checkpoint(
+        model=model,
+        preprocessor=preprocessor,
+        vocabulary=vocabulary,
+        family=family_of(model.config.model_type),
+        source=source,
+        identity=staged.identity,
+        staged=staged,
+    )
+
+
+def needed_files(directory: Path, task: TaskBase) -> list[str]:
+    """Names of the files beside the weights that a task's model is loaded from, where they are."""
+    speaks = task.fields.kind == "text"
+    names = ["config.json"]
+    if speaks:
+        names.append("generation_config.json")
+    if task.medium is SOUND:
+        present = [name for name in EXTRACTOR_FILES if os.path.lexists(directory / name)]
+        # transformers reads the first that there is.
+        names += present[:1]
+    if speaks or task.medium is TEXT:
+        names += TOKENIZER_FILES
+    return names
+
+
+def _model(configuration: Any, task: TaskBase, staged: StagedCheckpoint) -> PreTrainedModel:
     model, loading = pretrained(
         task.model_class,
-        directory,
-        source.source,
+        staged,
+        config=configuration,
+        attn_implementation=attention_of(configuration, task),
         dtype=torch.float32,
         output_loading_info=True,
         # They are told of below, and more plainly than by transformers.
@@ -151,57 +155,43 @@ def load_checkpoint(
     untrained = [key for key in loading["missing_keys"] if not key.endswith(UNTRAINED_IS_FINE)]
     if untrained:
         raise UserError(
-            f"{source.source}: no weights for {untrained[0]}"
+            f"{staged.source}: no weights for {untrained[0]}"
             f"{f' and {len(untrained) - 1} more' if len(untrained) > 1 else ''}: "
             f"not a model trained for task '{task.model_dump()['kind']}'"
         )
     if loading["mismatched_keys"]:
-        raise UserError(f"{source.source}: its weights do not have the shapes its config.json says")
-    writes = task.fields.kind == "text"
-    tokenizer = pretrained("AutoTokenizer", directory, source.source) if writes else None
-    vocabulary = Vocabulary(
-        labels=class_names(model.config),
-        tokenizer=tokenizer,
-        generation=getattr(model, "generation_config", None),
-        positions=getattr(model.config, "max_target_positions", None),
-    )
-    fault = task.vocabulary_fault(vocabulary)
-    if fault:
-        raise UserError(f"{source.source}: cannot serve '{task.model_dump()['kind']}': {fault}")
-    return Checkpoint(
-        model=model.to(device).eval(),
-        preprocessor=load_preprocessor(task.medium, model.config, directory, source.source),
-        vocabulary=vocabulary,
-        family=family,
-        source=source,
-        directory=directory,
-        identity=_identity(directory, source.pickle),
-    )
+        raise UserError(f"{staged.source}: its weights do not have the shapes its config.json says")
+    # Where the exporter would look for more.
+    model.config.name_or_path = ""
+    found: PreTrainedModel = model
+    return found
 
 
-def _from_hub(source: ModelSource) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from requests.exceptions import RequestException
-
-    patterns = [*FILES_OF_A_MODEL, *([PICKLED_WEIGHTS] if source.pickle else [])]
-    try:
-        return Path(
-            snapshot_download(source.source, revision=source.revision, allow_patterns=patterns)
+def _require_pytorch(file: Path, staged: StagedCheckpoint) -> None:
+    with (
+        plain_faults(f"{staged.source}: cannot read {WEIGHTS}", staged),
+        safe_open(file, framework="pt") as weights,
+    ):
+        written_by = (weights.metadata() or {}).get("format", "pt")
+    if written_by not in PYTORCH:
+        raise UserError(
+            f"{staged.source}: {file.name} was written by {written_by[:40]}, not PyTorch: "
+            "save the model from PyTorch first"
         )
-    except HFValidationError as error:
-        raise UserError(
-            f"{source.source}: no such directory, and not a Hub id (owner/name)"
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
-        raise UserError(
-            f"{source.source}: not a directory here and not to be had from the Hub "
-            f"({type(error).__name__}): check the name, the revision and the network"
-        ) from error
 
 
-def _identity(directory: Path, pickle: bool) -> str:
-    """A digest of all that decides what the model says; tokenizers make inputs and targets."""
-    names = ["config.json", "preprocessor_config.json", *TOKENIZER_FILES]
-    files = [directory / name for name in names if (directory / name).is_file()]
-    return digest(*(sha256_of(path) for path in [*files, *weight_files(directory, pickle)]))
+def _vocabulary(model: PreTrainedModel, task: TaskBase, staged: StagedCheckpoint) -> Vocabulary:
+    writes = task.fields.kind == "text"
+    serving = f"{staged.source}: cannot serve '{task.model_dump()['kind']}'"
+    tokenizer = pretrained("AutoTokenizer", staged) if writes else None
+    with plain_faults(serving, staged):
+        vocabulary = Vocabulary(
+            labels=class_names(model.config),
+            tokenizer=tokenizer,
+            generation=getattr(model, "generation_config", None),
+            positions=getattr(model.config, "max_target_positions", None),
+        )
+        fault = task.vocabulary_fault(vocabulary)
+    if fault:
+        raise UserError(f"{serving}: {fault}")
+    return vocabulary

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hibprune.errors import UserError
 from hibprune.models.layouts import Family, FeedForward, Stack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BERT_LIKE = Stack(
     layers="encoder.layer",
@@ -236,3 +240,8 @@ def family_of(model_type: str, source: str = "model") -> Family:
             f"use one of {', '.join(sorted(families))}"
         )
     return families[model_type]
+
+
+def has_decoder(model: PreTrainedModel) -> bool:
+    """Whether a decoder comes behind the encoder; not so where a classifier has taken its place."""
+    return bool(model.config.is_encoder_decoder) and hasattr(model, "get_encoder")

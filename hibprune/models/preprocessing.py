@@ -6,13 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 
 from hibprune.data import (
@@ -25,18 +22,12 @@ from hibprune.data import (
     read_waveform,
 )
 from hibprune.errors import UserError
+from hibprune.models.extractor import features_of, longest_heard, require_sane_settings
 from hibprune.models.families import family_of
+from hibprune.models.parts import plain_faults, pretrained
+from hibprune.models.source import EXTRACTOR_FILES, read_json
+from hibprune.models.staging import MAX_SETTINGS_BYTES, StagedCheckpoint
 from hibprune.records.medium import SOUND, TEXT, Length, Medium
-
-UNREADABLE = (
-    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError
-)  # fmt: skip
-"""What transformers raises over damaged files and settings of the wrong type."""
-PARTS = {
-    "AutoConfig": "its config.json",
-    "AutoFeatureExtractor": "its feature extractor (preprocessor_config.json)",
-    "AutoTokenizer": "its tokenizer (tokenizer_config.json, vocab.json)",
-}
 
 Reading = np.ndarray | str
 """A waveform (samples,), or a text."""
@@ -52,10 +43,9 @@ class Preprocessor(ABC):
     def part(self) -> Any:
         """The feature extractor or tokenizer itself."""
 
-    @property
-    @abstractmethod
-    def longest(self) -> float:
-        """The longest input that the model takes whole, in the medium's unit."""
+    shortest: float
+    longest: float
+    """The shortest and longest inputs that the model takes whole, in the medium's unit."""
 
     @abstractmethod
     def content(self, argument: str) -> Content:
@@ -78,18 +68,26 @@ class Preprocessor(ABC):
         raise TypeError(f"{self.medium.name} has no seconds")
 
     def length_fault(self, length: Length) -> str | None:
-        """Why an example cannot have this length, or None when it can."""
-        if length.value <= self.longest:
-            return None
-        longest = Length(value=self.longest, unit=length.unit)
-        return f"{length} is more than the {longest} that the model takes"
+        """Why an example cannot have this length, and what to do; None when it can."""
+        if length.value < self.shortest:
+            shortest = Length(value=self.shortest, unit=length.unit)
+            return f"{length} is less than the {shortest} that the model needs: set longer ones"
+        if length.value > self.longest:
+            longest = Length(value=self.longest, unit=length.unit)
+            return f"{length} is more than the {longest} that the model takes: set shorter ones"
+        return None
 
 
 @dataclass(frozen=True)
 class SoundPreprocessor(Preprocessor):
-    """A feature extractor of transformers."""
+    """A feature extractor of transformers, and the shortest and longest clips in seconds.
+
+    Longer ones would be cut; for shorter ones the model gives nothing out.
+    """
 
     feature_extractor: Any
+    longest: float = math.inf
+    shortest: float = 0.0
 
     medium: ClassVar[Medium] = SOUND
 
@@ -102,34 +100,32 @@ class SoundPreprocessor(Preprocessor):
         """Samples per second that the model wants."""
         return int(self.feature_extractor.sampling_rate)
 
-    @property
-    def longest(self) -> float:
-        """Whisper's window is 30 s; other models take any length."""
-        return float(getattr(self.feature_extractor, "chunk_length", math.inf))
-
     def content(self, argument: str) -> Content:
         return AudioFile(Path(argument))
 
     def read(self, content: Content, limits: DurationLimits) -> Reading:
         """Mono float32 at the model's sampling rate."""
         assert not isinstance(content, Text)
-        return read_waveform(content, self.sampling_rate, limits.up_to(self.longest))
+        return read_waveform(
+            content, self.sampling_rate, limits.within(self.shortest, self.longest)
+        )
 
     def beginning(self, reading: Reading, seconds: float) -> Reading:
         return reading[: round(seconds * self.sampling_rate)]
 
     def inputs(self, reading: Reading) -> dict[str, Tensor]:
         """Also takes (batch, samples): clips of equal length."""
-        features = self.feature_extractor(
-            list(np.atleast_2d(reading)), sampling_rate=self.sampling_rate, return_tensors="pt"
-        )
-        name = self.feature_extractor.model_input_names[0]
-        return {name: features[name]}
+        name, features = features_of(self.feature_extractor, np.asarray(reading))
+        return {name: features}
 
     def example(self, length: Length, batch: int) -> dict[str, Tensor]:
+        return self.inputs(self.noise(length, batch))
+
+    def noise(self, length: Length, batch: int) -> np.ndarray:
+        """Seeded clips (batch, samples) of noise."""
         samples = round(length.value * self.sampling_rate)
         noise = np.random.default_rng(0).standard_normal((batch, samples)) * 0.1
-        return self.inputs(noise.astype(np.float32))
+        return noise.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -138,17 +134,14 @@ class TextPreprocessor(Preprocessor):
 
     tokenizer: Any
     names: tuple[str, ...]
-    max_tokens: int
+    longest: float
+    shortest: float = 1.0
 
     medium: ClassVar[Medium] = TEXT
 
     @property
     def part(self) -> Any:
         return self.tokenizer
-
-    @property
-    def longest(self) -> float:
-        return self.max_tokens
 
     def content(self, argument: str) -> Content:
         return Text(argument)
@@ -161,8 +154,8 @@ class TextPreprocessor(Preprocessor):
         assert isinstance(content, Text)
         text = read_text(content)
         numbers = self.tokenizer(text).input_ids
-        if len(numbers) > self.max_tokens:
-            raise ContentFault(f"longer than {self.max_tokens} tokens ({len(numbers)} tokens)")
+        if len(numbers) > self.longest:
+            raise ContentFault(f"longer than {self.longest} tokens ({len(numbers)} tokens)")
         if not set(numbers) - set(self.tokenizer.all_special_ids):
             raise ContentFault("nothing in it that the tokenizer knows")
         return text
@@ -189,40 +182,37 @@ class TextPreprocessor(Preprocessor):
         return {name: made[name] for name in self.names}
 
 
-def load_preprocessor(medium: Medium, config: Any, directory: Path, source: str) -> Preprocessor:
-    """What prepares the inputs of the model in a directory; `source` is its name for errors.
+def load_preprocessor(medium: Medium, config: Any, staged: StagedCheckpoint) -> Preprocessor:
+    """What prepares the inputs of a model; its feature extractor is tried for what it hears.
 
     Raises:
-        UserError: it is not there or cannot be read, or there is none for this type of model.
+        UserError: it is not there or cannot be read, or says what cannot be.
     """
     if medium is SOUND:
-        return SoundPreprocessor(pretrained("AutoFeatureExtractor", directory, source))
-    tokenizer = pretrained("AutoTokenizer", directory, source)
-    family = family_of(config.model_type, source)
-    positions = int(config.max_position_embeddings)
-    if family.positions_after_padding:
-        positions -= int(config.pad_token_id) + 1
-    # A tokenizer that was told no limit says a very large number.
-    longest = min(positions, int(tokenizer.model_max_length))
+        for name in EXTRACTOR_FILES:
+            if (staged.directory / name).is_file():
+                place = f"{staged.source}: cannot read its {name}"
+                settings = read_json(staged.directory / name, place, MAX_SETTINGS_BYTES)
+                require_sane_settings(settings, staged)
+        extractor = pretrained("AutoFeatureExtractor", staged)
+        return SoundPreprocessor(extractor, longest_heard(extractor, staged))
+    tokenizer = pretrained("AutoTokenizer", staged)
+    family = family_of(config.model_type, staged.source)
+    with plain_faults(f"{staged.source}: its longest text cannot be told", staged):
+        positions = int(config.max_position_embeddings)
+        if family.positions_after_padding:
+            positions -= int(config.pad_token_id) + 1
+        # A tokenizer that was told no limit says a very large number.
+        longest = min(positions, int(tokenizer.model_max_length))
+        special = tokenizer.num_special_tokens_to_add()
+    if longest <= special:
+        raise UserError(
+            f"{staged.source}: takes texts of at most {longest} tokens (config.json: "
+            "max_position_embeddings; tokenizer_config.json: model_max_length): mend them"
+        )
     return TextPreprocessor(tokenizer, family.tokenizer_outputs, longest)
 
 
 def class_names(config: Any) -> tuple[str, ...]:
     """The labels of a model's classes, in the order of its outputs."""
     return tuple(config.id2label[number] for number in sorted(config.id2label))
-
-
-def pretrained(auto_class: str, directory: Path, source: str, **options: Any) -> Any:
-    """A part of a checkpoint on this disk, by the Auto class of transformers that reads it.
-
-    Raises:
-        UserError: it is not there or damaged.
-    """
-    try:
-        return getattr(transformers, auto_class).from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False, **options
-        )
-    except UNREADABLE as error:
-        part = PARTS.get(auto_class, "its weights (model.safetensors)")
-        reason = shorten(str(error) or repr(error), 200, placeholder=" …")
-        raise UserError(f"{source}: cannot read {part}: {reason}") from error

@@ -12,7 +12,7 @@ from hibprune.compression.plan import Budget, Schedule
 from hibprune.data import DataSource, DurationLimits
 from hibprune.deployment.export import ExportSettings
 from hibprune.evaluation.latency import BenchmarkSettings
-from hibprune.models.checkpoint import ModelSource
+from hibprune.models.source import ModelSource
 from hibprune.records.medium import Unit
 from hibprune.tasks import Task
 

@@ -19,7 +19,8 @@ from hibprune.execution.output import PREDICTIONS, onnx_bytes
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
 from hibprune.execution.steps import Done, Step
-from hibprune.models.checkpoint import Checkpoint, ModelSource, load_checkpoint
+from hibprune.models.checkpoint import Checkpoint, load_checkpoint
+from hibprune.models.source import ModelSource
 from hibprune.records.measurements import Benchmark, Evaluation, Parity, Removal
 from hibprune.records.units import Plan, heads_by_layer
 from hibprune.stages.run import Run, once

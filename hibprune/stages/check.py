@@ -21,6 +21,7 @@ from hibprune.stages.load import (
     calibration_order,
     check_model,
     require_sources,
+    try_loss,
     validation_order,
 )
 
@@ -59,6 +60,9 @@ def check_recipe(
         faults += check.faults
         not_checked += check.not_checked
     calibration, validation = (check.listed for check in checks)
+    if checkpoint is not None:
+        with _gathered(faults):
+            try_loss(recipe, checkpoint, validation)
     if calibration and validation:
         with _gathered(faults):
             require_disjoint(

@@ -173,7 +173,8 @@ def _look(
     progress: Callable[[int, int], None],
 ) -> _Look:
     if checkpoint is not None and checkpoint.preprocessor.medium.unit == "seconds":
-        limits = limits.up_to(checkpoint.preprocessor.longest)
+        preprocessor = checkpoint.preprocessor
+        limits = limits.within(preprocessor.shortest, preprocessor.longest)
     reasons: dict[str, str] = {}
     seconds = 0.0
     for number, utterance in enumerate(utterances, start=1):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hibprune.attribution.base import Sample
+from hibprune.attribution.batches import read_unmodified
 from hibprune.compression.means import mean_outputs, means_fault, move_means
 from hibprune.compression.plan import check_budget
 from hibprune.data import (
@@ -20,9 +22,12 @@ from hibprune.data import (
     usable,
 )
 from hibprune.errors import UserError, shortened
-from hibprune.models.attention import heads_of
+from hibprune.models.architecture import graph_fault
+from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
+from hibprune.models.parts import plain_faults
 from hibprune.models.preprocessing import Reading
+from hibprune.models.trial import REMEDY
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.report.checking import passed_over_lines
 from hibprune.tasks import TaskBase
@@ -46,8 +51,11 @@ def load(
     loaded: LoadedRecipe,
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    exports: bool = True,
 ) -> Material:
     """Load the model, draw the clips, and find every fault that can be found before the work.
+
+    `exports`: the model is to be written in formats that hold no model of any size.
 
     Raises:
         UserError: model, data or budget are not what the recipe needs.
@@ -57,11 +65,12 @@ def load(
     listings = [source.listing(recipe.task.fields, loaded.root) for _, source in sources(recipe)]
     calibration, validation = (listing.utterances for listing in listings)
     checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
-    check_model(recipe, checkpoint)
+    check_model(recipe, checkpoint, exports)
     labelled_calibration = recipe.calibration.labels == "dataset"
     if labelled_calibration:
         check_targets(CALIBRATION, calibration, recipe.task, checkpoint)
     check_targets(VALIDATION, validation, recipe.task, checkpoint)
+    try_loss(recipe, checkpoint, validation)
 
     drawn = usable(
         calibration_order(recipe, calibration),
@@ -102,12 +111,16 @@ def calibration_inputs(
     return checkpoint.calibration_inputs(reading)
 
 
-def check_model(recipe: Recipe, checkpoint: Checkpoint) -> None:
+def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) -> None:
     """See that the model has the heads to remove, and takes inputs as long as the recipe wants.
 
     Raises:
-        UserError: it has not, takes shorter ones only, or cannot keep what heads are to leave.
+        UserError: it has not, takes other lengths only, cannot keep what heads are to leave, or is
+            too large for the files it is to be exported to.
     """
+    fault = graph_fault(checkpoint.model) if exports else None
+    if fault is not None:
+        raise UserError(f"{recipe.model.source}: {fault}")
     check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
     unkept = means_fault(checkpoint.model) if recipe.removal.leave == "mean" else None
     if unkept is not None:
@@ -117,7 +130,33 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint) -> None:
         for length in settings.lengths(medium):
             fault = checkpoint.preprocessor.length_fault(length)
             if fault:
-                raise UserError(f"{place}.{medium.unit}: {fault}: set shorter ones")
+                raise UserError(f"{place}.{medium.unit}: {fault}")
+    crop = recipe.calibration.crop_seconds
+    if crop is not None and crop < checkpoint.preprocessor.shortest:
+        raise UserError(
+            f"calibration.crop_seconds: {crop:g} s is less than the "
+            f"{checkpoint.preprocessor.shortest:g} s that the model needs: raise it"
+        )
+
+
+def try_loss(recipe: Recipe, checkpoint: Checkpoint, labelled: Sequence[Utterance]) -> None:
+    """Compute once, on made-up input, the loss that heads are scored by.
+
+    Raises:
+        UserError: it cannot be computed, or is no number.
+    """
+    target = next((clip.target for clip in labelled if clip.target is not None), None)
+    if target is None:
+        return
+    model, task = checkpoint.model, recipe.task
+    place = f"{recipe.model.source}: its loss on a trial {task.medium.one} cannot be computed"
+    with plain_faults(place, checkpoint.staged, REMEDY), frozen(model), torch.no_grad():
+        inputs = checkpoint.trial_inputs()
+        sample = Sample("trial", inputs, task.encode(target, checkpoint.vocabulary))
+        with positions_fitted(model, inputs):
+            loss = task.loss(model, read_unmodified(model, [sample], attention=False).batch)
+        if not torch.isfinite(loss).all():
+            raise UserError(f"{place}: it is NaN or infinite{REMEDY}")
 
 
 def reader(checkpoint: Checkpoint, limits: InputLimits) -> Callable[[Content], Reading]:

@@ -106,6 +106,10 @@ class TaskBase(BaseModel, ABC):
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Task loss of each clip or text, shape (batch,), with gradients."""
 
+    def on_trial(self) -> TaskBase:
+        """The task with as little to predict as shows whether a model can."""
+        return self
+
     def torch_predict(self, model: PreTrainedModel) -> Predict:
         """Prediction under PyTorch: gives out what `decode` takes."""
         return torch_predict(model)

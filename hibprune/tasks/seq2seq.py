@@ -134,6 +134,9 @@ class SpeechRecognitionSeq2Seq(TaskBase):
             return TokenAccuracy(self, vocabulary)
         return super().measure(metric, vocabulary)
 
+    def on_trial(self) -> SpeechRecognitionSeq2Seq:
+        return self.model_copy(update={"max_new_tokens": min(2, self.max_new_tokens)})
+
     def torch_predict(self, model: PreTrainedModel) -> Predict:
         device = next(model.parameters()).device
         return self._generating(model, device)
