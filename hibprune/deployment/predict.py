@@ -15,6 +15,7 @@ from hibprune.execution.output import RECIPE_FILE
 from hibprune.execution.runtime import ONNX_DIRECTORY, Predict
 from hibprune.models.preprocessing import Preprocessor, class_names, load_preprocessor, pretrained
 from hibprune.recipe import load_recipe
+from hibprune.records.manifest import FILE_NAME
 from hibprune.records.medium import SOUND, Medium
 from hibprune.tasks import Target, TaskBase, Vocabulary
 
@@ -58,8 +59,8 @@ def answers(directory: Path, arguments: Sequence[str]) -> Iterator[Answer]:
     """
     _require_files(directory, [RECIPE_FILE])
     recipe = load_recipe(directory / RECIPE_FILE).recipe
-    graphs = [f"{ONNX_DIRECTORY}/{graph}" for graph in recipe.task.graphs]
-    _require_files(directory, [*graphs, "config.json"])
+    exported = [f"{ONNX_DIRECTORY}/{name}" for name in recipe.task.exported_files]
+    _require_files(directory, [*exported, "config.json", FILE_NAME])
     deployment = _open(directory, recipe.task)
     faults = []
     for argument in arguments:
