@@ -96,8 +96,9 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
         after = measure_footprint(model, example, length, tokens, window)
 
         def write(place: Path) -> None:
-            save_model(run.recipe.task.deployed(model), place)
-            for part in (run.checkpoint.preprocessor.part, run.checkpoint.vocabulary.tokenizer):
+            task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
+            save_model(task.deployed(model), place)
+            for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
                 if part is not None:
                     part.save_pretrained(place)
 

@@ -127,6 +127,10 @@ class TaskBase(BaseModel, ABC):
         """The same model with what must be saved with it, so that it predicts as it is measured."""
         return model
 
+    def deployed_extractor(self, extractor: Any) -> Any:
+        """The same feature extractor, giving out by itself all that the graphs take."""
+        return extractor
+
     def decoded_tokens(self, references: Sequence[Target], vocabulary: Vocabulary) -> int | None:
         """How many tokens a decoder says for a reference of median length; None without one."""
         return None

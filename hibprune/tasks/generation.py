@@ -80,6 +80,14 @@ def with_settings(model: PreTrainedModel, settings: GenerationSettings) -> PreTr
     return same
 
 
+def with_mask(extractor: Any) -> Any:
+    """The same feature extractor, giving out the mask that graphs on waveforms insist on."""
+    same = copy.copy(extractor)
+    if "input_values" in same.model_input_names:
+        same.return_attention_mask = True
+    return same
+
+
 def generate_with(
     model: Any, device: torch.device, settings: GenerationSettings, exactly: int | None = None
 ) -> Predict:

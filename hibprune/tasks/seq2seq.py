@@ -34,6 +34,7 @@ from hibprune.tasks.generation import (
     load_exported,
     outputs_of,
     timed_parts,
+    with_mask,
     with_settings,
 )
 from hibprune.tasks.measures import Measure
@@ -136,6 +137,9 @@ class SpeechRecognitionSeq2Seq(TaskBase):
 
     def deployed(self, model: PreTrainedModel) -> PreTrainedModel:
         return with_settings(model, self.generation)
+
+    def deployed_extractor(self, extractor: Any) -> Any:
+        return with_mask(extractor)
 
     def decoded_tokens(self, references: Sequence[Target], vocabulary: Vocabulary) -> int:
         lengths = [
