@@ -12,9 +12,8 @@ class ExportSettings(LengthSettings):
 
     Every output is compared at every combination of `seconds` (of text, `tokens`) and `batches`.
     `tolerance` is the largest difference that passes, as a share of the output's largest absolute
-    value there. The default is about ten times what sound exports were seen to reach (7e-5, hidden
-    states of a Whisper after float32 sums in another order), and a tenth or less of what a wrong
-    weight makes.
+    value there. The default is ten to twenty times the largest seen of a sound export (7e-5: the
+    hidden states of a Whisper, whose sums ONNX Runtime takes in another order).
     """
 
     opset: int = Field(default=18, ge=14, le=20)
