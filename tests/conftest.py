@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -69,10 +70,13 @@ def finished(
 
     def directory(name: str) -> Path:
         if name not in made:
-            output = tmp_path_factory.mktemp("finished") / name
-            result = invoke("run", stand_ins(name) / "recipe.yaml", "--output", output, "--quiet")
+            working = tmp_path_factory.mktemp("finished")
+            recipe = os.path.relpath(stand_ins(name) / "recipe.yaml", working)
+            # As people do it: from inside a directory, with paths that start there.
+            with contextlib.chdir(working):
+                result = invoke("run", recipe, "--output", name, "--quiet")
             assert result.exit_code == 0, result.output
-            made[name] = output
+            made[name] = working / name
         return made[name]
 
     return directory

@@ -94,7 +94,7 @@ def test_a_run_leaves_a_directory_that_its_manifest_accounts_for(
     preparing = "tokenizer.json" if manifest.input == "text" else "preprocessor_config.json"
     assert preparing in present
     graphs = sorted(output.glob("onnx/*.onnx"))
-    decoders = ["decoder_model", "decoder_with_past_model", "encoder_model"]
+    decoders = ["decoder_model_merged", "encoder_model"]
     expected = decoders if name.startswith("encoder_decoder") else ["model"]
     assert [graph.stem for graph in graphs] == expected
     assert (manifest.heads.total, manifest.heads.removed_count) == (8, 3)

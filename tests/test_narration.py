@@ -9,7 +9,7 @@ import pytest
 from tiny_models import WITH_DECODER
 from transformers import PreTrainedModel
 
-from hibprune.compression.remove import save_configuration, save_model
+from hibprune.compression.remove import save_model
 from hibprune.execution.progress import quiet_libraries
 
 
@@ -28,7 +28,6 @@ def said(model: PreTrainedModel, directory: Path, quiet: bool) -> list[str]:
         warnings.simplefilter("always")
         if quiet:
             quiet_libraries()
-        save_configuration(model, directory)
         save_model(model, directory)
     return [str(warning.message) for warning in caught]
 

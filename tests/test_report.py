@@ -27,6 +27,7 @@ from hibprune.records.manifest import (
     Manifest,
     MetricSummary,
     ModelSummary,
+    OutputParity,
     ParitySummary,
     RoundSummary,
     SkippedClip,
@@ -132,6 +133,13 @@ def make_latency(
     )
 
 
+def make_parity(relative_diff: float) -> ParitySummary:
+    logits = OutputParity(
+        output="logits", max_abs_diff=4 * relative_diff, scale=4.0, relative_diff=relative_diff
+    )
+    return ParitySummary(tolerance=1e-4, outputs=(logits,), lengths=(0.5, 1.0, 5.0), batches=(1, 3))
+
+
 def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
     plan = plan or make_plan(make_scores(6, 6))
     manifest = Manifest(
@@ -170,9 +178,7 @@ def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
         ),
         size_bytes=Change(before=12_211_000, after=10_430_000),
         metric=make_metric(),
-        parity=ParitySummary(
-            max_abs_diff=6.1e-7, tolerance=1e-4, lengths=(0.5, 1.0, 5.0), batches=(1, 3)
-        ),
+        parity=make_parity(6.1e-7),
         latency=(
             make_latency(1),
             make_latency(5, 1.12, (1.09, 1.15)),
@@ -496,8 +502,8 @@ class TestPage:
         )
 
     def test_parity_beyond_tolerance_is_shouted(self) -> None:
-        parity = ParitySummary(max_abs_diff=0.2, tolerance=1e-4, lengths=(1.0,), batches=(1,))
-        assert "BEYOND the tolerance" in report_of(make_manifest(parity=parity))
+        assert "BEYOND the tolerance" in report_of(make_manifest(parity=make_parity(0.2)))
+        assert "within the tolerance" in report_of(make_manifest())
 
     def test_does_without_latency_gates_and_removed_heads(self) -> None:
         scores = make_scores(2, 2)

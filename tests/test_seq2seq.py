@@ -264,22 +264,41 @@ class TestRun:
         assert manifest.metric.exported == manifest.metric.pruned
         assert manifest.heads.removed_count == 3  # 40 % of 8
 
-    def test_three_graphs_with_metadata_are_left(self, output: Path, manifest: Manifest) -> None:
-        names = ("encoder_model", "decoder_model", "decoder_with_past_model")
+    def test_an_encoder_and_a_merged_decoder_with_metadata_are_left(
+        self, output: Path, manifest: Manifest
+    ) -> None:
+        names = ("encoder_model.onnx", "decoder_model_merged.onnx")
+        assert {path.name for path in output.rglob("*.onnx")} == set(names)
         for name in names:
-            graph = onnx.load(output / f"onnx/{name}.onnx")
+            graph = onnx.load(output / "onnx" / name)
             said = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
             removed = {layer: list(heads) for layer, heads in manifest.heads.removed.items()}
             assert {int(k): v for k, v in said["hibprune.removed_heads"].items()} == removed
-        sizes = [(output / f"onnx/{name}.onnx").stat().st_size for name in names]
-        assert manifest.size_bytes.after == sum(sizes)
+        sizes = {name: (output / "onnx" / name).stat().st_size for name in names}
+        assert {name: size.after for name, size in manifest.graph_bytes.items()} == sizes
+        assert manifest.size_bytes.after == sum(sizes.values())
+        before = [size.before for size in manifest.graph_bytes.values()]
+        assert manifest.size_bytes.before == sum(before)
 
     def test_the_decoder_keeps_keys_and_values_of_all_its_heads(self, output: Path) -> None:
-        graph = onnx.load(output / "onnx/decoder_with_past_model.onnx").graph
+        graph = onnx.load(output / "onnx/decoder_model_merged.onnx").graph
         kept = {given.name: given.type.tensor_type.shape.dim[1] for given in graph.input[1:]}
         past = [heads.dim_value for name, heads in kept.items() if name.startswith("past_key")]
         # Keys and values, of the decoder itself and of what it hears, in every layer.
         assert past == [HEADS] * 4 * LAYERS
+
+    def test_embedding_and_projection_are_stored_once(self, output: Path) -> None:
+        """They are one matrix in PyTorch, of tokens by features."""
+        pruned = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(output)
+        embedding = pruned.get_input_embeddings().weight
+        assert pruned.get_output_embeddings().weight is embedding
+        graph = onnx.load(output / "onnx/decoder_model_merged.onnx").graph
+        branches = [a.g for node in graph.node for a in node.attribute if a.type == a.GRAPH]
+        assert len(branches) == 2
+        stored = [each for part in (graph, *branches) for each in part.initializer]
+        assert [list(each.dims) for each in stored if np.prod(each.dims) == embedding.numel()] == [
+            list(embedding.shape)
+        ]
 
     def test_optimum_and_transformers_say_the_same_of_every_clip(
         self, output: Path, speaker: StandIn

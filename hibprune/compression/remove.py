@@ -11,13 +11,25 @@ from transformers import PreTrainedModel
 
 from hibprune.records.units import Head, Plan, heads_by_layer
 
+NOTE = (
+    "Attention heads were removed with hibprune. Before from_pretrained, `import hibprune` (with "
+    "transformers 4.57): without it, loading stops at a missing '_prune_heads' or at weights of "
+    "other shapes. The ONNX files need neither."
+)
+"""For config.json, where whoever cannot load the model will look."""
+
 
 def remove_heads(model: PreTrainedModel, plan: Plan) -> None:
-    """Remove a plan's heads from a live model, for good; `config.pruned_heads` then names them."""
+    """Remove a plan's heads from a live model, for good; `config.pruned_heads` then names them.
+
+    Another entry of the configuration says what loading such a model takes.
+    """
     with warnings.catch_warnings():
         # A layer that loses its last head has weights without elements.
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         model.prune_heads(heads_by_layer(plan.removed))
+    if plan.removed:
+        model.config._hibprune = NOTE
 
 
 def copy_without(model: PreTrainedModel, heads: Iterable[Head]) -> PreTrainedModel:
@@ -32,10 +44,3 @@ def save_model(model: PreTrainedModel, directory: Path) -> list[str]:
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory, max_shard_size="100GB", safe_serialization=True)
     return ["config.json", "model.safetensors"]
-
-
-def save_configuration(model: PreTrainedModel, directory: Path) -> None:
-    """Save what a runtime needs beside the graphs: configuration, and that of generation."""
-    model.config.save_pretrained(directory)
-    if model.can_generate():
-        model.generation_config.save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""ONNX: export through optimum, what the file says about itself, and parity with PyTorch."""
+"""Export to ONNX through optimum, and what a graph says about itself."""
 
 from __future__ import annotations
 
@@ -7,64 +7,77 @@ import copy
 import io
 import json
 import logging
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.execution.files import scratch_directory, write_via_temporary
-from hibprune.execution.runtime import Predict
-from hibprune.records.measurements import Parity, ParityCase
-from hibprune.records.medium import Length, LengthSettings, Medium
-
-
-class ExportSettings(LengthSettings):
-    """How to export, and how closely the file must agree with PyTorch.
-
-    `tolerance` is the largest absolute difference of logits, looked for at every combination of
-    `seconds` (of text, `tokens`) and `batches`.
-    """
-
-    opset: int = Field(default=18, ge=14, le=20)
-    tolerance: float = Field(default=1e-3, gt=0)
-    seconds: tuple[float, ...] = Field(default=(1.0, 2.5, 5.0), min_length=1)
-    tokens: tuple[int, ...] = Field(default=(16, 40, 128), min_length=1)
-    batches: tuple[int, ...] = Field(default=(1, 3), min_length=1)
+from hibprune.tasks.generation import MERGED_DECODER
 
 
 def export_onnx(
-    model: PreTrainedModel, directory: Path, task: str, opset: int, graphs: tuple[str, ...]
+    model: PreTrainedModel, directory: Path, task: str, opset: int, files: tuple[str, ...]
 ) -> None:
-    """Write `graphs` with dynamic batch and length; the model itself is not touched.
+    """Write graphs with dynamic batch and length; the model itself is not touched.
 
-    `task` is optimum's name for it; `graphs` are the files that makes, of which others are dropped.
+    `task` is optimum's name for it; of the files that makes, `files` are kept.
 
     Raises:
-        UserError: the model is too large for a single file.
+        UserError: the model is too large for a single file, or the exporter fails.
     """
-    from optimum.exporters.onnx.convert import onnx_export_from_model
-
-    with scratch_directory(directory) as scratch, _quiet():
-        onnx_export_from_model(
-            _export_copy(model),
-            scratch,
-            opset=opset,
-            task=task,
-            do_validation=False,
-            **_window(model),
-        )
+    with scratch_directory(directory) as scratch, _quiet(), _plain_failures(opset):
+        duplicate = _export_copy(model)
+        _export(duplicate, scratch, task, opset)
+        if MERGED_DECODER in files:
+            _merge_decoders(duplicate, scratch)
         if any(scratch.glob("*_data")):
             raise UserError("export: the model is larger than the 2 GB that one ONNX file holds")
+        for name in files:
+            (scratch / name).replace(directory / name)
+
+
+def _export(model: PreTrainedModel, directory: Path, task: str, opset: int) -> None:
+    from optimum.exporters.onnx.convert import onnx_export_from_model
+
+    onnx_export_from_model(
+        model,
+        directory,
+        opset=opset,
+        task=task,
+        do_validation=False,
+        # What it does depends on what else is installed.
+        no_post_process=True,
+        **_window(model),
+    )
+    model.config.save_pretrained(directory)
+    if model.can_generate():
+        model.generation_config.save_pretrained(directory)
+
+
+def _merge_decoders(model: PreTrainedModel, directory: Path) -> None:
+    """Make one graph of the decoder's first step and those that follow, which share all weights.
+
+    Token embedding and output projection, if they are one matrix, are also stored once.
+    """
+    import onnx
+    from optimum.onnx import merge_decoders, remove_duplicate_weights_from_tied_info
+
+    graphs = [directory / name for name in ("decoder_model.onnx", "decoder_with_past_model.onnx")]
+    embedding = model.get_input_embeddings().weight
+    tied = [name for name, w in model.named_parameters(remove_duplicate=False) if w is embedding]
+    if len(tied) > 1:
         for graph in graphs:
-            (scratch / graph).replace(directory / graph)
+            remove_duplicate_weights_from_tied_info(
+                onnx.load(graph), model, [tied], save_path=str(graph)
+            )
+    # Not strict: what the decoder makes of the encoder's states comes out of the first step alone.
+    merge_decoders(*graphs, save_path=directory / MERGED_DECODER, strict=False)
 
 
 def _window(model: PreTrainedModel) -> dict[str, int]:
@@ -78,10 +91,23 @@ def _window(model: PreTrainedModel) -> dict[str, int]:
 def _export_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy on the CPU with weight norms multiplied out, which a graph would do at every run."""
     duplicate = copy.deepcopy(model).cpu().eval()
+    # Where it was loaded from, the exporter would look for tokenizers and the like, and load them.
+    duplicate.config._name_or_path = ""
+    _take_heads_of_the_decoder(duplicate.config)
     for module in list(duplicate.modules()):
         if parametrize.is_parametrized(module):
             _bake(module)
     return duplicate
+
+
+def _take_heads_of_the_decoder(config: PretrainedConfig) -> None:
+    """Let a configuration for graphs alone name the decoder's number of heads as the model's.
+
+    Exporter and Optimum shape what the decoder keeps by the number of the encoder's heads.
+    """
+    heads = getattr(config, "decoder_attention_heads", None)
+    if config.is_encoder_decoder and heads is not None:
+        config.num_attention_heads = heads
 
 
 def _bake(module: nn.Module) -> None:
@@ -98,6 +124,25 @@ def _bake(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[0]
     for name, value in computed.items():
         module.register_parameter(name, nn.Parameter(value))
+
+
+@contextlib.contextmanager
+def _plain_failures(opset: int) -> Iterator[None]:
+    """Turn whatever the exporter raises into a line; what the disk does is told elsewhere.
+
+    Raises:
+        UserError: the exporter failed.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # torch, optimum and onnx each have kinds of their own
+        reason = next(iter(str(error).strip().splitlines()), "")[:200]
+        raise UserError(
+            f"export: the exporter fails at opset {opset} "
+            f"({type(error).__name__}: {reason}): set another export.opset"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -125,41 +170,3 @@ def write_metadata(path: Path, properties: Mapping[str, object]) -> None:
         model, {key: json.dumps(value) for key, value in properties.items()}
     )
     write_via_temporary(path, lambda temporary: onnx.save(model, temporary))
-
-
-def check_parity(
-    reference: Predict,
-    exported: Predict,
-    inputs: Callable[[Length, int], dict[str, Tensor]],
-    settings: ExportSettings,
-    medium: Medium,
-) -> Parity:
-    """Compare logits of the exported model with PyTorch's over lengths and batch sizes.
-
-    `inputs` makes a batch of equally long clips or texts from their length and batch size.
-
-    Raises:
-        UserError: they differ in shape, or by more than the tolerance, somewhere.
-    """
-    cases = []
-    for length in settings.lengths(medium):
-        for batch in settings.batches:
-            example = inputs(length, batch)
-            wanted, found = reference(example), exported(example)
-            if wanted.shape != found.shape:
-                raise UserError(
-                    f"export: ONNX gives logits of shape {found.shape} where PyTorch gives "
-                    f"{wanted.shape}, at {length}, batch {batch}: try another opset"
-                )
-            difference = float(np.abs(wanted - found).max())
-            cases.append(ParityCase(batch=batch, length=length, max_abs_diff=difference))
-    parity = Parity(tolerance=settings.tolerance, cases=tuple(cases))
-    # `max` alone would pass over NaN, which is neither more nor less than any number.
-    worst = max(cases, key=lambda case: (math.isnan(case.max_abs_diff), case.max_abs_diff))
-    if not worst.max_abs_diff <= settings.tolerance:
-        raise UserError(
-            f"export: ONNX and PyTorch differ by {worst.max_abs_diff:.1e} at {worst.length}, "
-            f"batch {worst.batch}, over export.tolerance {settings.tolerance:g}: "
-            "try another opset or, if the metric holds, raise the tolerance"
-        )
-    return parity

@@ -19,6 +19,7 @@ from hibprune.models.parts import plain_faults, pretrained
 from hibprune.models.preprocessing import Preprocessor, class_names, load_preprocessor
 from hibprune.models.staging import StagedCheckpoint
 from hibprune.recipe import load_recipe
+from hibprune.records.manifest import FILE_NAME
 from hibprune.records.medium import SOUND, Medium
 from hibprune.tasks import Target, TaskBase, Vocabulary
 
@@ -64,8 +65,8 @@ def answers(directory: Path, arguments: Sequence[str]) -> Iterator[Answer]:
     """
     _require_files(directory, [RECIPE_FILE])
     recipe = load_recipe(directory / RECIPE_FILE).recipe
-    graphs = [f"{ONNX_DIRECTORY}/{graph}" for graph in recipe.task.graphs]
-    _require_files(directory, [*graphs, "config.json"])
+    exported = [f"{ONNX_DIRECTORY}/{name}" for name in recipe.task.exported_files]
+    _require_files(directory, [*exported, "config.json", FILE_NAME])
     deployment = _open(directory, recipe.task)
     faults = []
     for argument in arguments:

@@ -15,17 +15,23 @@ from hibprune.records.medium import Length
 
 
 def measure_footprint(
-    model: PreTrainedModel, inputs: dict[str, Tensor], length: Length
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    length: Length,
+    decoded_tokens: int | None = None,
+    window_seconds: float | None = None,
 ) -> Footprint:
     """Count parameters, and the multiply-adds of matrix products and convolutions in one forward.
 
-    `inputs` are one clip or text of some length; a decoder makes one step unless they hold tokens
-    for it. Half of torch's floating-point operation count.
+    `inputs` are one clip or text of some length, filled up to `window_seconds` where there is a
+    window. A decoder is counted for the tokens that `inputs` hold for it, or for `decoded_tokens`
+    fed at once, or for one. Half of torch's floating-point operation count.
     """
     device = next(model.parameters()).device
-    if has_decoder(model) and "decoder_input_ids" not in inputs:
-        start = torch.full((1, 1), model.config.decoder_start_token_id)
-        inputs = {**inputs, "decoder_input_ids": start}
+    if has_decoder(model):
+        start = torch.full((1, decoded_tokens or 1), model.config.decoder_start_token_id)
+        inputs = {"decoder_input_ids": start, **inputs}
+        decoded_tokens = inputs["decoder_input_ids"].shape[1]
     counter = FlopCounterMode(display=False)
     with (
         frozen(model),
@@ -39,4 +45,6 @@ def measure_footprint(
         parameters=sum(weight.numel() for weight in model.parameters()),
         macs=counter.get_total_flops() // 2,
         length=length,
+        decoded_tokens=decoded_tokens,
+        window_seconds=window_seconds,
     )

@@ -1,22 +1,28 @@
-"""Latency of the original against the pruned model, interleaved in one process."""
+"""Latency of several models, interleaved in one process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, FiniteFloat
 
-from hibprune.execution.runtime import Predict
-from hibprune.records.measurements import Latency
 from hibprune.records.medium import Length, LengthSettings, Medium
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hibprune.execution.runtime import Timed
+
+Times = dict[str, tuple[float, ...]]
+"""Milliseconds of every round, by model."""
 
 
 class BenchmarkSettings(LengthSettings):
     """Lengths to time at batch 1, how often, and with how many threads."""
 
-    seconds: tuple[float, ...] = Field(default=(1.0, 5.0, 15.0), min_length=1)
+    seconds: tuple[FiniteFloat, ...] = Field(default=(1.0, 5.0, 15.0), min_length=1)
     tokens: tuple[int, ...] = Field(default=(16, 64, 128), min_length=1)
     repetitions: int = Field(default=30, ge=2)
     warmup: int = Field(default=5, ge=1)
@@ -24,48 +30,39 @@ class BenchmarkSettings(LengthSettings):
 
 
 def measure_latency(
-    original: Predict,
-    pruned: Predict,
-    provider: str,
+    models: Mapping[str, Timed],
     inputs: Callable[[Length, int], dict[str, Tensor]],
     settings: BenchmarkSettings,
     medium: Medium,
     progress: Callable[[float], None] = lambda share: None,
-) -> tuple[Latency, ...]:
-    """Time two ONNX models against each other at every length.
+) -> Iterator[tuple[Length, dict[str, Times]]]:
+    """Time models against each other: at every length, the whole model and then each of its parts.
 
-    Each repetition runs both, in an order that alternates, so that drift of the machine and what
-    one leaves in the caches fall on both alike.
+    `inputs` makes a batch from its length and batch size. Yields for each length the times by part.
     """
-    latencies = []
     lengths = settings.lengths(medium)
     for place, length in enumerate(lengths):
         example = inputs(length, 1)
-        before, after = _interleaved(original, pruned, example, settings)
-        latencies.append(
-            Latency(
-                runtime="onnxruntime",
-                provider=provider,
-                threads=settings.threads,
-                batch=1,
-                length=length,
-                before_ms=before,
-                after_ms=after,
-            )
-        )
-        progress((place + 1) / len(lengths))
-    return tuple(latencies)
+        work = {name: timed(example) for name, timed in models.items()}
+        parts = list(next(iter(work.values())))
+        times = {}
+        for done, part in enumerate(parts, start=1):
+            times[part] = _interleaved({name: work[name][part] for name in work}, settings)
+            progress((place + done / len(parts)) / len(lengths))
+        yield length, times
 
 
-def _interleaved(
-    original: Predict, pruned: Predict, example: dict[str, Tensor], settings: BenchmarkSettings
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    before: list[float] = []
-    after: list[float] = []
-    for repetition in range(settings.warmup + settings.repetitions):
-        turns = [(original, before), (pruned, after)]
-        for predict, times in turns if repetition % 2 == 0 else reversed(turns):
+def _interleaved(runs: Mapping[str, Callable[[], object]], settings: BenchmarkSettings) -> Times:
+    """Every round runs each once, in an order that alternates.
+
+    So that drift of the machine and what one leaves in the caches fall on all alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    for _ in range(settings.warmup + settings.repetitions):
+        for name in order:
             start = time.perf_counter()
-            predict(example)
-            times.append((time.perf_counter() - start) * 1000)
-    return tuple(before[settings.warmup :]), tuple(after[settings.warmup :])
+            runs[name]()
+            times[name].append((time.perf_counter() - start) * 1000)
+        order.reverse()
+    return {name: tuple(taken[settings.warmup :]) for name, taken in times.items()}

@@ -185,11 +185,17 @@ def write_files_via_temporary(directory: Path, write: Callable[[Path], None]) ->
     """
     with plain_disk_errors(directory), scratch_directory(directory) as scratch:
         write(scratch)
-        files = sorted(path for path in scratch.iterdir() if path.is_file())
-        for file in files:
-            # safetensors writes files that only their owner may read.
-            file.chmod(scratch.stat().st_mode & 0o666)
-            file.replace(directory / file.name)
+        return move_files(scratch, directory)
+
+
+def move_files(source: Path, target: Path) -> list[str]:
+    """Rename the files of one directory into another on the same disk; returns their names."""
+    target.mkdir(exist_ok=True)
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    for file in files:
+        # safetensors writes files that only their owner may read.
+        file.chmod(source.stat().st_mode & 0o666)
+        file.replace(target / file.name)
     return [file.name for file in files]
 
 

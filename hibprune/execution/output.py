@@ -10,9 +10,12 @@ from typing import IO
 from hibprune.errors import UserError
 from hibprune.execution.files import plain_disk_errors, remove_leftovers, sha256_of
 from hibprune.execution.runtime import ONNX_DIRECTORY
+from hibprune.records.manifest import FILE_NAME
 
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "run.log"
+LAST_WRITTEN = (FILE_NAME, "README.md", "report.md")
+"""What says that a run is finished."""
 STEPS = "steps"
 PREDICTIONS = "predictions"
 """What each model said of every validation clip: baseline, pruned and exported, one file each."""
@@ -88,14 +91,21 @@ def _require_sole(lock: IO[str], directory: Path) -> None:
         ) from error
 
 
-def onnx_bytes(directory: Path, graphs: Sequence[str]) -> int:
-    """Size of an exported model, all its graphs together."""
-    return sum((directory / ONNX_DIRECTORY / graph).stat().st_size for graph in graphs)
+def withdraw(directory: Path) -> None:
+    """Take away what says that a run is finished, before a file that it speaks of changes."""
+    with plain_disk_errors(directory):
+        for name in LAST_WRITTEN:
+            (directory / name).unlink(missing_ok=True)
+
+
+def graph_bytes(directory: Path, graphs: Sequence[str]) -> dict[str, int]:
+    """Size of each graph of an exported model."""
+    return {graph: (directory / ONNX_DIRECTORY / graph).stat().st_size for graph in graphs}
 
 
 def file_digests(directory: Path) -> dict[str, str]:
     """sha256 of every file a user may deploy or read, by its path in the directory."""
-    own = {LOG_FILE, "manifest.json"}
+    own = {LOG_FILE, FILE_NAME}
     others = (f"{STEPS}/", f"{COMPARISON}.", f"{COMPARISON}-")
     paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
     names = ((path, path.relative_to(directory).as_posix()) for path in paths)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +14,18 @@ from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 Predict = Callable[[dict[str, Tensor]], np.ndarray]
 """Takes a model's inputs, returns what its task decodes with the batch first: logits or tokens."""
+
+Outputs = Callable[[dict[str, Tensor]], dict[str, np.ndarray]]
+"""Takes a model's inputs, returns all that it gives out for them, by what each is called."""
+
+Timed = Callable[[dict[str, Tensor]], dict[str, Callable[[], object]]]
+"""Takes a model's inputs, returns the work on them to time, by name: first that of the whole model,
+then that of its parts."""
 
 ONNX_DIRECTORY = "onnx"
 """Where the graphs lie in a directory shaped like a Hub repository."""
@@ -73,13 +84,36 @@ def onnx_session(path: Path, device: str, threads: int | None = None) -> Any:
 
     provider = PROVIDERS[device]
     options = session_options(device, threads)
-    try:
+    with plain_onnx_errors(f"{path}: ONNX Runtime cannot load it"):
         session = onnxruntime.InferenceSession(path, options, providers=[provider])
-    except Exception as error:  # onnxruntime raises its own types, without a common base
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
     require_provider(session, provider, path)
     return session
+
+
+@contextmanager
+def plain_onnx_errors(said: str) -> Iterator[None]:
+    """Turn what ONNX Runtime raises into a line that begins with what is `said`.
+
+    Raises:
+        UserError: anything was raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # onnxruntime raises its own types, without a common base
+        reason = next(iter(str(error).strip().splitlines()), repr(error))[:200]
+        raise UserError(f"{said}: {reason}") from error
+
+
+def guarded(call: Callable[Arguments, Result], path: Path) -> Callable[Arguments, Result]:
+    """The same call of what was exported to `path`, which tells in a line of what goes wrong."""
+
+    def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        with plain_onnx_errors(f"{path}: ONNX Runtime fails"):
+            return call(*arguments, **named)
+
+    return run
 
 
 def require_provider(session: Any, provider: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from hibprune.attribution import HeadInformationBottleneck, Method
 from hibprune.compression.means import RemovalSettings
 from hibprune.compression.plan import Budget, Schedule
 from hibprune.data import DataSource, DurationLimits
-from hibprune.deployment.export import ExportSettings
+from hibprune.deployment.settings import ExportSettings
 from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
 from hibprune.records.medium import Unit

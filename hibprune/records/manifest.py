@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from hibprune.records.base import Interval, Record
-from hibprune.records.measurements import AtLength, Gate, Measurement, Percentiles
+from hibprune.records.generation import GenerationSettings
+from hibprune.records.measurements import AtWork, Gate, Measurement, Percentiles
 from hibprune.records.medium import MEDIA, Medium, MediumName, Unit
 from hibprune.records.units import HeadShare
 
@@ -75,7 +78,7 @@ class Change(Record):
     after: int
 
 
-class MacsChange(AtLength, Change):
+class MacsChange(AtWork, Change):
     """Multiply-adds before and after for one input of some length."""
 
     length_prefix: ClassVar[str] = "at_"
@@ -99,31 +102,59 @@ class MetricSummary(Record):
     exported_change: Interval | None
 
 
-class ParitySummary(Record):
-    """Largest difference of logits between PyTorch and the ONNX file, and where it was sought.
+class OutputParity(Record):
+    """How far an output of the ONNX files is from PyTorch's where that is furthest from it.
 
-    `lengths` are in `unit`.
+    `relative_diff` is `max_abs_diff` as a share of `scale`, PyTorch's largest absolute value.
     """
 
+    output: str
     max_abs_diff: float
+    scale: float
+    relative_diff: float
+
+
+class ParitySummary(Record):
+    """How closely every output of the ONNX files follows PyTorch, and where that was looked for.
+
+    `tolerance` limits the relative differences; `lengths` are in `unit`.
+    """
+
     tolerance: float
+    outputs: tuple[OutputParity, ...]
     lengths: tuple[int | float, ...]
     unit: Unit = "seconds"
     batches: tuple[int, ...]
 
+    @property
+    def max_relative_diff(self) -> float:
+        return max(output.relative_diff for output in self.outputs)
 
-class LatencySummary(AtLength):
-    """Latency at one length, in milliseconds; `ratio` above 1 means the pruned model is faster."""
+
+class TimingSummary(Record):
+    """Latency in milliseconds; `ratio` above 1 means the pruned model is faster."""
+
+    before: Percentiles
+    after: Percentiles
+    ratio: float
+    ratio_interval: Interval
+
+
+class PartTimingSummary(TimingSummary):
+    """Latency of a part of the model alone."""
+
+    part: str
+
+
+class LatencySummary(AtWork, TimingSummary):
+    """Latency at one length, of the whole model and of its parts where it is run in parts."""
 
     runtime: str
     provider: str
     threads: int
     batch: int
     repetitions: int
-    before: Percentiles
-    after: Percentiles
-    ratio: float
-    ratio_interval: Interval
+    parts: tuple[PartTimingSummary, ...] = ()
 
 
 class Machine(Record):
@@ -156,7 +187,11 @@ class DataSummary(Record):
 
 
 class Manifest(Record):
-    """Everything a run found out. `files` maps a path in the directory to its sha256."""
+    """Everything a run found out.
+
+    `size_bytes` is that of all ONNX graphs, `graph_bytes` that of each by its file's name. `files`
+    maps a path in the directory to its sha256. `generation` is what a model with a decoder is told.
+    """
 
     recipe: str
     model: ModelSummary
@@ -172,6 +207,8 @@ class Manifest(Record):
     parameters: Change
     macs: MacsChange
     size_bytes: Change
+    graph_bytes: dict[str, Change] = Field(default_factory=dict)
+    generation: GenerationSettings | None = None
     metric: MetricSummary
     parity: ParitySummary
     latency: tuple[LatencySummary, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,7 +86,18 @@ class AtLength(Record):
         }
 
 
-class Footprint(AtLength):
+class AtWork(AtLength):
+    """Base of what holds for the work done on an input, where its length does not say it all.
+
+    `window_seconds` is what every clip is filled up to, `decoded_tokens` how many tokens a decoder
+    says; None where there is no window, no decoder.
+    """
+
+    window_seconds: float | None = None
+    decoded_tokens: int | None = None
+
+
+class Footprint(AtWork):
     """Size of a PyTorch model: parameters, and multiply-adds for one input of some length."""
 
     length_prefix: ClassVar[str] = "at_"
@@ -94,21 +107,48 @@ class Footprint(AtLength):
 
 
 class ParityCase(AtLength):
-    """Largest absolute difference of logits between PyTorch and ONNX Runtime for one shape."""
+    """How far an output of the exported model is from PyTorch's, for one length and batch size.
 
+    `scale` is the largest absolute value that PyTorch gave out there.
+    """
+
+    output: str
     batch: int
     max_abs_diff: float
+    scale: float
+
+    @property
+    def relative_diff(self) -> float:
+        """The difference as a share of the scale; where that is 0, any difference is infinite."""
+        if self.scale == 0:
+            return 0.0 if self.max_abs_diff == 0 else math.inf
+        return self.max_abs_diff / self.scale
 
 
 class Parity(Record):
-    """Agreement of the exported model with PyTorch over several lengths and batch sizes."""
+    """Agreement of the exported model with PyTorch, in every output, length and batch size.
+
+    `tolerance` is the largest relative difference that passes.
+    """
 
     tolerance: float
     cases: tuple[ParityCase, ...]
 
     @property
-    def max_abs_diff(self) -> float:
-        return max(case.max_abs_diff for case in self.cases)
+    def worst(self) -> ParityCase:
+        """The case with the largest relative difference."""
+        return _worst(self.cases)
+
+    @property
+    def worst_by_output(self) -> tuple[ParityCase, ...]:
+        """The worst case of each output, in the order in which they were compared."""
+        names = dict.fromkeys(case.output for case in self.cases)
+        return tuple(_worst([c for c in self.cases if c.output == name]) for name in names)
+
+
+def _worst(cases: Sequence[ParityCase]) -> ParityCase:
+    # `max` alone would pass over NaN, which is neither more nor less than any number.
+    return max(cases, key=lambda case: (math.isnan(case.relative_diff), case.relative_diff))
 
 
 class Percentiles(Record):
@@ -120,26 +160,27 @@ class Percentiles(Record):
     real_time_factor: float | None
 
 
-class Latency(AtLength):
-    """Raw interleaved times (milliseconds) of the original and the pruned model at one length.
+class Timing(Record):
+    """Raw interleaved times (milliseconds) of the original and the pruned model.
 
     `before_ms[i]` and `after_ms[i]` were measured one right after the other.
     """
 
-    runtime: str
-    provider: str
-    threads: int
-    batch: int
     before_ms: tuple[float, ...]
     after_ms: tuple[float, ...]
 
     @property
+    def seconds_of_sound(self) -> float | None:
+        """The length of the sound that was taken in, where that means something."""
+        return None
+
+    @property
     def before(self) -> Percentiles:
-        return _percentiles(self.before_ms, self.length)
+        return _percentiles(self.before_ms, self.seconds_of_sound)
 
     @property
     def after(self) -> Percentiles:
-        return _percentiles(self.after_ms, self.length)
+        return _percentiles(self.after_ms, self.seconds_of_sound)
 
     @property
     def ratio(self) -> float:
@@ -156,9 +197,29 @@ class Latency(AtLength):
         return Interval(*bootstrap_interval([self.before_ms, self.after_ms], ratio))
 
 
-def _percentiles(times_ms: tuple[float, ...], length: Length) -> Percentiles:
+class PartTiming(Timing):
+    """Times of a part of the model alone, such as one step of a decoder."""
+
+    part: str
+
+
+class Latency(AtWork, Timing):
+    """Times of the whole model at one length, and of its parts where it is run in parts."""
+
+    runtime: str
+    provider: str
+    threads: int
+    batch: int
+    parts: tuple[PartTiming, ...] = ()
+
+    @property
+    def seconds_of_sound(self) -> float | None:
+        return self.length.seconds
+
+
+def _percentiles(times_ms: tuple[float, ...], seconds_of_sound: float | None) -> Percentiles:
     p50, p90, p99 = (float(value) for value in np.percentile(times_ms, [50, 90, 99]))
-    factor = None if length.seconds is None else p50 / 1000 / length.seconds
+    factor = None if seconds_of_sound is None else p50 / 1000 / seconds_of_sound
     return Percentiles(p50=p50, p90=p90, p99=p99, real_time_factor=factor)
 
 
@@ -171,10 +232,10 @@ class Removal(Record):
 
 
 class Benchmark(Record):
-    """Latency of original and pruned ONNX model, and the size of the original's file in bytes."""
+    """Latency of original and pruned ONNX model, and the size of the original's files in bytes."""
 
     latencies: tuple[Latency, ...]
-    original_bytes: int
+    original_bytes: dict[str, int]
 
 
 class Gate(Record):

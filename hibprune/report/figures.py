@@ -12,7 +12,7 @@ from hibprune.execution.files import write_via_temporary
 from hibprune.records.manifest import LatencySummary
 from hibprune.records.units import Plan, Scores
 from hibprune.report.spread import cut_of, spread_of
-from hibprune.report.wording import by_setting, milliseconds, speed_finding
+from hibprune.report.wording import by_setting, milliseconds, speed_finding, work
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -248,7 +248,7 @@ def _latency_panel(axes: Axes, latency: LatencySummary, setting: str) -> None:
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(FAINT)
     finding = speed_finding(latency)
-    heading = f"{latency.length.as_input}: {finding}"
+    heading = f"{', '.join([latency.length.as_input, *work(latency)])}: {finding}"
     if setting:
         heading = f"{heading}\n{setting}"
     axes.set_title(heading, loc="left", size=TEXT_SIZE, color=INK)

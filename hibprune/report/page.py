@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from hibprune.records.manifest import DataSummary, LatencySummary, Manifest
+from hibprune.records.manifest import DataSummary, Manifest
 from hibprune.records.measurements import Gate, Measurement
-from hibprune.records.medium import SYMBOLS, Medium
+from hibprune.records.medium import SYMBOLS
 from hibprune.records.units import Plan, Scores, heads_by_layer
 from hibprune.report import wording
+from hibprune.report.deployed import latency_section, parity_section, size_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of
 
@@ -19,12 +20,12 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
         f"# Pruning report: {plain(manifest.recipe)}",
         _verdict(manifest),
         _metric(manifest),
-        _latency(manifest),
-        _size(manifest),
+        latency_section(manifest),
+        size_section(manifest),
         _gates(manifest),
         _heads(manifest, scores, plan),
         _scoring(manifest),
-        _parity(manifest),
+        parity_section(manifest),
         _data(manifest),
         _steps(manifest),
         _machine(manifest),
@@ -75,68 +76,6 @@ def _metric(manifest: Manifest) -> str:
 def _metric_row(model: str, result: Measurement, finding: str) -> list[object]:
     value = wording.percent(result.value, wording.metric_decimals(result.n))
     return [model, value, wording.percent_interval(result.interval, result.n), result.n, finding]
-
-
-def _latency(manifest: Manifest) -> str:
-    if not manifest.latency:
-        return "## Latency\n\nLatency was not measured."
-    timed = manifest.medium.unit == "seconds"
-    tables = [
-        f"{plain(setting)}:\n\n{_latency_table(group, manifest.medium)}"
-        for setting, group in wording.by_setting(manifest.latency).items()
-    ]
-    return "\n\n".join(
-        [
-            "## Latency",
-            "![Latency of the original and the pruned model](figures/latency.png)",
-            f"*How to read it: a bar is the median time for one {manifest.medium.one}, the whisker "
-            "reaches to the 90th percentile. Every length has a scale of its own, from zero. "
-            "Beside the length: how many times as fast the pruned model is, with its 95 % "
-            "interval.*",
-            *tables,
-            "Original and pruned were both ONNX models, run in turn in one process."
-            + (" Real-time factor: median time divided by the clip's length." if timed else ""),
-        ]
-    )
-
-
-def _latency_table(group: list[LatencySummary], medium: Medium) -> str:
-    timed = medium.unit == "seconds"
-    factors = ["real-time factor"] if timed else []
-    header = [medium.one, "model", "p50", "p90", "p99", *factors, "speed-up", "pairs"]
-    rows: list[list[object]] = []
-    for one in group:
-        speed_up = f"{one.ratio:.2f}× ({wording.ratio_interval(one)})"
-        for model, times, ratio in (("original", one.before, ""), ("pruned", one.after, speed_up)):
-            percentiles = [wording.milliseconds(time) for time in (times.p50, times.p90, times.p99)]
-            factors = [f"{times.real_time_factor:.3g}"] if timed else []
-            rows.append([one.length, model, *percentiles, *factors, ratio, one.repetitions])
-    return table(f"ll{'r' * (len(header) - 2)}", header, rows)
-
-
-def _size(manifest: Manifest) -> str:
-    parameters, macs, size = manifest.parameters, manifest.macs, manifest.size_bytes
-    rows = [
-        (
-            "ONNX file",
-            wording.megabytes(size.before),
-            wording.megabytes(size.after),
-            wording.change(size.before, size.after),
-        ),
-        (
-            "parameters",
-            wording.count(parameters.before),
-            wording.count(parameters.after),
-            wording.change(parameters.before, parameters.after),
-        ),
-        (
-            f"multiply-adds, {macs.length.of_medium}",
-            wording.count(macs.before),
-            wording.count(macs.after),
-            wording.change(macs.before, macs.after),
-        ),
-    ]
-    return f"## Size\n\n{table('lrrr', ['', 'original', 'pruned', 'change'], rows)}"
 
 
 def _gates(manifest: Manifest) -> str:
@@ -250,20 +189,6 @@ def _setting(value: str | int | float | bool | tuple[str, ...] | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _parity(manifest: Manifest) -> str:
-    parity = manifest.parity
-    verdict = "within" if parity.max_abs_diff <= parity.tolerance else "BEYOND"
-    lengths = wording.listing([f"{value:g}" for value in parity.lengths])
-    lengths = f"{lengths} {SYMBOLS[parity.unit]}"
-    batches = wording.listing([str(batch) for batch in parity.batches])
-    return (
-        "## Parity\n\n"
-        f"Logits of the ONNX file and of PyTorch differ by at most {parity.max_abs_diff:.1e}, "
-        f"{verdict} the tolerance of {parity.tolerance:.1e}; compared at {lengths}, "
-        f"batches of {batches}."
-    )
 
 
 def _data(manifest: Manifest) -> str:

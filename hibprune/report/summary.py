@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hibprune.records.base import Interval
-from hibprune.records.manifest import Manifest
+from hibprune.records.manifest import Manifest, TimingSummary
 from hibprune.records.measurements import Measurement
 from hibprune.report.wording import (
     by_setting,
@@ -20,7 +20,9 @@ from hibprune.report.wording import (
     points,
     ratio_interval,
     speed_changed,
+    three_digits,
     within_noise,
+    work,
 )
 
 
@@ -40,7 +42,7 @@ class SummaryRow(NamedTuple):
 def summary_rows(manifest: Manifest) -> list[SummaryRow]:
     """What a person wants to know first, in the order of asking."""
     heads, parameters = manifest.heads, manifest.parameters
-    macs, size = manifest.macs, manifest.size_bytes
+    macs = manifest.macs
     kept = heads.total - heads.removed_count
     return [
         SummaryRow("Heads", str(heads.total), str(kept), change(heads.total, kept)),
@@ -52,19 +54,36 @@ def summary_rows(manifest: Manifest) -> list[SummaryRow]:
             change(parameters.before, parameters.after),
         ),
         SummaryRow(
-            f"Multiply-adds, {macs.length}",
+            # Where every clip is filled up to a window, the length says nothing.
+            f"Multiply-adds, {macs.length}" if macs.window_seconds is None else "Multiply-adds",
             count(macs.before),
             count(macs.after),
             change(macs.before, macs.after),
+            ", ".join(work(macs)),
         ),
-        SummaryRow(
-            "ONNX file",
-            megabytes(size.before),
-            megabytes(size.after),
-            change(size.before, size.after),
-        ),
+        _size_row(manifest),
         *_latency_rows(manifest),
     ]
+
+
+def _size_row(manifest: Manifest) -> SummaryRow:
+    """The ONNX files together; below, where there are several, which they are."""
+    size, graphs = manifest.size_bytes, manifest.graph_bytes
+    row = SummaryRow(
+        "ONNX file",
+        megabytes(size.before),
+        megabytes(size.after),
+        change(size.before, size.after),
+    )
+    if len(graphs) < 2:
+        return row
+    return row._replace(
+        label="ONNX files",
+        # encoder_model.onnx, decoder_model_merged.onnx
+        label_detail=" + ".join(name.partition("_")[0] for name in graphs),
+        original_detail=" + ".join(three_digits(one.before / 1e6) for one in graphs.values()),
+        pruned_detail=" + ".join(three_digits(one.after / 1e6) for one in graphs.values()),
+    )
 
 
 def _metric_rows(manifest: Manifest) -> list[SummaryRow]:
@@ -102,16 +121,25 @@ def _metric_row(
 
 def _latency_rows(manifest: Manifest) -> list[SummaryRow]:
     groups = by_setting(manifest.latency)
-    return [
-        SummaryRow(
-            f"Latency, {one.length.as_input}",
-            milliseconds(one.before.p50),
-            milliseconds(one.after.p50),
-            f"{one.ratio:.2f}× as fast" if speed_changed(one) else "no speed-up",
-            setting if len(groups) > 1 else "",
-            change_detail=("" if speed_changed(one) else f"{one.ratio:.2f}×, ")
-            + ratio_interval(one),
-        )
-        for setting, group in groups.items()
-        for one in group
-    ]
+    rows = []
+    for setting, group in groups.items():
+        detail = setting if len(groups) > 1 else ", ".join(work(group[0]))
+        rows += [_timing_row(f"Latency, {one.length.as_input}", one, detail) for one in group]
+        longest = group[-1]
+        rows += [
+            _timing_row(f"Of these, {part.part}", part, f"at {longest.length}")
+            for part in longest.parts
+        ]
+    return rows
+
+
+def _timing_row(label: str, times: TimingSummary, detail: str) -> SummaryRow:
+    return SummaryRow(
+        label,
+        milliseconds(times.before.p50),
+        milliseconds(times.after.p50),
+        f"{times.ratio:.2f}× as fast" if speed_changed(times) else "no speed-up",
+        detail,
+        change_detail=("" if speed_changed(times) else f"{times.ratio:.2f}×, ")
+        + ratio_interval(times),
+    )

@@ -11,8 +11,9 @@ from hibprune.records.manifest import (
     LatencySummary,
     Manifest,
     MetricSummary,
+    TimingSummary,
 )
-from hibprune.records.measurements import Gate, Measurement
+from hibprune.records.measurements import AtWork, Gate, Measurement
 from hibprune.records.medium import SOUND, Medium
 
 MINUS = "−"
@@ -155,12 +156,12 @@ def metric_sentence(metric: MetricSummary, medium: Medium = SOUND) -> str:
     )
 
 
-def ratio_interval(latency: LatencySummary) -> str:
+def ratio_interval(latency: TimingSummary) -> str:
     """The interval of the speed-up: `1.28–1.34`."""
     return f"{latency.ratio_interval.low:.2f}–{latency.ratio_interval.high:.2f}"
 
 
-def speed_changed(latency: LatencySummary) -> bool:
+def speed_changed(latency: TimingSummary) -> bool:
     """Whether the interval of the ratio leaves out 1.
 
     Judged on the digits that are printed: an interval shown as 1.00–1.01 is no speed-up.
@@ -181,7 +182,30 @@ def speed_finding(latency: LatencySummary) -> str:
 def latency_setting(latency: LatencySummary) -> str:
     """Under what it was measured: `onnxruntime, CPUExecutionProvider, 2 threads, batch 1`."""
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
-    return f"{latency.runtime}, {latency.provider}, {threads}, batch {latency.batch}"
+    setting = f"{latency.runtime}, {latency.provider}, {threads}, batch {latency.batch}"
+    return ", ".join([setting, *work(latency)])
+
+
+def work(given: AtWork) -> list[str]:
+    """What a model is given to do beyond the length of its input: `30 s window`, `24 tokens`."""
+    return [
+        *([] if given.window_seconds is None else [f"{given.window_seconds:g} s window"]),
+        *([] if given.decoded_tokens is None else [counted_tokens(given.decoded_tokens)]),
+    ]
+
+
+def counted_tokens(number: int) -> str:
+    """`1 token`, `24 tokens`."""
+    return "1 token" if number == 1 else f"{number} tokens"
+
+
+def counted_work(given: AtWork) -> str:
+    """What multiply-adds are counted for: `5 s of sound`, `a 30 s window and 24 tokens`."""
+    heard = given.length.of_medium
+    if given.window_seconds is not None:
+        heard = f"a {given.window_seconds:g} s window"
+    said = "" if given.decoded_tokens is None else f" and {counted_tokens(given.decoded_tokens)}"
+    return heard + said
 
 
 def by_setting(latency: Sequence[LatencySummary]) -> dict[str, list[LatencySummary]]:
@@ -221,10 +245,11 @@ def heads_sentence(manifest: Manifest) -> str:
 def size_sentence(manifest: Manifest) -> str:
     """ONNX file, parameters and multiply-adds, before and after."""
     size, parameters, macs = manifest.size_bytes, manifest.parameters, manifest.macs
+    files = "The ONNX files" if len(manifest.graph_bytes) > 1 else "The ONNX file"
     return (
-        f"The ONNX file went from {megabytes(size.before)} to {megabytes(size.after)} "
+        f"{files} went from {megabytes(size.before)} to {megabytes(size.after)} "
         f"({change(size.before, size.after)}), parameters from {count(parameters.before)} to "
-        f"{count(parameters.after)}, multiply-adds for {macs.length.of_medium} from "
+        f"{count(parameters.after)}, multiply-adds for {counted_work(macs)} from "
         f"{count(macs.before)} to {count(macs.after)}."
     )
 

@@ -9,19 +9,34 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hibprune.compression.remove import remove_heads, save_configuration, save_model
-from hibprune.deployment.export import check_parity, export_onnx, write_metadata
+from hibprune.compression.remove import remove_heads, save_model
+from hibprune.deployment.export import export_onnx, write_metadata
+from hibprune.deployment.parity import check_parity
 from hibprune.evaluation.footprint import measure_footprint
-from hibprune.evaluation.latency import measure_latency
+from hibprune.evaluation.latency import Times, measure_latency
 from hibprune.evaluation.metric import evaluate, metric_line, prediction_lines
-from hibprune.execution.files import scratch_directory, write_files_via_temporary, write_text
-from hibprune.execution.output import PREDICTIONS, onnx_bytes
+from hibprune.evaluation.work import window_of
+from hibprune.execution.files import (
+    move_files,
+    scratch_directory,
+    write_files_via_temporary,
+    write_text,
+)
+from hibprune.execution.output import PREDICTIONS, graph_bytes
 from hibprune.execution.progress import StepNarration
-from hibprune.execution.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
+from hibprune.execution.runtime import ONNX_DIRECTORY, PROVIDERS, Predict, Timed
 from hibprune.execution.steps import Done, Step
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.models.source import ModelSource
-from hibprune.records.measurements import Benchmark, Evaluation, Parity, Removal
+from hibprune.records.measurements import (
+    Benchmark,
+    Evaluation,
+    Latency,
+    Parity,
+    PartTiming,
+    Removal,
+)
+from hibprune.records.medium import Length
 from hibprune.records.units import Plan, heads_by_layer
 from hibprune.stages.run import Run, once
 
@@ -72,17 +87,19 @@ def _measured(
 def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
     """Remove them from a copy of the model and save it with what feeds it."""
     length = run.recipe.benchmark.lengths(run.recipe.task.medium)[0]
+    tokens, window = decoded_tokens(run), window_of(run.checkpoint.preprocessor)
 
     def prune(_: Step[Removal], narration: StepNarration) -> Removal:
         model = copy.deepcopy(run.checkpoint.model)
         example = run.checkpoint.preprocessor.example(length, 1)
-        before = measure_footprint(model, example, length)
+        before = measure_footprint(model, example, length, tokens, window)
         remove_heads(model, plan.result)
-        after = measure_footprint(model, example, length)
+        after = measure_footprint(model, example, length, tokens, window)
 
         def write(place: Path) -> None:
-            save_model(model, place)
-            for part in (run.checkpoint.preprocessor.part, run.checkpoint.vocabulary.tokenizer):
+            task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
+            save_model(task.deployed(model), place)
+            for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
                 if part is not None:
                     part.save_pretrained(place)
 
@@ -92,7 +109,7 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
     return once(
         run,
         "prune",
-        {"plan": plan.key, length.unit: length.value},
+        {"plan": plan.key, length.unit: length.value, "decoded_tokens": tokens},
         Removal,
         prune,
         lambda removal: (
@@ -100,7 +117,14 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
             f"{removal.after.parameters / 1e6:.2f} M parameters"
         ),
         lambda removal: list(removal.files),
+        version=2,
     )
+
+
+def decoded_tokens(run: Run) -> int | None:
+    """How many tokens a decoder says for a validation clip of median length."""
+    references = [c.target for c in run.material.validation.utterances if c.target is not None]
+    return run.recipe.task.decoded_tokens(references, run.checkpoint.vocabulary)
 
 
 def reload(run: Run) -> Checkpoint:
@@ -124,12 +148,11 @@ def export(
     validated: Done[Evaluation],
     pruned: Checkpoint,
 ) -> Done[Parity]:
-    """Write the ONNX file and compare it with PyTorch."""
+    """Write the ONNX files and compare them with PyTorch; files that differ are not left."""
     settings, task = run.recipe.export, run.recipe.task
 
     def export(_: Step[Parity], narration: StepNarration) -> Parity:
         reference = copy.deepcopy(pruned.model).cpu()
-        _write_graphs(run, reference, run.directory)
         properties = {
             "hibprune.recipe": run.recipe.name,
             "hibprune.task": task.kind,
@@ -140,15 +163,19 @@ def export(
                 "pruned": validated.result.value,
             },
         }
-        for graph in task.graphs:
-            write_metadata(run.directory / ONNX_DIRECTORY / graph, properties)
-        return check_parity(
-            task.torch_states(reference),
-            task.onnx_states(run.directory),
-            pruned.preprocessor.example,
-            settings,
-            task.medium,
-        )
+        with scratch_directory(run.directory) as scratch:
+            _write_graphs(run, reference, scratch)
+            for graph in task.graphs:
+                write_metadata(scratch / ONNX_DIRECTORY / graph, properties)
+            parity = check_parity(
+                task.torch_outputs(reference),
+                task.onnx_outputs(scratch),
+                pruned.preprocessor.example,
+                settings,
+                task.medium,
+            )
+            move_files(scratch / ONNX_DIRECTORY, run.directory / ONNX_DIRECTORY)
+        return parity
 
     return once(
         run,
@@ -162,17 +189,22 @@ def export(
         Parity,
         export,
         lambda parity: (
-            f"{onnx_bytes(run.directory, task.graphs) / 1e6:.1f} MB, at most "
-            f"{parity.max_abs_diff:.1e} from PyTorch"
+            f"{sum(graph_bytes(run.directory, task.graphs).values()) / 1e6:.1f} MB, "
+            f"at most {parity.worst.relative_diff:.1e} from PyTorch"
         ),
-        lambda _: [f"{ONNX_DIRECTORY}/{graph}" for graph in task.graphs],
+        lambda _: [f"{ONNX_DIRECTORY}/{name}" for name in task.exported_files],
+        version=2,
     )
 
 
 def _write_graphs(run: Run, model: PreTrainedModel, directory: Path) -> None:
     task = run.recipe.task
     export_onnx(
-        model, directory / ONNX_DIRECTORY, task.export_task, run.recipe.export.opset, task.graphs
+        task.deployed(model),
+        directory / ONNX_DIRECTORY,
+        task.export_task,
+        run.recipe.export.opset,
+        task.exported_files,
     )
 
 
@@ -192,21 +224,28 @@ def validate_exported(run: Run, export: Done[Parity], pruned: Checkpoint) -> Don
 def benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
     """Time the original against the pruned model, both exported."""
     settings, task = run.recipe.benchmark, run.recipe.task
+    tokens, window = decoded_tokens(run), window_of(run.checkpoint.preprocessor)
+
+    def timed(directory: Path) -> Timed:
+        return task.onnx_timed(directory, run.device.type, settings.threads, tokens)
 
     def benchmark(_: Step[Benchmark], narration: StepNarration) -> Benchmark:
         with scratch_directory(run.directory) as scratch:
             _write_graphs(run, run.checkpoint.model, scratch)
-            save_configuration(run.checkpoint.model, scratch)
-            latencies = measure_latency(
-                task.onnx_timed(scratch, run.device.type, settings.threads),
-                task.onnx_timed(run.directory, run.device.type, settings.threads),
-                PROVIDERS[run.device.type],
+            measured = measure_latency(
+                {"original": timed(scratch), "pruned": timed(run.directory)},
                 run.checkpoint.preprocessor.example,
                 settings,
                 task.medium,
                 lambda share: narration.advance(share, 1.0),
             )
-            return Benchmark(latencies=latencies, original_bytes=onnx_bytes(scratch, task.graphs))
+            return Benchmark(
+                latencies=tuple(
+                    _latency(run, times, length=length, window=window, tokens=tokens)
+                    for length, times in measured
+                ),
+                original_bytes=graph_bytes(scratch, task.graphs),
+            )
 
     return once(
         run,
@@ -215,4 +254,27 @@ def benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
         Benchmark,
         benchmark,
         lambda done: ", ".join(f"{x.length} ×{x.ratio:.2f}" for x in done.latencies),
+        version=2,
+    )
+
+
+def _latency(
+    run: Run, times: dict[str, Times], length: Length, window: float | None, tokens: int | None
+) -> Latency:
+    """Times of the whole model and its parts as a record: the original's come before."""
+    whole, *parts = times.values()
+    return Latency(
+        runtime="onnxruntime",
+        provider=PROVIDERS[run.device.type],
+        threads=run.recipe.benchmark.threads,
+        batch=1,
+        length=length,
+        window_seconds=window,
+        decoded_tokens=tokens,
+        before_ms=whole["original"],
+        after_ms=whole["pruned"],
+        parts=tuple(
+            PartTiming(part=name, before_ms=part["original"], after_ms=part["pruned"])
+            for name, part in zip(list(times)[1:], parts, strict=True)
+        ),
     )

@@ -10,7 +10,7 @@ from typing import Any
 from hibprune.data import Selection
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
-from hibprune.execution.output import RECIPE_FILE, file_digests, onnx_bytes
+from hibprune.execution.output import RECIPE_FILE, file_digests, graph_bytes
 from hibprune.execution.steps import Done
 from hibprune.recipe import Gates, LoadedRecipe
 from hibprune.records.base import Interval
@@ -26,9 +26,12 @@ from hibprune.records.manifest import (
     Manifest,
     MetricSummary,
     ModelSummary,
+    OutputParity,
     ParitySummary,
+    PartTimingSummary,
     RoundSummary,
     SkippedClip,
+    TimingSummary,
 )
 from hibprune.records.measurements import (
     Benchmark,
@@ -37,7 +40,9 @@ from hibprune.records.measurements import (
     Latency,
     Measurement,
     Parity,
+    ParityCase,
     Removal,
+    Timing,
     paired_change,
 )
 from hibprune.records.units import Head, heads_by_layer
@@ -98,7 +103,8 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
     scores = rounds[0].scores.result
     before, after = outcome.removal.result.before, outcome.removal.result.after
     benchmark = outcome.benchmark.result
-    file_bytes = onnx_bytes(directory, recipe.task.graphs)
+    own_bytes = graph_bytes(directory, recipe.task.graphs)
+    size = Change(before=sum(benchmark.original_bytes.values()), after=sum(own_bytes.values()))
     baseline, pruned = outcome.baseline.result, outcome.pruned.result
     exported = outcome.exported.result
     exported_change = paired_change(baseline, exported)
@@ -136,8 +142,19 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             for one in rounds
         ),
         parameters=Change(before=before.parameters, after=after.parameters),
-        macs=MacsChange(before=before.macs, after=after.macs, length=before.length),
-        size_bytes=Change(before=benchmark.original_bytes, after=file_bytes),
+        macs=MacsChange(
+            before=before.macs,
+            after=after.macs,
+            length=before.length,
+            window_seconds=before.window_seconds,
+            decoded_tokens=before.decoded_tokens,
+        ),
+        size_bytes=size,
+        graph_bytes={
+            name: Change(before=benchmark.original_bytes[name], after=after_bytes)
+            for name, after_bytes in own_bytes.items()
+        },
+        generation=recipe.task.generation,
         metric=MetricSummary(
             name=baseline.metric,
             higher_is_better=baseline.higher_is_better,
@@ -149,15 +166,15 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             exported_change=exported_change,
         ),
         parity=ParitySummary(
-            max_abs_diff=outcome.parity.result.max_abs_diff,
             tolerance=outcome.parity.result.tolerance,
+            outputs=tuple(map(_output_parity, outcome.parity.result.worst_by_output)),
             lengths=tuple(sorted({case.length.value for case in cases})),
             unit=recipe.task.medium.unit,
             batches=tuple(sorted({case.batch for case in cases})),
         ),
         latency=tuple(map(_latency, benchmark.latencies)),
         gates=check_gates(
-            recipe.gates, baseline, exported, exported_change, benchmark.latencies, file_bytes
+            recipe.gates, baseline, exported, exported_change, benchmark.latencies, size.after
         ),
         steps=outcome.seconds,
         machine=describe_machine(),
@@ -228,6 +245,15 @@ def data_summary(selection: Selection, kind: str) -> DataSummary:
     )
 
 
+def _output_parity(case: ParityCase) -> OutputParity:
+    return OutputParity(
+        output=case.output,
+        max_abs_diff=case.max_abs_diff,
+        scale=case.scale,
+        relative_diff=case.relative_diff,
+    )
+
+
 def _latency(latency: Latency) -> LatencySummary:
     return LatencySummary(
         runtime=latency.runtime,
@@ -235,9 +261,13 @@ def _latency(latency: Latency) -> LatencySummary:
         threads=latency.threads,
         batch=latency.batch,
         length=latency.length,
+        window_seconds=latency.window_seconds,
+        decoded_tokens=latency.decoded_tokens,
         repetitions=len(latency.before_ms),
-        before=latency.before,
-        after=latency.after,
-        ratio=latency.ratio,
-        ratio_interval=latency.ratio_interval,
+        parts=tuple(PartTimingSummary(part=one.part, **_timing(one)) for one in latency.parts),
+        **_timing(latency),
     )
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    return {name: getattr(timing, name) for name in TimingSummary.model_fields}

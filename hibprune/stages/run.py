@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from hibprune.execution.output import withdraw
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.execution.progress import Narrator, StepNarration
 from hibprune.execution.steps import Done, Step
@@ -60,7 +61,7 @@ def once(
     result_type: type[Result],
     compute: Callable[[Step[Result], StepNarration], Result],
     finding: Callable[[Result], str],
-    files: Callable[[Result], list[str]] = lambda result: [],
+    files: Callable[[Result], list[str]] | None = None,
     version: int = 1,
     said: str | None = None,
 ) -> Done[Result]:
@@ -70,7 +71,13 @@ def once(
     `files` are those it leaves, `said` is what to call it where `name` would mean nothing.
     """
     step = Step[Result](run.directory, name, version, {**run.basis, **inputs}, result_type)
+
+    def computed() -> Result:
+        if files is not None:
+            withdraw(run.directory)
+        return compute(step, narration)
+
     with run.narrator.step(said or name) as narration:
-        done = step.once(lambda: compute(step, narration), files)
+        done = step.once(computed, files or (lambda result: []))
         narration.found(finding(done.result), done.seconds if done.resumed else None)
     return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +17,15 @@ from transformers import PreTrainedModel
 from hibprune.data import TargetFields
 from hibprune.execution.runtime import (
     ONNX_DIRECTORY,
+    Outputs,
     Predict,
+    Timed,
+    guarded,
     onnx_predict,
     onnx_session,
     torch_predict,
 )
+from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.medium import SOUND, Medium
 from hibprune.tasks.measures import Measure, OwnMetric
@@ -76,6 +81,8 @@ class TaskBase(BaseModel, ABC):
     """The class of optimum that runs its exported models."""
     graphs: ClassVar[tuple[str, ...]] = ("model.onnx",)
     """The files its exported models consist of, the one that runs first in front."""
+    beside_graphs: ClassVar[tuple[str, ...]] = ()
+    """Other files that are looked for beside them."""
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     curve_metric: ClassVar[str | None] = None
@@ -85,6 +92,16 @@ class TaskBase(BaseModel, ABC):
     @abstractmethod
     def fields(self) -> TargetFields:
         """What the data must say about each clip or text."""
+
+    @property
+    def exported_files(self) -> tuple[str, ...]:
+        """All that an exported model consists of, in a folder of its own."""
+        return (*self.graphs, *self.beside_graphs)
+
+    @property
+    def generation(self) -> GenerationSettings | None:
+        """What a decoder is told; None where the model has none."""
+        return None
 
     @abstractmethod
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
@@ -110,26 +127,45 @@ class TaskBase(BaseModel, ABC):
         """The task with as little to predict as shows whether a model can."""
         return self
 
+    def deployed(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The same model with what must be saved with it, so that it predicts as it is measured."""
+        return model
+
+    def deployed_extractor(self, extractor: Any) -> Any:
+        """The same feature extractor, giving out by itself all that the graphs take."""
+        return extractor
+
+    def decoded_tokens(self, references: Sequence[Target], vocabulary: Vocabulary) -> int | None:
+        """How many tokens a decoder says for a reference of median length; None without one."""
+        return None
+
     def torch_predict(self, model: PreTrainedModel) -> Predict:
         """Prediction under PyTorch: gives out what `decode` takes."""
         return torch_predict(model)
 
     def onnx_predict(self, directory: Path, device: str, threads: int | None = None) -> Predict:
         """Prediction under ONNX Runtime by the graphs in `directory`/onnx."""
-        session = onnx_session(directory / ONNX_DIRECTORY / self.graphs[0], device, threads)
-        return onnx_predict(session)
+        path = directory / ONNX_DIRECTORY / self.graphs[0]
+        return guarded(onnx_predict(onnx_session(path, device, threads)), path)
 
-    def torch_states(self, model: PreTrainedModel) -> Predict:
-        """What parity compares, under PyTorch: logits, or what an encoder gives its decoder."""
-        return torch_predict(model)
+    def torch_outputs(self, model: PreTrainedModel) -> Outputs:
+        """All that parity compares, under PyTorch."""
+        predict = self.torch_predict(model)
+        return lambda inputs: {"logits": predict(inputs)}
 
-    def onnx_states(self, directory: Path) -> Predict:
-        """What parity compares, under ONNX Runtime on the CPU."""
-        return self.onnx_predict(directory, "cpu")
+    def onnx_outputs(self, directory: Path) -> Outputs:
+        """All that parity compares, under ONNX Runtime on the CPU."""
+        session = onnx_session(directory / ONNX_DIRECTORY / self.graphs[0], "cpu")
+        predict = onnx_predict(session)
+        return lambda inputs: {"logits": predict(inputs)}
 
-    def onnx_timed(self, directory: Path, device: str, threads: int) -> Predict:
-        """What the benchmark times: the same work for every model, whatever it predicts."""
-        return self.onnx_predict(directory, device, threads)
+    def onnx_timed(self, directory: Path, device: str, threads: int, tokens: int | None) -> Timed:
+        """What the benchmark times: the same work for every model, whatever it predicts.
+
+        `tokens` is how many a decoder says, where there is one.
+        """
+        predict = self.onnx_predict(directory, device, threads)
+        return lambda inputs: {"model": partial(predict, inputs)}
 
     def measure(self, metric: str, vocabulary: Vocabulary) -> Measure:
         """The way to measure `metric`, which is `self.metric` or `self.curve_metric`."""

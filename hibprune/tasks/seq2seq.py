@@ -20,32 +20,28 @@ from transformers.models.whisper.english_normalizer import (
 )
 
 from hibprune.data import TargetFields
-from hibprune.errors import UserError
-from hibprune.execution.runtime import (
-    ONNX_DIRECTORY,
-    PROVIDERS,
-    Predict,
-    onnx_session,
-    require_provider,
-    session_options,
-)
+from hibprune.execution.runtime import Outputs, Predict, Timed, guarded
 from hibprune.records.base import Interval
+from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import bootstrap_interval
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
-from hibprune.tasks.measures import Measure
-from hibprune.tasks.steering import (
-    TRANSCRIBE,
-    language_code,
-    language_fault,
-    steering_tokens,
+from hibprune.tasks.generation import (
+    ENCODER,
+    MERGED_DECODER,
+    SETTINGS,
+    generate_with,
+    load_exported,
+    outputs_of,
+    timed_parts,
+    with_mask,
+    with_settings,
 )
+from hibprune.tasks.measures import Measure
+from hibprune.tasks.steering import language_code, language_fault, steering_tokens
 from hibprune.tasks.wer import word_error_rate, wordless_fault
 
 IGNORED = -100
-TIMED_TOKENS = 20
-INPUTS_PER_SECOND = {"input_values": 16_000, "input_features": 100}
-"""Samples that every published Moonshine takes, mel frames that every Whisper takes."""
 
 
 class SpeechRecognitionSeq2Seq(TaskBase):
@@ -67,11 +63,8 @@ class SpeechRecognitionSeq2Seq(TaskBase):
     model_class: ClassVar[str] = "AutoModelForSpeechSeq2Seq"
     export_task: ClassVar[str] = "automatic-speech-recognition-with-past"
     onnx_class: ClassVar[str] = "ORTModelForSpeechSeq2Seq"
-    graphs: ClassVar[tuple[str, ...]] = (
-        "encoder_model.onnx",
-        "decoder_model.onnx",
-        "decoder_with_past_model.onnx",
-    )
+    graphs: ClassVar[tuple[str, ...]] = (ENCODER, MERGED_DECODER)
+    beside_graphs: ClassVar[tuple[str, ...]] = SETTINGS
     metric: ClassVar[str] = "WER"
     higher_is_better: ClassVar[bool] = False
     curve_metric: ClassVar[str | None] = "token accuracy"
@@ -79,6 +72,14 @@ class SpeechRecognitionSeq2Seq(TaskBase):
     @property
     def fields(self) -> TargetFields:
         return TargetFields("text")
+
+    @property
+    def generation(self) -> GenerationSettings:
+        return GenerationSettings(
+            language=self.language,
+            max_new_tokens=self.max_new_tokens,
+            max_tokens_per_second=self.max_tokens_per_second,
+        )
 
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
         if vocabulary.tokenizer is None:
@@ -137,80 +138,35 @@ class SpeechRecognitionSeq2Seq(TaskBase):
     def on_trial(self) -> SpeechRecognitionSeq2Seq:
         return self.model_copy(update={"max_new_tokens": min(2, self.max_new_tokens)})
 
+    def deployed(self, model: PreTrainedModel) -> PreTrainedModel:
+        return with_settings(model, self.generation)
+
+    def deployed_extractor(self, extractor: Any) -> Any:
+        return with_mask(extractor)
+
+    def decoded_tokens(self, references: Sequence[Target], vocabulary: Vocabulary) -> int:
+        lengths = [
+            sum(token >= 0 for token in self.encode(reference, vocabulary))
+            for reference in references
+        ]
+        return min(self.max_new_tokens, max(1, round(float(np.median(lengths)))))
+
     def torch_predict(self, model: PreTrainedModel) -> Predict:
-        device = next(model.parameters()).device
-        return self._generating(model, device)
+        return generate_with(model, next(model.parameters()).device, self.generation)
 
     def onnx_predict(self, directory: Path, device: str, threads: int | None = None) -> Predict:
-        return self._generating(self._exported(directory, device, threads), torch.device("cpu"))
+        exported = load_exported(directory, device, threads)
+        return guarded(generate_with(exported, torch.device("cpu"), self.generation), directory)
 
-    def onnx_timed(self, directory: Path, device: str, threads: int) -> Predict:
-        """Encode and decode a fixed number of tokens, whatever they are."""
-        return self._generating(
-            self._exported(directory, device, threads),
-            torch.device("cpu"),
-            exactly=TIMED_TOKENS,
-        )
+    def torch_outputs(self, model: PreTrainedModel) -> Outputs:
+        return outputs_of(model)
 
-    def _generating(self, model: Any, device: torch.device, exactly: int | None = None) -> Predict:
-        steer = {} if self.language is None else {"language": self.language, "task": TRANSCRIBE}
+    def onnx_outputs(self, directory: Path) -> Outputs:
+        return outputs_of(load_exported(directory, "cpu"))
 
-        def predict(inputs: dict[str, Tensor]) -> np.ndarray:
-            with torch.inference_mode():
-                tokens = model.generate(
-                    **{name: value.to(device) for name, value in _masked(inputs).items()},
-                    do_sample=False,
-                    num_beams=1,
-                    min_new_tokens=exactly,
-                    max_new_tokens=self._most_tokens(inputs) if exactly is None else exactly,
-                    **steer,
-                )
-            return np.asarray(tokens.cpu())
-
-        return predict
-
-    def _most_tokens(self, inputs: dict[str, Tensor]) -> int:
-        if self.max_tokens_per_second is None:
-            return self.max_new_tokens
-        ((name, heard),) = inputs.items()
-        seconds = heard.shape[-1] / INPUTS_PER_SECOND[name]
-        return min(self.max_new_tokens, max(1, int(seconds * self.max_tokens_per_second)))
-
-    def _exported(self, directory: Path, device: str, threads: int | None) -> Any:
-        from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
-
-        provider = PROVIDERS[device]
-        try:
-            exported = ORTModelForSpeechSeq2Seq.from_pretrained(
-                directory,
-                subfolder=ONNX_DIRECTORY,
-                provider=provider,
-                session_options=session_options(device, threads),
-                use_merged=False,
-                local_files_only=True,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{directory}: ONNX Runtime cannot load it: {str(error).splitlines()[0][:200]}"
-            ) from error
-        require_provider(exported.encoder.session, provider, directory)
-        return exported
-
-    def torch_states(self, model: PreTrainedModel) -> Predict:
-        def states(inputs: dict[str, Tensor]) -> np.ndarray:
-            with torch.inference_mode():
-                return np.asarray(model.get_encoder()(**inputs).last_hidden_state)
-
-        return states
-
-    def onnx_states(self, directory: Path) -> Predict:
-        session = onnx_session(directory / ONNX_DIRECTORY / self.graphs[0], "cpu")
-
-        def states(inputs: dict[str, Tensor]) -> np.ndarray:
-            feed = {name: value.numpy() for name, value in _masked(inputs).items()}
-            return np.asarray(session.run(["last_hidden_state"], feed)[0])
-
-        return states
+    def onnx_timed(self, directory: Path, device: str, threads: int, tokens: int | None) -> Timed:
+        exported = load_exported(directory, device, threads)
+        return timed_parts(exported, self.generation, tokens or self.max_new_tokens)
 
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
         text = vocabulary.tokenizer.decode(output.tolist(), skip_special_tokens=True)
@@ -234,14 +190,6 @@ class SpeechRecognitionSeq2Seq(TaskBase):
 def _tokens(tokenizer: Any, text: str) -> list[int]:
     encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
     return list(encoded.input_ids)
-
-
-def _masked(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A waveform with its mask, which Moonshine's graphs insist on: clips are equally long."""
-    if "input_values" not in inputs:
-        return inputs
-    mask = torch.ones_like(inputs["input_values"], dtype=torch.long)
-    return {**inputs, "attention_mask": mask}
 
 
 def teacher_forced(

@@ -35,17 +35,17 @@ from hibprune.attribution import HeadInformationBottleneck, MethodBase
 from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Occlusion, Random
 from hibprune.compression.plan import Budget, make_plan
-from hibprune.compression.remove import remove_heads, save_configuration
+from hibprune.compression.remove import remove_heads
 from hibprune.data import DurationLimits, Utterance
 from hibprune.deployment.export import export_onnx
 from hibprune.evaluation.latency import BenchmarkSettings, measure_latency
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
-from hibprune.execution.runtime import ONNX_DIRECTORY, PROVIDERS, Predict
+from hibprune.execution.runtime import ONNX_DIRECTORY, Timed
 from hibprune.models.attention import positions_fitted, silenced
 from hibprune.models.checkpoint import Checkpoint
 from hibprune.recipe import load_recipe
-from hibprune.records.measurements import Evaluation, paired_change
+from hibprune.records.measurements import Evaluation, Timing, paired_change
 from hibprune.records.medium import SOUND
 from hibprune.records.statistics import spearman
 from hibprune.records.units import Head, Scores
@@ -54,6 +54,7 @@ from hibprune.tasks import Batch, Target
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
 
 ROOT = Path(__file__).resolve().parents[2]
+TIMED_TOKENS = 20
 sys.path.insert(0, str(ROOT / "tests"))
 from real_speech import lay_out  # noqa: E402
 
@@ -246,19 +247,28 @@ def measured(evaluation: Evaluation, unpruned: Evaluation | None = None) -> dict
     return found if rise is None else {**found, "rise": [round(bound, 4) for bound in rise]}
 
 
-def exported(speech: Speech, model: PreTrainedModel, directory: Path) -> Predict:
+def exported(speech: Speech, model: PreTrainedModel, directory: Path) -> Timed:
+    """The work of `TIMED_TOKENS` tokens, as the stored figures were measured."""
+    task = speech.task
     shutil.rmtree(directory, ignore_errors=True)
     (directory / ONNX_DIRECTORY).mkdir(parents=True)
-    export_onnx(model, directory / ONNX_DIRECTORY, speech.task.export_task, 18, speech.task.graphs)
-    save_configuration(model, directory)
-    return speech.task.onnx_timed(directory, "cpu", 1)
-
-
-def latency(original: Predict, pruned: Predict, checkpoint: Checkpoint) -> dict[str, Any]:
-    settings = BenchmarkSettings(seconds=(5.0,), repetitions=8, warmup=1)
-    (found,) = measure_latency(
-        original, pruned, PROVIDERS["cpu"], checkpoint.preprocessor.example, settings, SOUND
+    export_onnx(
+        task.deployed(model),
+        directory / ONNX_DIRECTORY,
+        task.export_task,
+        18,
+        task.exported_files,
     )
+    timed = task.onnx_timed(directory, "cpu", 1, TIMED_TOKENS)
+    return lambda inputs: {"transcript": timed(inputs)["transcript"]}
+
+
+def latency(original: Timed, pruned: Timed, checkpoint: Checkpoint) -> dict[str, Any]:
+    settings = BenchmarkSettings(seconds=(5.0,), repetitions=8, warmup=1)
+    models = {"original": original, "pruned": pruned}
+    ((_, times),) = measure_latency(models, checkpoint.preprocessor.example, settings, SOUND)
+    whole = times["transcript"]
+    found = Timing(before_ms=whole["original"], after_ms=whole["pruned"])
     return {
         "milliseconds": [round(found.before.p50), round(found.after.p50)],
         "speed_up": round(found.ratio, 3),

@@ -1,0 +1,169 @@
+"""Section of the model card on use: snippets that run as they stand, from inside the directory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hibprune.records.generation import GenerationSettings
+from hibprune.records.manifest import Manifest
+from hibprune.report.markdown import fenced
+
+WAVEFORM_WITH_MASK = ("moonshine",)
+"""Families whose graphs take a mask beside the samples."""
+
+
+class Usage(NamedTuple):
+    """How the Hub and the two libraries call what a task needs, and the lines that use it."""
+
+    pipeline_tag: str
+    torch_class: str
+    onnx_class: str
+    preprocessor_class: str
+    running: str
+    """From `inputs` to what is printed; `{limit}` where a decoder is told where to end."""
+
+
+LOGITS = 'logits = model(input_values=inputs["input_values"]).logits\n'
+LABEL = "print(model.config.id2label[int(logits.argmax(-1))])"
+AUDIO_CLASSIFICATION = Usage(
+    "audio-classification",
+    "AutoModelForAudioClassification",
+    "ORTModelForAudioClassification",
+    "AutoFeatureExtractor",
+    LOGITS + LABEL,
+)
+USAGES = {
+    "keyword-spotting": AUDIO_CLASSIFICATION,
+    "speaker-identification": AUDIO_CLASSIFICATION,
+    "intent-classification": AUDIO_CLASSIFICATION._replace(
+        running=f"{LOGITS}print(logits)  # a group of classes per slot; `hibprune predict` reads "
+        "them"
+    ),
+    "text-classification": Usage(
+        "text-classification",
+        "AutoModelForSequenceClassification",
+        "ORTModelForSequenceClassification",
+        "AutoTokenizer",
+        f"logits = model(**inputs).logits\n{LABEL}",
+    ),
+    "asr-ctc": Usage(
+        "automatic-speech-recognition",
+        "AutoModelForCTC",
+        "ORTModelForCTC",
+        "AutoProcessor",
+        f"{LOGITS}print(preprocessor.batch_decode(logits.argmax(-1)))",
+    ),
+    "asr-seq2seq": Usage(
+        "automatic-speech-recognition",
+        "AutoModelForSpeechSeq2Seq",
+        "ORTModelForSpeechSeq2Seq",
+        "AutoProcessor",
+        "tokens = model.generate(**inputs, {generation})\n"
+        "print(preprocessor.batch_decode(tokens, skip_special_tokens=True))",
+    ),
+}
+
+
+def usage_section(manifest: Manifest) -> str:
+    """On the command line, with ONNX Runtime and with PyTorch."""
+    usage = USAGES[manifest.task]
+    argument = '"A text to judge."' if manifest.input == "text" else "clip.wav"
+    return "\n\n".join(
+        [
+            "## Use",
+            "At once, from the command line, in this directory:",
+            fenced(f"hibprune predict . {argument}", "sh"),
+            "With ONNX Runtime through Optimum (hibprune not needed):",
+            fenced(_onnx_example(usage, manifest), "python"),
+            "With PyTorch. Layers with fewer heads need hibprune's loading code, so import it "
+            "before `from_pretrained`, which else stops at a missing `_prune_heads`; transformers "
+            "must be 4.57, later ones cannot read pruned heads:",
+            fenced(_torch_example(usage, manifest), "python"),
+        ]
+    )
+
+
+def _onnx_example(usage: Usage, manifest: Manifest) -> str:
+    return f"""\
+{_sound_import(manifest)}from optimum.onnxruntime import {usage.onnx_class}
+from transformers import {usage.preprocessor_class}
+
+directory = "."  # this directory, or its id on the Hub
+model = {usage.onnx_class}.from_pretrained(directory, subfolder="onnx")
+{_from_input_to_answer(usage, manifest)}"""
+
+
+def _torch_example(usage: Usage, manifest: Manifest) -> str:
+    return f"""\
+import hibprune  # first: teaches transformers to load pruned layers
+{_sound_import(manifest)}from transformers import {usage.torch_class}, {usage.preprocessor_class}
+
+directory = "."
+model = {usage.torch_class}.from_pretrained(directory).eval()
+{_from_input_to_answer(usage, manifest)}"""
+
+
+def _sound_import(manifest: Manifest) -> str:
+    return "" if manifest.input == "text" else "import soundfile\n"
+
+
+def _from_input_to_answer(usage: Usage, manifest: Manifest) -> str:
+    running = usage.running
+    if manifest.generation is not None:
+        running = running.format(generation=_generation(manifest.generation, _window(manifest)))
+    return f"""\
+preprocessor = {usage.preprocessor_class}.from_pretrained(directory)
+{_inputs(manifest)}
+{running}"""
+
+
+def _inputs(manifest: Manifest) -> str:
+    if manifest.input == "text":
+        return 'inputs = preprocessor("A text to judge.", return_tensors="pt")'
+    mask = ", return_attention_mask=True" if manifest.model.family in WAVEFORM_WITH_MASK else ""
+    return (
+        'sound, rate = soundfile.read("clip.wav")  # one channel, 16 kHz\n'
+        f'inputs = preprocessor(sound, sampling_rate=rate, return_tensors="pt"{mask})'
+    )
+
+
+def _generation(settings: GenerationSettings, window: float | None) -> str:
+    """The arguments of `generate` with which the model was measured."""
+    language = "" if settings.language is None else f'language="{settings.language}", '
+    limit = str(settings.max_new_tokens)
+    if window is not None:
+        limit = str(settings.max_tokens(window))
+    elif settings.max_tokens_per_second is not None:
+        by_length = f"max(1, int(len(sound) / rate * {settings.max_tokens_per_second:g}))"
+        limit = f"min({settings.max_new_tokens}, {by_length})"
+    return f"{language}max_new_tokens={limit}"
+
+
+def _window(manifest: Manifest) -> float | None:
+    return manifest.macs.window_seconds
+
+
+def caution(manifest: Manifest) -> str:
+    """What whoever deploys the ONNX model has to keep in mind of its inputs."""
+    if manifest.input == "text":
+        return (
+            "A text longer than the model takes was left out of every figure, not cut short; a "
+            "tokenizer told to truncate may change what a text means."
+        )
+    window = _window(manifest)
+    if window is not None:
+        return (
+            f"Every clip is filled up to {window:g} s with silence, so that clips of any length up "
+            f"to that can share a batch; longer ones were left out of every figure: of what is "
+            f"longer the feature extractor keeps the first {window:g} s."
+        )
+    if manifest.model.family in WAVEFORM_WITH_MASK:
+        return (
+            "The ONNX encoder takes `input_values` and an `attention_mask`. Filling clips up to "
+            "one length changes what the model says of the shorter ones, masked or not: clips in "
+            "one batch must be of equal length. Send clips of different length one by one."
+        )
+    return (
+        "The ONNX model takes `input_values` only, no attention mask: clips in one batch must "
+        "be of equal length. Send clips of different length one by one."
+    )
