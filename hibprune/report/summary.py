@@ -7,20 +7,23 @@ from typing import NamedTuple
 from hibprune.records.base import Interval
 from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import Measurement
-from hibprune.report.wording import (
-    by_setting,
+from hibprune.report.numbers import (
+    capitalised,
     change,
     count,
     megabytes,
     metric_decimals,
-    metric_name,
     milliseconds,
     percent,
-    percent_interval,
     points,
+)
+from hibprune.report.wording import (
+    by_setting,
+    change_finding,
+    metric_name,
+    percent_interval,
     ratio_interval,
     speed_changed,
-    within_noise,
 )
 
 
@@ -70,7 +73,7 @@ def summary_rows(manifest: Manifest) -> list[SummaryRow]:
 def _metric_rows(manifest: Manifest) -> list[SummaryRow]:
     metric = manifest.metric
     name = metric_name(metric.name)
-    name = name[0].upper() + name[1:]
+    name = capitalised(name)
     return [
         _metric_row(
             name,
@@ -87,7 +90,6 @@ def _metric_row(
     label: str, detail: str, before: Measurement, after: Measurement, paired: Interval | None
 ) -> SummaryRow:
     decimals = metric_decimals(after.n)
-    noise = within_noise(before, after, paired)
     return SummaryRow(
         label,
         percent(before.value, decimals),
@@ -96,7 +98,7 @@ def _metric_row(
         detail,
         percent_interval(before.interval, before.n),
         percent_interval(after.interval, after.n),
-        "within noise" if noise else "beyond noise",
+        change_finding(before, after, paired),
     )
 
 

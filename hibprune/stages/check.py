@@ -17,6 +17,7 @@ from hibprune.stages.load import (
     calibration_order,
     check_model,
     check_targets,
+    require_distinct_labels,
     require_sources,
     sources,
     validation_order,
@@ -67,11 +68,15 @@ def check_recipe(loaded: LoadedRecipe, offline: bool) -> list[str]:
             f"{loaded.path}: calibration.samples: {recipe.calibration.samples} asked for, "
             f"but there are {recipe.task.medium.counted(available)}"
         )
+    measured = validation_order(recipe, clips.get(VALIDATION, ()))[: recipe.validation.limit]
+    if measured:
+        with _gathered(faults):
+            require_distinct_labels(recipe, measured)
     if len(clips) == 2:
         with _gathered(faults):
             require_disjoint(
                 calibration_order(recipe, clips[CALIBRATION])[: recipe.calibration.samples],
-                validation_order(recipe, clips[VALIDATION])[: recipe.validation.limit],
+                measured,
             )
     if faults:
         raise UserError("\n".join(faults))
