@@ -114,10 +114,7 @@ def bootstrap_interval(
             vectorized=True,
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
-    finite = drawn[np.isfinite(drawn)]
-    if not len(finite):
-        raise ValueError("the statistic has no finite value on any resample")
-    return percentile_interval(finite)
+    return percentile_interval(drawn)
 
 
 def error_rate_interval(
@@ -179,13 +176,22 @@ def resampled_error_rates(
     for start in range(0, BOOTSTRAP_RESAMPLES, at_once):
         size = min(at_once, BOOTSTRAP_RESAMPLES - start)
         draws = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
-        rates[start : start + size] = (draws @ rows.T) / (draws @ weights)[:, None]
+        # A resample of clips without words has no rate.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rates[start : start + size] = (draws @ rows.T) / (draws @ weights)[:, None]
     return rates
 
 
 def percentile_interval(resampled: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of resampled values."""
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    """The middle 95 % of those resampled values that are finite.
+
+    Raises:
+        ValueError: none is.
+    """
+    finite = resampled[np.isfinite(resampled)]
+    if not len(finite):
+        raise ValueError("the statistic has no finite value on any resample")
+    low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return (float(low), float(high))
 
 
