@@ -186,12 +186,10 @@ def test_no_change_at_all_has_a_paired_interval_with_a_width(n: int) -> None:
 
 
 def test_a_paired_interval_stays_within_what_can_be() -> None:
-    low, high = paired_interval(30, 0, 30)
-    assert high == 1
-    # Wilson's for 30 of 30.
-    assert low == pytest.approx(
-        binomtest(30, 30).proportion_ci(method="wilson").low - 0.113, abs=0.01
-    )
+    """All of 30 lost: his equation becomes n(1 − Δ) = z²(1 + Δ)."""
+    z2 = norm.ppf(0.975) ** 2
+    low = (30 - z2) / (30 + z2)
+    assert paired_interval(30, 0, 30) == pytest.approx((low, 1))
     assert paired_interval(0, 30, 30) == pytest.approx((-1, -low))
 
 
