@@ -115,7 +115,8 @@ def run(
 
     Under torchrun, several processes score the samples together.
 
-    Exit codes: 0 done, 2 bad recipe, data or model, 3 a gate failed (everything is written).
+    Exit codes: 0 done, also where a gate is undecided; 2 bad recipe, data or model; 3 a gate failed
+    (everything is written).
     """
     share_the_processor()
     with plain_errors():
@@ -142,13 +143,13 @@ def run(
             from hibprune.report.terminal import closing_table
 
             console.print(closing_table(manifest))
-        failed = [gate for gate in manifest.gates if not gate.passed]
 
-        from hibprune.report.wording import gate_failure
+        from hibprune.report.gates import gate_line
 
-        for gate in failed:
-            click.echo(f"gate failed: {gate_failure(gate)}", err=True)
-        if failed:
+        for gate in manifest.gates:
+            if gate.verdict != "passed":
+                click.echo(f"gate {gate.verdict}: {gate_line(gate)}", err=True)
+        if any(gate.verdict == "failed" for gate in manifest.gates):
             if ranks.count > 1:
                 click.echo(
                     f"exit code {GATE_FAILED}: everything is written; torchrun calls that a failed "
@@ -326,13 +327,14 @@ def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> 
 
         quiet_libraries()
 
-        from hibprune.comparing.correlate import correlate_runs, correlation_line
+        from hibprune.comparing.correlate import correlate_runs, correlation_lines
 
         named = f"correlate-{first.resolve().name}-{second.resolve().name}"
         correlation = correlate_runs(first, second, output or Path("exported_models") / named)
-        click.echo(
-            correlation.model_dump_json(indent=1) if as_json else correlation_line(correlation)
-        )
+        if as_json:
+            click.echo(correlation.model_dump_json(indent=1))
+        else:
+            click.echo("\n".join(correlation_lines(correlation)))
 
 
 @main.command()

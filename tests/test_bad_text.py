@@ -148,9 +148,9 @@ TAKES = "text-classification takes text"
         ("export.tokens=[64]",
          "export.tokens: 64 tokens is more than the 48 tokens that the model takes: "
          "set shorter ones"),
-        ("gates.largest_wer_rise=0.1",
-         "recipe.yaml: gates.largest_wer_rise: the metric of text-classification is accuracy: "
-         "use largest_accuracy_drop"),
+        ("gates.max_wer_rise=0.1",
+         "recipe.yaml: gates.max_wer_rise: the metric of text-classification is accuracy: "
+         "use max_accuracy_drop"),
     ],
 )  # fmt: skip
 def test_recipes_that_take_text_for_sound(reviews: StandIn, override: str, fault: str) -> None:

@@ -208,11 +208,11 @@ def test_a_fault_in_the_recipe_is_said_once(stand_in: StandIn, tmp_path: Path) -
 def test_a_gate_that_fails_is_no_crash(stand_in: StandIn, tmp_path: Path) -> None:
     output = tmp_path / "out"
     words = ("run", stand_in.recipe, "--output", output, "--quiet", "--set")
-    limit = "gates.largest_file_mb=0.001"
+    limit = "gates.max_file_mb=0.001"
     code, leader, helper = said_apart(tmp_path / "said", *HIBPRUNE, *words, limit)
     assert (code, helper) == (1, "")
     failed, remark = leader.splitlines()
-    assert failed.startswith("gate failed: largest_file_mb: limit 0.001, measured ")
+    assert failed.startswith("gate failed: max_file_mb: limit 0.001, measured ")
     assert remark == (
         "exit code 3: everything is written; torchrun calls that a failed process and exits with 1"
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import yaml
 from click.testing import CliRunner
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hibprune.cli import main
 from hibprune.data import Manifest
@@ -123,9 +123,9 @@ def test_what_is_left_out_takes_the_documented_defaults(tmp_path: Path) -> None:
          "calibration: min_seconds 50 is more than max_seconds 40"),
         ("name=a b", "name: 'a b' does not do: use letters, digits, '.', '_' and '-'"),
         ("name=../up", "name: '../up' does not do: use letters, digits, '.', '_' and '-'"),
-        ("gates.largest_wer_rise=0.1",
-         "gates.largest_wer_rise: the metric of keyword-spotting is accuracy: "
-         "use largest_accuracy_drop"),
+        ("gates.max_wer_rise=0.1",
+         "gates.max_wer_rise: the metric of keyword-spotting is accuracy: "
+         "use max_accuracy_drop"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_by_file_key_and_remedy(tmp_path: Path, override: str, fault: str) -> None:
@@ -186,10 +186,58 @@ def test_any_union_of_types_has_one_line(content: dict[str, Any], line: str) -> 
 
 
 def test_the_accuracy_gate_does_not_fit_a_wer(tmp_path: Path) -> None:
-    overrides = ("task.kind=asr-ctc", "gates.largest_accuracy_drop=0.1")
+    overrides = ("task.kind=asr-ctc", "gates.max_accuracy_drop=0.1")
     assert faults(tmp_path, yaml.safe_dump(CONTENT), *overrides) == [
-        "r.yaml: gates.largest_accuracy_drop: the metric of asr-ctc is WER: use largest_wer_rise"
+        "r.yaml: gates.max_accuracy_drop: the metric of asr-ctc is WER: use max_wer_rise"
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("largest_accuracy_drop", "max_accuracy_drop"),
+        ("largest_wer_rise", "max_wer_rise"),
+        ("smallest_speedup", "min_speedup"),
+        ("largest_file_mb", "max_file_mb"),
+    ],
+)
+def test_an_old_key_names_the_new_one(tmp_path: Path, old: str, new: str) -> None:
+    line = f"r.yaml: gates.{old}: is called {new} now"
+    assert faults(tmp_path, yaml.safe_dump(CONTENT), f"gates.{old}=0.1") == [line]
+    written = yaml.safe_dump({**CONTENT, "gates": {old: 0.1}})
+    assert faults(tmp_path, written) == [line]
+
+
+def test_any_section_may_have_keys_of_earlier_versions() -> None:
+    class Section(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        renamed: ClassVar[dict[str, str]] = {"old": "new"}
+        new: int = 1
+
+    class Whole(BaseModel):
+        section: Section
+
+    with pytest.raises(ValidationError) as caught:
+        Whole.model_validate({"section": {"old": 2, "nww": 3}})
+    assert list(fault_lines(caught.value, Whole)) == [
+        "section.old: is called new now",
+        "section.nww: unknown key (did you mean 'new'?)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "gate", "right"),
+    [
+        ("keyword-spotting", "max_cer_rise", "max_accuracy_drop"),
+        ("asr-ctc", "max_cer_rise", "max_wer_rise"),
+    ],
+)
+def test_a_gate_on_a_metric_that_is_not_the_tasks(
+    tmp_path: Path, task: str, gate: str, right: str
+) -> None:
+    (line,) = faults(tmp_path, yaml.safe_dump(CONTENT), f"task.kind={task}", f"gates.{gate}=0.1")
+    assert line.startswith(f"r.yaml: gates.{gate}: the metric of {task} is ")
+    assert line.endswith(f": use {right}")
 
 
 def test_every_fault_has_its_own_line(tmp_path: Path) -> None:
@@ -282,7 +330,7 @@ def test_overrides_make_sections_and_take_yaml_values(tmp_path: Path) -> None:
         tmp_path,
         yaml.safe_dump(CONTENT) + "export:\n",
         "export.opset=17",
-        "gates.smallest_speedup=1.5",
+        "gates.min_speedup=1.5",
         "benchmark.seconds=[1, 2.5]",
         "attribution.method=hib",
         "attribution.learning_rate=1e-2",
@@ -293,7 +341,7 @@ def test_overrides_make_sections_and_take_yaml_values(tmp_path: Path) -> None:
     )
     recipe = loaded.recipe
     assert recipe.export.opset == 17
-    assert recipe.gates.smallest_speedup == 1.5
+    assert recipe.gates.min_speedup == 1.5
     assert recipe.benchmark.seconds == (1.0, 2.5)
     assert recipe.attribution.model_dump()["learning_rate"] == 0.01
     assert recipe.model.revision is None

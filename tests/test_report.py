@@ -38,22 +38,17 @@ from hibprune.records.units import Head, HeadShare, Plan, Scores, heads_by_layer
 from hibprune.report import write_report
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_grid, head_map, latency_figure, score_spread
+from hibprune.report.gates import gate_line
 from hibprune.report.markdown import fenced, plain, table
+from hibprune.report.numbers import change, count, duration, megabytes, milliseconds
 from hibprune.report.page import report_markdown
+from hibprune.report.ranking import ranking_sentence, score_label
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of
 from hibprune.report.summary import summary_rows
 from hibprune.report.terminal import closing_table
 from hibprune.report.wording import (
-    change,
-    count,
-    duration,
-    gate_failure,
-    megabytes,
     metric_finding,
     metric_sentence,
-    milliseconds,
-    ranking_sentence,
-    score_label,
     speed_finding,
     speed_sentences,
 )
@@ -185,8 +180,14 @@ def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
             make_latency(15, 1.01, (0.98, 1.03)),
         ),
         gates=(
-            Gate(name="largest_accuracy_drop", limit=0.03, value=0.007, passed=True),
-            Gate(name=SPEEDUP, limit=1.2, value=1.01, interval=Interval(0.98, 1.03), passed=False),
+            Gate(name="max_accuracy_drop", limit=0.03, value=0.007, verdict="passed"),
+            Gate(
+                name=SPEEDUP,
+                limit=1.2,
+                value=1.01,
+                interval=Interval(0.98, 1.03),
+                verdict="failed",
+            ),
         ),
         steps={"load": 1.2, "baseline": 6.5, "attribute": 133.2, "plan": 0.0, "prune": 0.4},
         machine=Machine(
@@ -474,32 +475,48 @@ class TestPage:
 
     def test_a_failed_gate_is_seen_at_the_top_and_in_the_table(self) -> None:
         page = report_of(make_manifest())
-        assert "1 of 2 gates FAILED: smallest_speedup." in page.split("## ")[0]
-        row = "| smallest_speedup | 1.2 | 1.01 (ratio of medians) | 0.98 to 1.03 | ✗ FAILED |"
+        assert "1 of 2 gates FAILED: min_speedup." in page.split("## ")[0]
+        row = "| min_speedup | 1.2 | 1.01 (ratio of medians) | 0.98 to 1.03 | ✗ FAILED |"
         assert row in page
 
-    def test_a_close_call_is_told_wherever_the_gate_is(self) -> None:
-        close = Gate(
-            name="largest_accuracy_drop",
+    def test_an_undecided_gate_is_told_wherever_the_gate_is(self) -> None:
+        gate = Gate(
+            name="max_accuracy_drop",
             limit=0.03,
             value=0.007,
             interval=Interval(-0.002, 0.031),
-            passed=True,
+            verdict="undecided",
         )
-        manifest = make_manifest(gates=(close,))
+        manifest = make_manifest(gates=(gate,))
         page = report_of(manifest)
-        row = "| largest_accuracy_drop | 0.03 | 0.007 | −0.002 to 0.031 | ✓ passed, within the "
+        row = "| max_accuracy_drop | 0.03 | 0.007 | −0.002 to 0.031 | ? undecided: the interval "
         assert row in page
-        verdict = "Within the noise of the measurement: largest_accuracy_drop."
+        verdict = "Undecided, since the 95 % interval holds the limit: max_accuracy_drop."
         assert verdict in page.split("## ")[0]
         assert verdict in model_card(manifest, RECIPE).replace("\\_", "_")
         lines = [line.rstrip() for line in printed(manifest).splitlines()]
-        told = lines.index("✓ largest_accuracy_drop: 0.007, limit 0.03")
-        assert lines[told + 1] == "  within the noise of the measurement: −0.002 to 0.031"
-        assert gate_failure(close.model_copy(update={"passed": False})) == (
-            "largest_accuracy_drop: limit 0.03, measured 0.007, "
-            "within the noise of the measurement (−0.002 to 0.031)"
+        told = lines.index("? max_accuracy_drop: 0.007 (−0.002 to 0.031), limit 0.03  undecided")
+        assert lines[told + 1] == "  the interval holds the limit"
+        assert gate_line(gate) == (
+            "max_accuracy_drop: limit 0.03, measured 0.007, 95 % interval −0.002 to 0.031: "
+            "the interval holds the limit"
         )
+
+    def test_a_gate_that_fails_by_the_stricter_reading_says_so(self) -> None:
+        gate = Gate(
+            name="max_wer_rise",
+            limit=0.03,
+            value=0.007,
+            interval=Interval(-0.002, 0.031),
+            verdict="failed",
+            strict=True,
+        )
+        manifest = make_manifest(gates=(gate,))
+        assert "1 of 1 gates FAILED: max_wer_rise." in report_of(manifest).split("## ")[0]
+        reason = "the interval holds the limit, and gates.strict is set"
+        assert f"✗ FAILED: {reason}" in report_of(manifest)
+        assert "limit 0.03  FAILED" in printed(manifest)
+        assert reason in printed(manifest)
 
     def test_parity_beyond_tolerance_is_shouted(self) -> None:
         assert "BEYOND the tolerance" in report_of(make_manifest(parity=make_parity(0.2)))
@@ -586,8 +603,8 @@ class TestTerminal:
         lines = printed(make_manifest(recipe="[red]a[/] " + 100 * "long ")).splitlines()
         assert max(map(len, lines)) <= 80
         assert "[red]a[/]" in lines[0]
-        assert any(line.startswith("✓ largest_accuracy_drop") for line in lines)
-        assert any(line.startswith("✗ smallest_speedup") and "FAILED" in line for line in lines)
+        assert any(line.startswith("✓ max_accuracy_drop") for line in lines)
+        assert any(line.startswith("✗ min_speedup") and "FAILED" in line for line in lines)
 
     def test_shows_noise_and_missing_speed_up(self) -> None:
         text = printed(make_manifest())

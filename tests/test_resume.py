@@ -162,7 +162,7 @@ AFTER_PLAN = list(STEPS[2:])
     ("override", "expected"),
     [
         ("seed=0", []),
-        ("gates.largest_file_mb=9", []),
+        ("gates.max_file_mb=9", []),
         ("attribution.batch_size=3", []),
         ("budget.fraction=0.6", AFTER_PLAN),
         ("budget.scope=layerwise", AFTER_PLAN),

@@ -13,6 +13,7 @@ from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate
 from hibprune.comparing.wishes import Choice, Entry, Wishes, choose, servable
 from hibprune.compression.plan import Budget, lowest_heads
 from hibprune.errors import UserError
+from hibprune.evaluation.chance import chance_level
 from hibprune.evaluation.metric import metric_line
 from hibprune.execution.files import digest, plain_disk_errors
 from hibprune.execution.machine import describe_machine, installed_versions
@@ -27,7 +28,8 @@ from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import BOOTSTRAP_RESAMPLES, spearman
 from hibprune.records.units import Head, Scores, heads_by_layer
 from hibprune.report.comparison import write_comparison
-from hibprune.report.wording import listing
+from hibprune.report.numbers import listing
+from hibprune.stages.chain import baseline
 from hibprune.stages.load import Material, load, loaded_line, skipped_lines
 from hibprune.stages.outcome import data_summary, model_summary
 from hibprune.stages.run import Run
@@ -52,7 +54,7 @@ def compare_recipe(
 
     Raises:
         UserError: wishes, recipe, model or data are at fault; nothing is written before they have
-            been checked.
+            been checked. Or the whole model is no better than chance.
     """
     choice = choose(loaded, overrides, wishes)
     check_output(directory)
@@ -68,6 +70,8 @@ def compare_recipe(
     with open_output(directory), plain_disk_errors(directory):
         narrator.log_to(directory / LOG_FILE)
         run = Run(loaded, material, directory, device, narrator)
+        if not loaded.recipe.validation.allow_chance_baseline:
+            baseline(run)
         scored = _score(run, choice)
         comparison = _compare(run, choice, scored, heads, shlex.join(command))
         with narrator.step("report") as narration:
@@ -162,6 +166,12 @@ def _compare(
             name: Estimate(value=of_plan[()].value, interval=of_plan[()].interval)
             for name, of_plan in evaluated.items()
         },
+        guessing=tuple(
+            name
+            for name, of_plan in evaluated.items()
+            if (level := chance_level(of_plan[()], material.references)) is not None
+            and not of_plan[()].beats(level)
+        ),
         resamples=BOOTSTRAP_RESAMPLES,
         heads=heads,
         methods=tuple(_method(entry, draws, material) for entry, draws in scored),
@@ -196,6 +206,7 @@ def _method(entry: Entry, draws: tuple[Done[Scores], ...], material: Material) -
         forwards_per_sample=None if per_sample is None else per_sample[0],
         backwards_per_sample=None if per_sample is None else per_sample[1],
         split_half=scores.split_half,
+        ranking_fault=scores.ranking_fault,
         scores=tuple(scores.values.values()),
     )
 

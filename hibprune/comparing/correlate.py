@@ -17,7 +17,7 @@ from hibprune.records.comparison import CorrelatedRun, Correlation, Estimate
 from hibprune.records.manifest import FILE_NAME, Manifest
 from hibprune.records.statistics import bootstrap_interval, pearson, rank_pearson, spearman
 from hibprune.records.units import Head, Scores
-from hibprune.report.correlation import correlation_figure
+from hibprune.report.correlation import correlation_figure, empty_rankings
 from hibprune.stages.score import ATTRIBUTE
 
 STEM = "correlate"
@@ -124,6 +124,7 @@ def _side(
         method=scores.method,
         samples=len(scores.samples),
         split_half=scores.split_half,
+        ranking_fault=scores.ranking_fault,
         scores=tuple(values),
     )
 
@@ -137,15 +138,16 @@ def _within_layers(heads: tuple[Head, ...], a: list[float], b: list[float]) -> d
     return layers
 
 
-def correlation_line(correlation: Correlation) -> str:
-    """The outcome in a line."""
+def correlation_lines(correlation: Correlation) -> list[str]:
+    """The outcome in a line, and one for each run whose scores say nothing."""
 
     def shown(estimate: Estimate) -> str:
         low, high = estimate.interval
         return f"{estimate.value:.2f} ({low:.2f} to {high:.2f})"
 
-    return (
+    outcome = (
         f"{correlation.first.label} and {correlation.second.label}: Spearman "
         f"{shown(correlation.spearman)}, Pearson {shown(correlation.pearson)} over "
         f"{len(correlation.heads)} heads"
     )
+    return [outcome, *empty_rankings(correlation)]

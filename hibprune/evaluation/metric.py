@@ -12,7 +12,7 @@ from hibprune.errors import UserError
 from hibprune.execution.runtime import Predict
 from hibprune.models.checkpoint import Checkpoint
 from hibprune.records.measurements import Evaluation
-from hibprune.tasks import Target, TaskBase
+from hibprune.tasks import OwnMetric, Target, TaskBase
 
 
 def predict_targets(
@@ -54,7 +54,8 @@ def evaluate(
     """The task's metric over labelled clips or texts, with its 95 % interval, and predictions."""
     predictions = predict_targets(predict, checkpoint, task, utterances, limits, progress)
     references = [utterance.target for utterance in utterances if utterance.target is not None]
-    return task.evaluate(predictions, references, checkpoint.vocabulary), predictions
+    measure = OwnMetric(task, checkpoint.vocabulary)
+    return measure.evaluate(predictions, references), predictions
 
 
 def prediction_lines(

@@ -1,9 +1,17 @@
 """The typed recipe: everything a run depends on."""
 
 from hibprune.recipe.load import LoadedRecipe, load_recipe
-from hibprune.recipe.settings import Calibration, Gates, InputLimits, Recipe, Validation
+from hibprune.recipe.settings import (
+    METRIC_GATES,
+    Calibration,
+    Gates,
+    InputLimits,
+    Recipe,
+    Validation,
+)
 
 __all__ = [
+    "METRIC_GATES",
     "Calibration",
     "Gates",
     "InputLimits",

@@ -153,6 +153,9 @@ def _stranger(key: str, place: Place) -> str:
     """What to say of a key that its section does not have."""
     if place.model is None:
         return "unknown key"
+    now = getattr(place.model, "renamed", {}).get(key)
+    if now is not None:
+        return f"is called {now} now"
     owners = [kind for kind in place.kinds if key in kind.model_fields]
     if not owners:
         return f"unknown key{_did_you_mean(key, list(place.model.model_fields))}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,10 +26,21 @@ TIMED = ("min_seconds", "max_seconds", "crop_seconds")
 """Keys about data that only sound has."""
 
 
+METRIC_GATES = {
+    "accuracy": "max_accuracy_drop",
+    "wer": "max_wer_rise",
+    "cer": "max_cer_rise",
+}
+"""The gate on each metric, named in small letters."""
+
+
 class Settings(BaseModel):
     """Base of what a recipe consists of: unknown keys are errors, values cannot change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    renamed: ClassVar[dict[str, str]] = {}
+    """Keys of earlier versions, and what they are called now."""
 
 
 class InputLimits(Settings):
@@ -70,23 +81,40 @@ class Calibration(InputLimits):
 
 
 class Validation(InputLimits):
-    """What the metric is measured on: all of it, or `limit` drawn by the recipe's seed."""
+    """What the metric is measured on: all of it, or `limit` drawn by the recipe's seed.
+
+    A run stops where the original model is no better than chance, since all that follows would
+    compare guesses; `allow_chance_baseline` lets it go on, and the report say so.
+    """
 
     source: DataSource
     limit: int | None = Field(default=None, ge=1)
+    allow_chance_baseline: bool = False
 
 
 class Gates(Settings):
-    """Limits that make the run end with exit code 3 when one is crossed; drops as shares (0.02).
+    """Limits that make the run end with exit code 3 when one is broken; drops as shares (0.02).
 
     The metric is that of the exported model against the original one; the speed-up counts at every
-    measured length; the file is the ONNX model.
+    measured length; the file is the ONNX model. What has a 95 % interval is held to the limit by
+    it: a gate fails when the whole interval is beyond the limit, passes when the whole interval is
+    within, and is undecided otherwise, which does not fail the run. `strict` wants the whole
+    interval within: what is undecided fails.
     """
 
-    largest_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
-    largest_wer_rise: float | None = Field(default=None, ge=0)
-    smallest_speedup: float | None = Field(default=None, gt=0)
-    largest_file_mb: float | None = Field(default=None, gt=0)
+    renamed: ClassVar[dict[str, str]] = {
+        "largest_accuracy_drop": "max_accuracy_drop",
+        "largest_wer_rise": "max_wer_rise",
+        "smallest_speedup": "min_speedup",
+        "largest_file_mb": "max_file_mb",
+    }
+
+    max_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
+    max_wer_rise: float | None = Field(default=None, ge=0)
+    max_cer_rise: float | None = Field(default=None, ge=0)
+    min_speedup: float | None = Field(default=None, gt=0)
+    max_file_mb: float | None = Field(default=None, gt=0)
+    strict: bool = False
 
 
 class Recipe(Settings):
@@ -134,13 +162,13 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _gates_fit_the_task(self) -> Recipe:
-        right, wrong = "largest_wer_rise", "largest_accuracy_drop"
-        if self.task.higher_is_better:
-            right, wrong = wrong, right
-        if getattr(self.gates, wrong) is not None:
-            raise ValueError(
-                f"gates.{wrong}: the metric of {self.task.kind} is {self.task.metric}: use {right}"
-            )
+        right = METRIC_GATES[self.task.metric.lower()]
+        for gate in METRIC_GATES.values():
+            if gate != right and getattr(self.gates, gate) is not None:
+                raise ValueError(
+                    f"gates.{gate}: the metric of {self.task.kind} is {self.task.metric}: "
+                    f"use {right}"
+                )
         return self
 
     @model_validator(mode="after")

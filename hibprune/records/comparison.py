@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hibprune.records.base import Interval, Record
 from hibprune.records.manifest import DataSummary, Machine, ModelSummary
+from hibprune.records.ranking import RankingFault
 from hibprune.records.units import Head
 
 
@@ -20,7 +21,8 @@ class ScoredMethod(Record):
     `scores` are aligned with the comparison's `heads`. A method whose scores are `drawn` by chance
     has several `seeds`, and its scores are those of the first. Passes are counted in clips through
     the encoder, per calibration sample. `interrupted`: seconds are projected from the samples that
-    were scored in one go.
+    were scored in one go. `ranking_fault` is why the scores say nothing about which heads matter,
+    where they do not.
     """
 
     label: str
@@ -33,6 +35,7 @@ class ScoredMethod(Record):
     forwards_per_sample: float | None
     backwards_per_sample: float | None
     split_half: float | None
+    ranking_fault: RankingFault | None = None
     scores: tuple[float, ...]
 
 
@@ -73,7 +76,8 @@ class Comparison(Record):
     """Everything a comparison found out.
 
     `points` are the task's own metric at a few shares, where the curves show a cheaper one.
-    `rank_correlations[i][j]` is Spearman's, of the scores of methods i and j.
+    `rank_correlations[i][j]` is Spearman's, of the scores of methods i and j. By the metrics of
+    `guessing` the whole model is no better than chance.
     """
 
     recipe: str
@@ -87,6 +91,7 @@ class Comparison(Record):
     metric: str
     higher_is_better: bool
     whole: dict[str, Estimate]
+    guessing: tuple[str, ...] = ()
     resamples: int
     heads: tuple[Head, ...]
     methods: tuple[ScoredMethod, ...]
@@ -114,6 +119,7 @@ class CorrelatedRun(Record):
     method: str
     samples: int
     split_half: float | None
+    ranking_fault: RankingFault | None = None
     scores: tuple[float, ...]
 
     @property

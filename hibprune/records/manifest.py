@@ -10,11 +10,15 @@ from hibprune.records.base import Interval, Record
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import AtWork, Gate, Measurement, Percentiles
 from hibprune.records.medium import MEDIA, Medium, MediumName, Unit
+from hibprune.records.ranking import RankingFault
 from hibprune.records.units import HeadShare
 
 FILE_NAME = "manifest.json"
-SPEEDUP = "smallest_speedup"
-"""The gate whose value is a ratio of medians, at the length where that is smallest."""
+SPEEDUP = "min_speedup"
+"""The gate whose value is a ratio of medians, at the length that keeps to it least."""
+
+
+ModelName = Literal["baseline", "pruned", "exported"]
 
 
 class ModelSummary(Record):
@@ -35,7 +39,8 @@ class AttributionSummary(Record):
 
     `split_half` is the Spearman correlation of scores between halves of the samples, in the first
     round where there were several; `seconds` are those of all rounds. `steps` is how many each
-    sample took in that round, where the method had to find that out.
+    sample took in that round, where the method had to find that out. `ranking_fault` is why the
+    scores of that round say nothing about which heads matter, where they do not.
     """
 
     method: str
@@ -44,6 +49,7 @@ class AttributionSummary(Record):
     seconds: float
     split_half: float | None
     steps: int | None = None
+    ranking_fault: RankingFault | None = None
 
 
 class HeadSummary(Record):
@@ -69,6 +75,7 @@ class RoundSummary(Record):
     removed: dict[int, tuple[int, ...]]
     seconds: float
     split_half: float | None
+    ranking_fault: RankingFault | None = None
 
 
 class Change(Record):
@@ -89,7 +96,8 @@ class MetricSummary(Record):
 
     A change is the 95 % interval of the model's value minus the baseline's, taken input by input;
     None where the two were not given the same. What each said of every input, and how much of it
-    was wrong, is in `predictions/`.
+    was wrong, is in `predictions/`. `chance` is the metric of the best answer that does not look at
+    the input; `constant` holds, by model, what one said that said the same of every input.
     """
 
     name: str
@@ -100,6 +108,8 @@ class MetricSummary(Record):
     exported: Measurement
     pruned_change: Interval | None
     exported_change: Interval | None
+    chance: float | None = None
+    constant: dict[ModelName, str] = Field(default_factory=dict)
 
 
 class OutputParity(Record):

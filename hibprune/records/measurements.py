@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hibprune.records.base import Interval, Record
 from hibprune.records.medium import SYMBOLS, Length
-from hibprune.records.statistics import bootstrap_interval
+from hibprune.records.statistics import bootstrap_interval, error_change_interval
 
 
 class Measurement(Record):
@@ -23,37 +23,42 @@ class Measurement(Record):
     n: int
     higher_is_better: bool
 
+    def beats(self, chance: float) -> bool:
+        """Whether it is better than by chance: accuracy with all of its interval, errors as is."""
+        return self.interval.low > chance if self.higher_is_better else self.value < chance
+
 
 class Evaluation(Measurement):
     """A measurement with what it was made of, utterance by utterance.
 
     `errors` holds what is wrong with each and `counted` what could have been: 0 or 1 of 1 for
-    a label, words for a transcript.
+    a label, words for a transcript. `constant` is the answer where every input had the same one.
     """
 
     errors: tuple[float, ...] = ()
     counted: tuple[float, ...] = ()
+    constant: str | None = None
 
     @property
     def measurement(self) -> Measurement:
         """The figures alone."""
-        return Measurement.model_validate(self.model_dump(exclude={"errors", "counted"}))
+        return Measurement.model_validate(
+            self.model_dump(exclude={"errors", "counted", "constant"})
+        )
 
 
-def paired_change(before: Evaluation, after: Evaluation) -> Interval | None:
-    """95 % bootstrap interval of the metric's change, over inputs both models were given.
+def paired_change(before: Evaluation, after: Evaluation, seed: int = 0) -> Interval | None:
+    """95 % interval of the metric's change, over inputs both models were given.
 
     In the metric's own direction: below zero where accuracy falls, above where word errors rise.
-    None where the inputs are not known to be the same.
+    It leaves out 0 where an exact paired test finds a change, whatever the seed of the resamples
+    that its ends may come from. None where the inputs are not known to be the same.
     """
     if not before.errors or before.counted != after.counted:
         return None
-    sign = -1 if before.higher_is_better else 1
-
-    def change(first: np.ndarray, second: np.ndarray, counted: np.ndarray, axis: int) -> np.ndarray:
-        return np.asarray(sign * (second - first).sum(axis=axis) / counted.sum(axis=axis))
-
-    return Interval(*bootstrap_interval([before.errors, after.errors, before.counted], change))
+    differences = np.subtract(after.errors, before.errors)
+    low, high = error_change_interval(differences.tolist(), before.counted, seed)
+    return Interval(-high, -low) if before.higher_is_better else Interval(low, high)
 
 
 class AtLength(Record):
@@ -238,20 +243,26 @@ class Benchmark(Record):
     original_bytes: dict[str, int]
 
 
+Verdict = Literal["passed", "failed", "undecided"]
+
+
 class Gate(Record):
     """A limit the run was held to and what was measured, with its 95 % interval where it has one.
 
-    The verdict is on `value` alone.
+    Where there is an interval the verdict is by it: `passed` when all of it is within the limit,
+    `failed` when all of it is beyond, `undecided` otherwise; where the recipe is `strict`, what
+    would be undecided is failed.
     """
 
     name: str
     limit: float
     value: float
     interval: Interval | None = None
-    passed: bool
+    verdict: Verdict
+    strict: bool = False
 
     @property
-    def within_noise(self) -> bool:
+    def holds_limit(self) -> bool:
         """Whether another measurement might well have come out on the other side of the limit."""
         if self.interval is None or self.interval.low == self.interval.high:
             return False

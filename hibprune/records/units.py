@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from hibprune.records.base import Record
+from hibprune.records.ranking import RankingFault, ranking_fault
 from hibprune.records.statistics import split_half_correlation
 
 ENCODER = "encoder"
@@ -97,6 +98,11 @@ class Scores(Record):
         Near 1: the samples were enough to fix the ranking. None with fewer than 4 samples.
         """
         return split_half_correlation(self.per_sample)
+
+    @property
+    def ranking_fault(self) -> RankingFault | None:
+        """Why the scores say nothing about which heads matter; None where they do."""
+        return ranking_fault(self.per_sample, self.split_half)
 
 
 class Training(Record):

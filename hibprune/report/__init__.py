@@ -10,7 +10,7 @@ from hibprune.records.units import Plan, Scores
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_map, latency_figure, score_spread
 from hibprune.report.page import report_markdown
-from hibprune.report.wording import score_label
+from hibprune.report.ranking import score_label
 
 
 def write_report(

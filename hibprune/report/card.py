@@ -6,7 +6,10 @@ import yaml
 
 from hibprune.records.manifest import Manifest
 from hibprune.report import wording
+from hibprune.report.caveats import caveats
+from hibprune.report.gates import gates_sentence
 from hibprune.report.markdown import fenced, plain, table
+from hibprune.report.ranking import scored_by
 from hibprune.report.summary import SummaryRow, summary_rows
 from hibprune.report.usage import USAGES, caution, usage_section
 from hibprune.tasks.steering import language_code
@@ -18,6 +21,7 @@ def model_card(manifest: Manifest, recipe_yaml: str) -> str:
         _front_matter(manifest),
         f"# {plain(manifest.recipe)}",
         _what_it_is(manifest),
+        *(f"**{plain(sentence)}**" for sentence in caveats(manifest)),
         _results(manifest),
         usage_section(manifest),
         _removed(manifest),
@@ -67,7 +71,7 @@ def _results(manifest: Manifest) -> str:
             table("lrrr", ["", "original", "pruned", "change"], rows),
             f"Ranges are 95 % intervals; the metric is over "
             f"{manifest.medium.counted(manifest.metric.n)}.{latency} "
-            f"{plain(wording.gates_sentence(manifest.gates))} All figures, pictures and limits: "
+            f"{plain(gates_sentence(manifest.gates))} All figures, pictures and limits: "
             "[report.md](report.md).",
             "![Score of every head, the removed ones crossed out](figures/heads.png)",
         ]
@@ -95,7 +99,7 @@ def _removed(manifest: Manifest) -> str:
     return (
         "## Removed heads\n\nBy their original indices, layer 0 nearest the "
         f"{manifest.medium.name}; scored by "
-        f"{plain(wording.scored_by(manifest.attribution))}.\n\n"
+        f"{plain(scored_by(manifest.attribution))}.\n\n"
         f"{table('ll', ['layer', 'removed heads'], rows)}"
     )
 

@@ -10,18 +10,12 @@ from pathlib import Path
 from hibprune.execution.files import write_text
 from hibprune.execution.output import COMPARISON
 from hibprune.records.comparison import Comparison, Curve, Estimate, Point, ScoredMethod
+from hibprune.records.statistics import FEW
 from hibprune.report.curves import curve_figure
 from hibprune.report.markdown import fenced, plain, table
-from hibprune.report.wording import (
-    MINUS,
-    duration,
-    listing,
-    metric_decimals,
-    metric_name,
-    percent,
-    percent_interval,
-    points,
-)
+from hibprune.report.numbers import MINUS, duration, listing, metric_decimals, percent, points
+from hibprune.report.ranking import ranking_finding
+from hibprune.report.wording import metric_name, percent_interval
 
 COLUMNS = (
     "method", "scope", "metric", "fraction", "removed", "share", "value", "low", "high",
@@ -82,7 +76,29 @@ def _what(comparison: Comparison) -> str:
         f"{metric_name(comparison.metric)} was measured on {n} validation clips. Nothing was "
         f"retrained. With no head removed it is {_estimate(whole, n)}. "
         "Ranges in parentheses are 95 % intervals."
+        + "".join(f"\n\n**{plain(caveat)}**" for caveat in caveats(comparison))
     )
+
+
+def caveats(comparison: Comparison) -> list[str]:
+    """A sentence for each reason why the comparison says less than it seems to."""
+    sentences = []
+    if comparison.guessing:
+        metrics = listing([metric_name(metric) for metric in comparison.guessing])
+        sentences.append(
+            f"By {metrics} the model is no better than chance with no head removed: "
+            "no difference between the methods says which is better."
+        )
+    sentences += [
+        f"{method.label}: {ranking_finding(method.ranking_fault)}."
+        for method in comparison.methods
+        if method.ranking_fault is not None
+    ]
+    if comparison.validation.n < FEW:
+        sentences.append(
+            f"{comparison.validation.n} validation clips are few: all intervals are wide and rough."
+        )
+    return sentences
 
 
 def _scope(comparison: Comparison, scope: str) -> str:
@@ -275,3 +291,4 @@ def summary_lines(comparison: Comparison) -> Iterator[str]:
         for curve in sorted(comparison.of_scope(scope), key=lambda c: sign * _area(c).value):
             area = _estimate(_area(curve), n)
             yield f"  {curve.label:<{width}}  {area}  {finding(comparison, curve)}"
+    yield from caveats(comparison)

@@ -8,14 +8,29 @@ from pathlib import Path
 import numpy as np
 
 from hibprune.records.comparison import Correlation
-from hibprune.report.figures import FAINT, INK, KEPT, TEXT_SIZE, dress, save
+from hibprune.records.ranking import scores_equal
+from hibprune.report.figures import FAINT, INK, KEPT, REMOVED, TEXT_SIZE, dress, save
+from hibprune.report.ranking import ranking_finding
+from hibprune.report.spread import wide_enough
 
-NAME_WIDTH = 36
-"""Letters in a line beside an axis."""
+NAME_WIDTH, WARNING_WIDTH = 36, 110
+"""Letters in a line beside an axis, and in one over the whole picture."""
+
+
+def empty_rankings(correlation: Correlation) -> list[str]:
+    """A line for each run whose scores say nothing: what they are correlated with is chance."""
+    return [
+        f"{run.label}: {ranking_finding(run.ranking_fault)}"
+        for run in (correlation.first, correlation.second)
+        if run.ranking_fault is not None
+    ]
 
 
 def correlation_figure(correlation: Correlation, path: Path) -> None:
-    """Draw a dot for every head, its layer by colour, and the rank correlation in every layer."""
+    """Draw a dot for every head, its layer by colour, and the rank correlation in every layer.
+
+    Scores that are equal but for rounding are drawn as equal.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -36,6 +51,17 @@ def correlation_figure(correlation: Correlation, path: Path) -> None:
     bar.outline.set_visible(False)
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar.ax.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
+    for scores, set_limits in (
+        (correlation.first.scores, heads.set_xlim),
+        (correlation.second.scores, heads.set_ylim),
+    ):
+        if scores_equal(scores):
+            set_limits(*wide_enough(min(scores), max(scores)))
+    if empty := empty_rankings(correlation):
+        lines = [line for told in empty for line in textwrap.wrap(told, WARNING_WIDTH)]
+        figure.suptitle(
+            "\n".join(lines), x=0.02, ha="left", size=TEXT_SIZE, color=REMOVED, linespacing=1.3
+        )
     low, high = correlation.spearman.interval
     dress(
         heads,

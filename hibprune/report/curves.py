@@ -11,6 +11,7 @@ import numpy as np
 
 from hibprune.records.comparison import Comparison, Curve, Estimate
 from hibprune.report.figures import FAINT, GRID, INK, TEXT_SIZE, dress, save
+from hibprune.report.numbers import capitalised
 from hibprune.report.wording import metric_name
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ DASHES = ("-", (0, (5, 1.6)))
 WHERE = {"global": "over the whole model", "layerwise": "the same share of every layer"}
 LABEL_WIDTH = 30
 """Letters in a line of a label beside the curves."""
+LEAST_RANGE = 0.05
+"""Of the metric, from the bottom of a picture to its top."""
 
 
 class Style(NamedTuple):
@@ -56,8 +59,8 @@ def curve_figure(comparison: Comparison, scope: str, path: Path) -> None:
 
     curves = comparison.of_scope(scope)
     whole = comparison.whole[comparison.metric]
-    names = {curve.label: textwrap.wrap(curve.label, LABEL_WIDTH) for curve in curves}
-    lines = sum(map(len, names.values()))
+    names = _names(comparison)
+    lines = sum(len(names[curve.label]) for curve in curves)
     height = max(4.4, 0.9 + 0.235 * lines)
     below = 0.78 / height
     figure = Figure(figsize=(8.2, height))
@@ -75,7 +78,7 @@ def curve_figure(comparison: Comparison, scope: str, path: Path) -> None:
     aim = "higher" if comparison.higher_is_better else "lower"
     dress(
         axes,
-        f"{metric[0].upper()}{metric[1:]} on {comparison.validation.n} clips ({aim} is better)",
+        f"{capitalised(metric)} on {comparison.validation.n} clips ({aim} is better)",
         f"attention heads removed, {WHERE[scope]}",
         "",
     )
@@ -89,6 +92,17 @@ def curve_figure(comparison: Comparison, scope: str, path: Path) -> None:
         color=INK,
     )
     save(figure, path)
+
+
+def _names(comparison: Comparison) -> dict[str, list[str]]:
+    """The lines of each method's name, with a remark where its ranking says nothing."""
+    return {
+        method.label: [
+            *textwrap.wrap(method.label, LABEL_WIDTH),
+            *(["(ranking says nothing)"] if method.ranking_fault is not None else []),
+        ]
+        for method in comparison.methods
+    }
 
 
 def _draw(axes: Axes, comparison: Comparison, curve: Curve, whole: Estimate) -> None:
@@ -121,8 +135,10 @@ def _draw(axes: Axes, comparison: Comparison, curve: Curve, whole: Estimate) -> 
 def _range(curves: Sequence[Curve], whole: Estimate) -> tuple[float, float]:
     heights = [whole.interval.low, whole.interval.high]
     heights += [side for c in curves for p in c.points for side in (p.lowest, p.highest)]
-    margin = 0.04 * (max(heights) - min(heights) or 1.0)
-    return min(heights) - margin, max(heights) + margin
+    low, high = min(heights), max(heights)
+    # Curves that hardly differ are not to fill the picture.
+    margin = max(0.04 * (high - low), (LEAST_RANGE - (high - low)) / 2)
+    return low - margin, high + margin
 
 
 def _name_at_the_end(

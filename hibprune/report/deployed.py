@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hibprune.records.manifest import Change, LatencySummary, Manifest, TimingSummary
 from hibprune.records.medium import SYMBOLS, Medium
-from hibprune.report import wording
+from hibprune.report import numbers, wording
 from hibprune.report.markdown import plain, table
 
 
@@ -68,7 +68,7 @@ def _rows(
     speed_up = f"{times.ratio:.2f}× ({wording.ratio_interval(times)})"
     rows: list[list[object]] = []
     for model, one, ratio in (("original", times.before, ""), ("pruned", times.after, speed_up)):
-        percentiles = [wording.milliseconds(time) for time in (one.p50, one.p90, one.p99)]
+        percentiles = [numbers.milliseconds(time) for time in (one.p50, one.p90, one.p99)]
         factor = "" if one.real_time_factor is None else f"{one.real_time_factor:.3g}"
         factors = [factor] if with_factor else []
         rows.append([length, f"{model}{part}", *percentiles, *factors, ratio, repetitions])
@@ -84,15 +84,15 @@ def size_section(manifest: Manifest) -> str:
         *(_megabytes_row(name, size) for name, size in graphs.items() if several),
         (
             "parameters",
-            wording.count(parameters.before),
-            wording.count(parameters.after),
-            wording.change(parameters.before, parameters.after),
+            numbers.count(parameters.before),
+            numbers.count(parameters.after),
+            numbers.change(parameters.before, parameters.after),
         ),
         (
             f"multiply-adds, {wording.counted_work(macs)}",
-            wording.count(macs.before),
-            wording.count(macs.after),
-            wording.change(macs.before, macs.after),
+            numbers.count(macs.before),
+            numbers.count(macs.after),
+            numbers.change(macs.before, macs.after),
         ),
     ]
     return f"## Size\n\n{table('lrrr', ['', 'original', 'pruned', 'change'], rows)}"
@@ -101,9 +101,9 @@ def size_section(manifest: Manifest) -> str:
 def _megabytes_row(label: str, size: Change) -> tuple[str, str, str, str]:
     return (
         label,
-        wording.megabytes(size.before),
-        wording.megabytes(size.after),
-        wording.change(size.before, size.after),
+        numbers.megabytes(size.before),
+        numbers.megabytes(size.after),
+        numbers.change(size.before, size.after),
     )
 
 
@@ -111,13 +111,13 @@ def parity_section(manifest: Manifest) -> str:
     """How far every output of the ONNX files is from PyTorch's at most, and by what measure."""
     parity = manifest.parity
     verdict = "within" if parity.max_relative_diff <= parity.tolerance else "BEYOND"
-    lengths = wording.listing([f"{value:g}" for value in parity.lengths])
-    batches = wording.listing([str(batch) for batch in parity.batches])
+    lengths = numbers.listing([f"{value:g}" for value in parity.lengths])
+    batches = numbers.listing([str(batch) for batch in parity.batches])
     rows = [
         (
             one.output,
             f"{one.max_abs_diff:.1e}",
-            wording.three_digits(one.scale),
+            numbers.three_digits(one.scale),
             f"{one.relative_diff:.1e}",
         )
         for one in parity.outputs

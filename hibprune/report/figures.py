@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,12 +12,13 @@ import numpy as np
 from hibprune.execution.files import write_via_temporary
 from hibprune.records.manifest import LatencySummary
 from hibprune.records.units import Plan, Scores
-from hibprune.report.spread import cut_of, spread_of
-from hibprune.report.wording import by_setting, milliseconds, speed_finding, work
+from hibprune.report.numbers import capitalised, milliseconds
+from hibprune.report.ranking import ranking_finding
+from hibprune.report.spread import cut_of, score_limits, spread_of
+from hibprune.report.wording import by_setting, speed_finding, work
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 150
@@ -49,14 +51,19 @@ def head_grid(scores: Scores, plan: Plan) -> HeadGrid:
 
 
 def head_map(scores: Scores, plan: Plan, path: Path, label: str = "mean score") -> None:
-    """Draw the layer × head heat map with the removed heads crossed out."""
+    """Draw the layer × head heat map with the removed heads crossed out.
+
+    Scores that say nothing about which heads matter are said to, and not spread over all colours.
+    """
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     grid = head_grid(scores, plan)
     layers, heads = grid.scores.shape
     cell_width, cell_height = min(0.42, 5.0 / heads), min(0.42, 8.6 / layers)
     width, height = cell_width * heads, cell_height * layers
-    left, right, above, below = 0.65, 0.85, 0.58, 1.45
+    warning = _warning(scores, 58)
+    left, right, above, below = 0.65, 0.85, 0.58, 1.45 + 0.17 * len(warning)
     body = max(width, 3.7)
     figure = Figure(figsize=(left + body + right, below + height + above))
     total_width, total_height = figure.get_size_inches()
@@ -68,37 +75,41 @@ def head_map(scores: Scores, plan: Plan, path: Path, label: str = "mean score") 
         cmap="viridis",
         edgecolors="white",
         linewidth=1.2 if min(cell_width, cell_height) > 0.25 else 0.5,
-        norm=_colour_range(grid.scores),
+        norm=Normalize(*score_limits(scores)),
     )
     _cross_out(axes, grid.removed, min(cell_width, cell_height))
     _head_map_axes(axes, grid, cell_width, cell_height)
     bar = figure.add_axes(
-        (left / total_width, 0.8 / total_height, body / total_width, 0.13 / total_height)
+        (left / total_width, (below - 0.65) / total_height, body / total_width, 0.13 / total_height)
     )
     colour_bar = figure.colorbar(mesh, cax=bar, orientation="horizontal")
     colour_bar.outline.set_visible(False)
     figure.text(
         left / total_width,
         0.12 / total_height,
-        f"{label}\nlighter: matters more",
+        "\n".join(warning) if warning else "lighter: matters more",
+        size=TEXT_SIZE - 1,
+        color=REMOVED if warning else INK,
+        va="bottom",
+        linespacing=1.4,
+    )
+    figure.text(
+        left / total_width,
+        (below - 1.12) / total_height,
+        label,
         size=TEXT_SIZE - 1,
         color=INK,
         va="bottom",
-        linespacing=1.4,
     )
     colour_bar.ax.tick_params(labelsize=TEXT_SIZE - 1, color=FAINT, labelcolor=INK)
     _legend_of_marks(figure, grid, left / total_width, 1 - 0.16 / total_height)
     save(figure, path)
 
 
-def _colour_range(values: np.ndarray) -> Normalize:
-    from matplotlib.colors import Normalize
-
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if low == high:
-        # A single value has no range to spread colours over.
-        return Normalize(low - 0.5, high + 0.5)
-    return Normalize(low, high)
+def _warning(scores: Scores, width: int) -> list[str]:
+    """In lines of so many letters, that scores say nothing; no line where they say something."""
+    fault = scores.ranking_fault
+    return [] if fault is None else textwrap.wrap(capitalised(ranking_finding(fault)), width)
 
 
 def _cross_out(axes: Axes, removed: np.ndarray, cell_inches: float) -> None:
@@ -196,7 +207,16 @@ def score_spread(
     axes.set_xlabel("heads, from the lowest score to the highest", size=TEXT_SIZE, color=INK)
     # Above, not beside: a long label is wider than the picture is high.
     bars = "" if spread.errors is None else "; bars: ± 1 standard error"
-    axes.set_title(f"{label}{bars}", loc="left", size=TEXT_SIZE, color=INK)
+    warning = _warning(scores, 95)
+    axes.set_title(
+        "\n".join([f"{label}{bars}", *warning]),
+        loc="left",
+        size=TEXT_SIZE,
+        color=REMOVED if warning else INK,
+    )
+    if warning:
+        low, high = score_limits(scores)
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes.set_xlim(0, len(rank) + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=GRID, linewidth=0.8)

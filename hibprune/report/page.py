@@ -5,11 +5,20 @@ from __future__ import annotations
 from hibprune.records.manifest import DataSummary, Manifest
 from hibprune.records.measurements import Gate, Measurement
 from hibprune.records.medium import SYMBOLS
-from hibprune.records.units import Plan, Scores, heads_by_layer
-from hibprune.report import wording
+from hibprune.records.units import Plan, Scores
+from hibprune.report import numbers, wording
+from hibprune.report.caveats import caveats
 from hibprune.report.deployed import latency_section, parity_section, size_section
+from hibprune.report.gates import (
+    gate_interval,
+    gate_number,
+    gate_value,
+    gate_verdict,
+    gates_sentence,
+)
+from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
-from hibprune.report.spread import cut_of, heads_near_cut, spread_of
+from hibprune.report.ranking import samples
 
 NAMED_CLIPS = 20
 
@@ -23,8 +32,8 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
         latency_section(manifest),
         size_section(manifest),
         _gates(manifest),
-        _heads(manifest, scores, plan),
-        _scoring(manifest),
+        heads_section(manifest, scores, plan),
+        scoring_section(manifest),
         parity_section(manifest),
         _data(manifest),
         _steps(manifest),
@@ -41,7 +50,8 @@ def _verdict(manifest: Manifest) -> str:
         f"**{wording.heads_sentence(manifest)}** {metric}",
         wording.speed_sentences(manifest.latency),
         wording.size_sentence(manifest),
-        plain(wording.gates_sentence(manifest.gates)),
+        plain(gates_sentence(manifest.gates)),
+        *(f"**{plain(sentence)}**" for sentence in caveats(manifest)),
         "Ranges in parentheses are 95 % intervals.",
     ]
     return "\n\n".join(sentences)
@@ -70,11 +80,11 @@ def _metric(manifest: Manifest) -> str:
     aim = "higher" if metric.higher_is_better else "lower"
     measured = manifest.medium.many
     header = ["model", f"{name} ({aim} is better)", "95 % interval", measured, "finding"]
-    return f"## {name[0].upper()}{name[1:]}\n\n{table('lrrrl', header, rows)}"
+    return f"## {numbers.capitalised(name)}\n\n{table('lrrrl', header, rows)}"
 
 
 def _metric_row(model: str, result: Measurement, finding: str) -> list[object]:
-    value = wording.percent(result.value, wording.metric_decimals(result.n))
+    value = numbers.percent(result.value, numbers.metric_decimals(result.n))
     return [model, value, wording.percent_interval(result.interval, result.n), result.n, finding]
 
 
@@ -87,108 +97,13 @@ def _gates(manifest: Manifest) -> str:
 
 
 def _gate_row(gate: Gate) -> tuple[str, ...]:
-    verdict = "✓ passed" if gate.passed else "✗ FAILED"
-    close = f", {wording.WITHIN_NOISE}" if gate.within_noise else ""
     return (
         gate.name,
-        wording.gate_number(gate.limit),
-        wording.gate_value(gate),
-        wording.gate_interval(gate),
-        f"{verdict}{close}",
+        gate_number(gate.limit),
+        gate_value(gate),
+        gate_interval(gate),
+        gate_verdict(gate),
     )
-
-
-def _heads(manifest: Manifest, scores: Scores, plan: Plan) -> str:
-    kept = heads_by_layer(plan.kept)
-    removed = manifest.heads.removed
-    rows = [
-        (layer, ", ".join(map(str, removed.get(layer, ()))) or "–", len(kept.get(layer, ())))
-        for layer in sorted({*kept, *removed})
-    ]
-    return "\n\n".join(
-        [
-            "## Heads",
-            "![Score of every head, the removed ones crossed out](figures/heads.png)",
-            f"*How to read it: a row is a layer, the one nearest the {manifest.medium.name} at the "
-            "bottom; a cell is a head; the lighter, the more it matters. Crossed-out "
-            "heads are gone, blank places held no head to begin with.*",
-            "![Scores of all heads in order](figures/spread.png)",
-            _spread_caption(manifest, scores),
-            _near_cut(scores, plan) if len(manifest.rounds) < 2 else _rounds(manifest),
-            table("llr", ["layer", "removed heads (original indices)", "heads kept"], rows),
-        ]
-    )
-
-
-def _spread_caption(manifest: Manifest, scores: Scores) -> str:
-    parts = ["heads in order of score"]
-    if len(scores.per_sample) > 1:
-        bars = "bars reach one standard error over the calibration samples either way"
-        crossing = ". Where bars cross the cut, other samples might have chosen other heads"
-        parts.append(bars + (crossing if len(manifest.rounds) < 2 else ""))
-    return f"*How to read it: {'; '.join(parts)}.*"
-
-
-def _rounds(manifest: Manifest) -> str:
-    rows = []
-    for number, one in enumerate(manifest.rounds, start=1):
-        removed = sum(map(len, one.removed.values()))
-        went = "; ".join(
-            f"{layer}: {', '.join(map(str, heads))}" for layer, heads in one.removed.items()
-        )
-        stability = "–" if one.split_half is None else f"{one.split_half:.2f}"
-        rows.append((number, removed, went, stability, wording.duration(one.seconds)))
-    header = ["round", "heads", "layer: heads that went", "split-half correlation", "scoring"]
-    return (
-        f"Heads went in {len(manifest.rounds)} rounds, and those left were scored again after each "
-        "on the model without the others. The pictures show the score a head had in its last "
-        "round; as scores of different rounds come from different models, no one cut parts them."
-        f"\n\n{table('rrlrr', header, rows)}"
-    )
-
-
-def _near_cut(scores: Scores, plan: Plan) -> str:
-    spread = spread_of(scores, plan)
-    if not (plan.removed and plan.kept):
-        return "There is no cut to compare scores with."
-    if cut_of(spread) is None:
-        return (
-            "No single score parts removed from kept heads: the budget held every layer to "
-            "limits of its own."
-        )
-    near = heads_near_cut(spread)
-    if near is None:
-        return (
-            "How many heads might have fallen on the other side of the cut cannot be told: there "
-            "is one score of each head, not one for every sample."
-        )
-    subject = "1 head lies" if near == 1 else f"{near or 'No'} heads lie"
-    return f"{subject} within one standard error of the cut."
-
-
-def _scoring(manifest: Manifest) -> str:
-    attribution = manifest.attribution
-    rows = [
-        ("method", attribution.method),
-        ("samples", attribution.samples or "none: it looks at no data"),
-        ("time", wording.duration(attribution.seconds)),
-        *([] if attribution.steps is None else [("steps taken", attribution.steps)]),
-        *((name, _setting(value)) for name, value in attribution.settings.items()),
-    ]
-    return (
-        f"## How the heads were scored\n\n{table('ll', ['', ''], rows)}\n\n"
-        f"{wording.ranking_sentence(manifest)}"
-    )
-
-
-def _setting(value: str | int | float | bool | tuple[str, ...] | None) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, tuple):
-        return ", ".join(value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _data(manifest: Manifest) -> str:
@@ -217,8 +132,8 @@ def _skipped(use: str, data: DataSummary) -> str:
 
 
 def _steps(manifest: Manifest) -> str:
-    rows = [(step, wording.duration(seconds)) for step, seconds in manifest.steps.items()]
-    rows.append(("all", wording.duration(sum(manifest.steps.values()))))
+    rows = [(step, numbers.duration(seconds)) for step, seconds in manifest.steps.items()]
+    rows.append(("all", numbers.duration(sum(manifest.steps.values()))))
     return f"## Steps\n\n{table('lr', ['step', 'time'], rows)}"
 
 
@@ -254,15 +169,15 @@ def _not_measured(manifest: Manifest) -> str:
 
 
 def _ranking_limits(manifest: Manifest) -> str:
-    samples = manifest.attribution.samples
-    if not samples:
+    number = manifest.attribution.samples
+    if not number:
         method = plain(manifest.attribution.method)
         return (
             f"Other ways to score: {method} looks at no data (seed {manifest.seed}); methods that "
             "do may choose other heads."
         )
     return (
-        f"Other calibration samples: the ranking rests on {wording.samples(samples)} and "
+        f"Other calibration samples: the ranking rests on {samples(number)} and "
         f"seed {manifest.seed}."
     )
 
@@ -272,7 +187,7 @@ def _latency_limits(manifest: Manifest) -> str:
         return "Latency: not measured at all."
     medium = manifest.medium
     values = sorted({f"{one.length.value:g}" for one in manifest.latency}, key=float)
-    lengths = f"{wording.listing(values)} {SYMBOLS[medium.unit]}"
+    lengths = f"{numbers.listing(values)} {SYMBOLS[medium.unit]}"
     settings = plain("; ".join(wording.by_setting(manifest.latency)))
     return (
         f"Other latencies: measured at {lengths} with {settings} on the machine above and "

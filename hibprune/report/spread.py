@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hibprune.records.ranking import scores_equal
 from hibprune.records.units import Head, Plan, Scores
 
 
@@ -47,3 +48,27 @@ def heads_near_cut(spread: Spread) -> int | None:
     if cut is None or spread.errors is None:
         return None
     return int(np.sum(np.abs(spread.means - cut) < spread.errors))
+
+
+def score_limits(scores: Scores) -> tuple[float, float]:
+    """The range that a picture of the mean scores is to span.
+
+    Where they rank the heads, from the lowest to the highest. Where they say nothing, the range
+    that single samples have, or half their size either way where these are equal too: small
+    differences, drawn as large ones, would be taken for findings.
+    """
+    per_sample = np.asarray(scores.per_sample, dtype=np.float64)
+    means = per_sample.mean(axis=0)
+    low, high = float(means.min()), float(means.max())
+    if scores.ranking_fault is not None:
+        low, high = float(per_sample.min()), float(per_sample.max())
+    return wide_enough(low, high)
+
+
+def wide_enough(low: float, high: float) -> tuple[float, float]:
+    """A range as it is, or half its size either way where its ends are equal but for rounding."""
+    if not scores_equal([low, high]):
+        return (low, high)
+    middle = (low + high) / 2
+    reach = abs(middle) / 2 or 0.5
+    return (middle - reach, middle + reach)

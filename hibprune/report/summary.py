@@ -7,21 +7,24 @@ from typing import NamedTuple
 from hibprune.records.base import Interval
 from hibprune.records.manifest import Manifest, TimingSummary
 from hibprune.records.measurements import Measurement
-from hibprune.report.wording import (
-    by_setting,
+from hibprune.report.numbers import (
+    capitalised,
     change,
     count,
     megabytes,
     metric_decimals,
-    metric_name,
     milliseconds,
     percent,
-    percent_interval,
     points,
+    three_digits,
+)
+from hibprune.report.wording import (
+    by_setting,
+    change_finding,
+    metric_name,
+    percent_interval,
     ratio_interval,
     speed_changed,
-    three_digits,
-    within_noise,
     work,
 )
 
@@ -89,7 +92,7 @@ def _size_row(manifest: Manifest) -> SummaryRow:
 def _metric_rows(manifest: Manifest) -> list[SummaryRow]:
     metric = manifest.metric
     name = metric_name(metric.name)
-    name = name[0].upper() + name[1:]
+    name = capitalised(name)
     return [
         _metric_row(
             name,
@@ -106,7 +109,6 @@ def _metric_row(
     label: str, detail: str, before: Measurement, after: Measurement, paired: Interval | None
 ) -> SummaryRow:
     decimals = metric_decimals(after.n)
-    noise = within_noise(before, after, paired)
     return SummaryRow(
         label,
         percent(before.value, decimals),
@@ -115,7 +117,7 @@ def _metric_row(
         detail,
         percent_interval(before.interval, before.n),
         percent_interval(after.interval, after.n),
-        "within noise" if noise else "beyond noise",
+        change_finding(before, after, paired),
     )
 
 

@@ -8,15 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hibprune.records.manifest import Manifest
-from hibprune.records.measurements import Gate
+from hibprune.records.measurements import Gate, Verdict
+from hibprune.report.caveats import caveats
+from hibprune.report.gates import MARKS, gate_reason, gate_summary
 from hibprune.report.summary import summary_rows
-from hibprune.report.wording import (
-    WITHIN_NOISE,
-    by_setting,
-    gate_interval,
-    gate_number,
-    gate_value,
-)
+from hibprune.report.wording import by_setting, loss_sentence
+
+STYLES: dict[Verdict, str] = {"passed": "green", "failed": "bold red", "undecided": "yellow"}
 
 
 def closing_table(manifest: Manifest) -> Group:
@@ -39,6 +37,9 @@ def closing_table(manifest: Manifest) -> Group:
             _cell(row.change, row.change_detail),
         )
     lines: list[RenderableType] = [table, _footnote(manifest)]
+    if warned := caveats(manifest):
+        lines.append(Text())
+        lines.extend(Text.assemble(("!", "bold yellow"), f" {sentence}") for sentence in warned)
     if manifest.gates:
         lines.append(Text())
         lines.extend(_gate_line(gate) for gate in manifest.gates)
@@ -58,11 +59,13 @@ def _footnote(manifest: Manifest) -> Text:
     settings = list(by_setting(manifest.latency))
     if settings:
         parts.append("latency is the median" + (f" ({settings[0]})" if len(settings) == 1 else ""))
-    return Text(f"{'; '.join(parts)}.", style="dim")
+    sentences = [f"{'; '.join(parts)}.", *filter(None, [loss_sentence(manifest.metric)])]
+    return Text(" ".join(sentences), style="dim")
 
 
 def _gate_line(gate: Gate) -> Text:
-    mark, style, verdict = ("✓", "green", "") if gate.passed else ("✗", "bold red", "  FAILED")
-    found = f" {gate.name}: {gate_value(gate)}, limit {gate_number(gate.limit)}"
-    close = f"\n  {WITHIN_NOISE}: {gate_interval(gate)}" if gate.within_noise else ""
-    return Text.assemble((mark, style), found, (verdict, style), (close, "dim"))
+    mark, verdict = MARKS[gate.verdict].split(" ")
+    style, reason = STYLES[gate.verdict], gate_reason(gate)
+    told = "" if gate.verdict == "passed" else f"  {verdict}"
+    why = f"\n  {reason}" if reason else ""
+    return Text.assemble((mark, style), f" {gate_summary(gate)}", (told, style), (why, "dim"))

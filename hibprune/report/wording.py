@@ -1,33 +1,29 @@
-"""Numbers and findings as people write them; one wording for report, card and terminal."""
+"""Findings on metric, speed, size and heads in words; the same for report, card and terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from hibprune.records.base import Interval
-from hibprune.records.manifest import (
-    SPEEDUP,
-    AttributionSummary,
-    LatencySummary,
-    Manifest,
-    MetricSummary,
-    TimingSummary,
-)
-from hibprune.records.measurements import AtWork, Gate, Measurement
+from hibprune.records.manifest import LatencySummary, Manifest, MetricSummary, TimingSummary
+from hibprune.records.measurements import AtWork, Measurement
 from hibprune.records.medium import SOUND, Medium
+from hibprune.report.numbers import (
+    MINUS,
+    capitalised,
+    change,
+    count,
+    megabytes,
+    metric_decimals,
+    percent,
+    points,
+)
 
-MINUS = "−"
-WITHIN_NOISE = "within the noise of the measurement"
+SERIOUS = 0.25
+"""A rise of the errors by this share is never called noise."""
 
-
-def percent(fraction: float, decimals: int) -> str:
-    """`0.961` as `96.1 %`."""
-    return f"{100 * fraction:.{decimals}f} %"
-
-
-def metric_decimals(n: int) -> int:
-    """Decimals of a percentage over `n` inputs: a second one says something from 1000 clips on."""
-    return 2 if n >= 1000 else 1
+Finding = Literal["no change", "within noise", "unconfirmed", "beyond noise"]
 
 
 def metric_name(name: str) -> str:
@@ -47,65 +43,6 @@ def measurement(result: Measurement) -> str:
     return f"{value} ({percent_interval(result.interval, result.n)})"
 
 
-def points(difference: float, n: int) -> str:
-    """A difference of two metrics in percentage points, with its sign."""
-    decimals = metric_decimals(n)
-    size = f"{100 * abs(difference):.{decimals}f}"
-    if float(size) == 0:
-        return f"{size} points"
-    return f"{'+' if difference > 0 else MINUS}{size} points"
-
-
-def three_digits(number: float) -> str:
-    """Three significant digits, never a power of ten: `7.18`, `55.2`, `185`."""
-    decimals = 2 if number < 9.995 else 1 if number < 99.95 else 0
-    return f"{number:.{decimals}f}"
-
-
-def milliseconds(time: float) -> str:
-    """A latency with its unit."""
-    return f"{three_digits(time)} ms"
-
-
-def megabytes(size_bytes: int) -> str:
-    """A file size in MB of 10⁶ bytes."""
-    return f"{three_digits(size_bytes / 1e6)} MB"
-
-
-def count(number: int) -> str:
-    """Parameters or multiply-adds: `94.4 M`, `3.02 M`, `1.23 G`."""
-    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        # 999 700 rounds to 1.00 M, not to 1000 k.
-        if number >= 0.9995 * scale:
-            return f"{three_digits(number / scale)} {unit}"
-    return str(number)
-
-
-def change(before: float, after: float) -> str:
-    """Relative change in percent, signed; a dash where there is nothing to relate to."""
-    if before == 0:
-        return "–"
-    share = 100 * (after - before) / before
-    if round(share) == 0 and share != 0:
-        return f"{MINUS if share < 0 else '+'}{abs(share):.1f} %"
-    return f"{MINUS if share < 0 else '+' if share > 0 else ''}{abs(share):.0f} %"
-
-
-def duration(seconds: float) -> str:
-    """`4.2 s`, `2 min 13 s`, `1 h 5 min`."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def listing(items: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
-
-
 def overlap(first: Interval, second: Interval) -> bool:
     """Whether two intervals share a value."""
     return first.low <= second.high and second.low <= first.high
@@ -121,21 +58,85 @@ def within_noise(before: Measurement, after: Measurement, paired: Interval | Non
     return paired.low <= 0 <= paired.high
 
 
+def change_finding(before: Measurement, after: Measurement, paired: Interval | None) -> Finding:
+    """Whether a change is noise; a loss too large to be passed over is unconfirmed instead."""
+    if before.value == after.value:
+        return "no change"
+    if not within_noise(before, after, paired):
+        return "beyond noise"
+    return "unconfirmed" if _is_serious(before, after) else "within noise"
+
+
+def _is_serious(before: Measurement, after: Measurement) -> bool:
+    loss = -_gain(before, after)
+    return loss > 0 and loss >= SERIOUS * _error_rate(before) - 1e-12
+
+
+def _gain(before: Measurement, after: Measurement) -> float:
+    gain = after.value - before.value
+    return gain if after.higher_is_better else -gain
+
+
+def _error_rate(result: Measurement) -> float:
+    return 1 - result.value if result.higher_is_better else result.value
+
+
+def possible_loss(paired: Interval | None, higher_is_better: bool) -> float:
+    """How large a loss the data cannot rule out: the bad end of the interval of the change.
+
+    0 where any loss is ruled out, or nothing is known of the change.
+    """
+    if paired is None:
+        return 0.0
+    return max(0.0, -paired.low if higher_is_better else paired.high)
+
+
 def metric_finding(
     before: Measurement, after: Measurement, paired: Interval | None, medium: Medium = SOUND
 ) -> str:
     """What the change of a metric amounts to, judged on what both models were given."""
     given = medium.counted(after.n)
-    if before.value == after.value:
-        return f"the same value on {given}"
-    gain = after.value - before.value
-    if not after.higher_is_better:
-        gain = -gain
+    gain = _gain(before, after)
     size = points(gain, after.n).lstrip(f"+{MINUS}")
-    direction = "better" if gain > 0 else "worse"
-    if within_noise(before, after, paired):
-        return f"{size} {direction}, within the noise of {given}"
-    return f"{size} {direction}, more than the noise of {given} explains"
+    found = f"{size} {'better' if gain > 0 else 'worse'}"
+    finding = change_finding(before, after, paired)
+    if finding == "no change":
+        found = f"the same value on {given}"
+    elif finding == "beyond noise":
+        found += f", more than the noise of {given} explains"
+    elif finding == "within noise":
+        found += f", within the noise of {given}"
+    elif _error_rate(before) == 0:
+        found += f" where there was no error, which {given} cannot confirm"
+    else:
+        more = percent(-gain / _error_rate(before), 0)
+        found += f", {more} more errors, which {given} cannot confirm"
+    loss = possible_loss(paired, after.higher_is_better)
+    if loss == 0:
+        return found
+    return f"{found}; a loss of up to {_loss(loss, after.n)} cannot be ruled out"
+
+
+def _loss(loss: float, n: int) -> str:
+    return points(loss, n).lstrip("+")
+
+
+def loss_sentence(metric: MetricSummary) -> str | None:
+    """How large a loss the data cannot rule out, of the pruned and of the exported model."""
+    pruned, exported = (
+        _loss(possible_loss(change, metric.higher_is_better), metric.n)
+        for change in (metric.pruned_change, metric.exported_change)
+    )
+    if (
+        metric.exported_change is None
+        or possible_loss(metric.exported_change, metric.higher_is_better)
+        == possible_loss(metric.pruned_change, metric.higher_is_better)
+        == 0
+    ):
+        return None
+    of_pruned = "" if pruned == exported else f", {pruned} before export"
+    name = metric_name(metric.name)
+    return f"A loss of up to {exported} of {name} cannot be ruled out{of_pruned}."
 
 
 def metric_sentence(metric: MetricSummary, medium: Medium = SOUND) -> str:
@@ -144,7 +145,7 @@ def metric_sentence(metric: MetricSummary, medium: Medium = SOUND) -> str:
     aim = "higher" if metric.higher_is_better else "lower"
     finding = metric_finding(metric.baseline, metric.pruned, metric.pruned_change, medium)
     sentence = (
-        f"{name[0].upper()}{name[1:]} ({aim} is better) went from {measurement(metric.baseline)} "
+        f"{capitalised(name)} ({aim} is better) went from {measurement(metric.baseline)} "
         f"to {measurement(metric.pruned)}: {finding}."
     )
     if metric.exported.value == metric.pruned.value:
@@ -251,94 +252,4 @@ def size_sentence(manifest: Manifest) -> str:
         f"({change(size.before, size.after)}), parameters from {count(parameters.before)} to "
         f"{count(parameters.after)}, multiply-adds for {counted_work(macs)} from "
         f"{count(macs.before)} to {count(macs.after)}."
-    )
-
-
-def gates_sentence(gates: Sequence[Gate]) -> str:
-    """Whether every gate passed; those that failed are named, and those that were close calls."""
-    if not gates:
-        return "No gates were set."
-    failed = [gate.name for gate in gates if not gate.passed]
-    if failed:
-        verdict = f"{len(failed)} of {len(gates)} gates FAILED: {listing(failed)}."
-    else:
-        verdict = "The gate passed." if len(gates) == 1 else f"All {len(gates)} gates passed."
-    close = [gate.name for gate in gates if gate.within_noise]
-    if not close:
-        return verdict
-    return f"{verdict} {WITHIN_NOISE.capitalize()}: {listing(close)}."
-
-
-def gate_value(gate: Gate) -> str:
-    """What a gate was judged on: `0.0023`, `1.15 (ratio of medians)`."""
-    return gate_number(gate.value) + (" (ratio of medians)" if gate.name == SPEEDUP else "")
-
-
-def gate_interval(gate: Gate) -> str:
-    """The 95 % interval of what a gate was judged on, `1.13 to 1.17`; a dash where it has none."""
-    return "–" if gate.interval is None else " to ".join(map(gate_number, gate.interval))
-
-
-def gate_number(number: float) -> str:
-    """A limit or what is held against it, in the unit the recipe gives limits in."""
-    # A drop of nothing is a zero with a sign.
-    return f"{number + 0.0:.4g}".replace("-", MINUS)
-
-
-def gate_failure(gate: Gate) -> str:
-    """A failed gate in a line: the limit, what was measured, and whether it is a close call."""
-    close = f", {WITHIN_NOISE} ({gate_interval(gate)})" if gate.within_noise else ""
-    return f"{gate.name}: limit {gate_number(gate.limit)}, measured {gate_value(gate)}{close}"
-
-
-def score_label(manifest: Manifest) -> str:
-    """What a head's score is: `hib score (similarity), mean over 200 samples`."""
-    attribution = manifest.attribution
-    kind = attribution.settings.get("score")
-    name = f"{attribution.method} score" + (f" ({kind})" if kind else "")
-    if len(manifest.rounds) > 1:
-        name = f"{name} of the head's last round"
-    # Without a split-half correlation there are too few samples, or no scores of single ones.
-    if attribution.split_half is None:
-        return name
-    return f"{name}, mean over {attribution.samples} samples"
-
-
-def scored_by(attribution: AttributionSummary) -> str:
-    """The method and what it looked at: `hib on 200 samples`."""
-    if not attribution.samples:
-        return f"{attribution.method}, which looks at no data"
-    return f"{attribution.method} on {samples(attribution.samples)}"
-
-
-def samples(number: int) -> str:
-    """`1 sample`, `200 samples`."""
-    return f"{number} {'sample' if number == 1 else 'samples'}"
-
-
-def ranking_sentence(manifest: Manifest) -> str:
-    """What the split-half correlation says about the ranking, and what it does not."""
-    attribution = manifest.attribution
-    split_half = attribution.split_half
-    if split_half is None:
-        if not attribution.samples:
-            reason = f"{attribution.method} looks at no data"
-        elif attribution.samples < 4:
-            reason = "it takes four samples"
-        else:
-            reason = f"{attribution.method} scores all samples together, not one by one"
-        return f"There is no split-half correlation: {reason}."
-    if split_half >= 0.9:
-        reading = "other samples of the same kind would give nearly the same ranking"
-    elif split_half >= 0.7:
-        reading = "the coarse ranking is settled, heads near the cut may swap with other samples"
-    else:
-        reading = (
-            "the ranking depends much on which samples were drawn: use more, "
-            "or read the choice of heads as partly chance"
-        )
-    first = " in the first round" if len(manifest.rounds) > 1 else ""
-    return (
-        f"Split-half rank correlation {split_half:.2f}{first}: {reading}. It speaks of the "
-        "ranking's stability; whether the ranking is a good one, the metric after removal says."
     )

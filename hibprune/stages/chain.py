@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from hibprune.compression.remove import remove_heads, save_model
 from hibprune.deployment.export import export_onnx, write_metadata
 from hibprune.deployment.parity import check_parity
+from hibprune.errors import UserError
+from hibprune.evaluation.chance import chance_fault
 from hibprune.evaluation.footprint import measure_footprint
 from hibprune.evaluation.latency import Times, measure_latency
 from hibprune.evaluation.metric import evaluate, metric_line, prediction_lines
@@ -42,10 +44,21 @@ from hibprune.stages.run import Run, once
 
 
 def baseline(run: Run) -> Done[Evaluation]:
-    """Measure the original model."""
-    checkpoint = run.checkpoint
-    predict = run.recipe.task.torch_predict
-    return _measured(run, "baseline", "baseline", {}, checkpoint, lambda: predict(checkpoint.model))
+    """Measure the original model.
+
+    Raises:
+        UserError: it is no better than chance, and the recipe does not allow that: what follows
+            would compare guesses.
+    """
+    checkpoint, recipe = run.checkpoint, run.recipe
+    predict = recipe.task.torch_predict
+    measured = _measured(
+        run, "baseline", "baseline", {}, checkpoint, lambda: predict(checkpoint.model)
+    )
+    fault = chance_fault(measured.result, run.material.references, recipe.task.medium)
+    if fault is not None and not recipe.validation.allow_chance_baseline:
+        raise UserError(fault)
+    return measured
 
 
 def _measured(
@@ -81,6 +94,7 @@ def _measured(
         measure,
         metric_line,
         lambda _: [predictions_file],
+        version=2,
     )
 
 

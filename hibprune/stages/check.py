@@ -20,6 +20,7 @@ from hibprune.stages.load import (
     VALIDATION,
     calibration_order,
     check_model,
+    require_distinct_labels,
     require_sources,
     try_loss,
     validation_order,
@@ -63,11 +64,14 @@ def check_recipe(
     if checkpoint is not None:
         with _gathered(faults):
             try_loss(recipe, checkpoint, validation)
+    measured = validation_order(recipe, validation)[: recipe.validation.limit]
+    if measured:
+        with _gathered(faults):
+            require_distinct_labels(recipe, measured)
     if calibration and validation:
         with _gathered(faults):
             require_disjoint(
-                calibration_order(recipe, calibration)[: recipe.calibration.samples],
-                validation_order(recipe, validation)[: recipe.validation.limit],
+                calibration_order(recipe, calibration)[: recipe.calibration.samples], measured
             )
     return CheckReport(
         recipe=name,

@@ -22,6 +22,7 @@ from hibprune.data import (
     usable,
 )
 from hibprune.errors import UserError, shortened
+from hibprune.evaluation.chance import single_label_fault
 from hibprune.models.architecture import graph_fault
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
@@ -30,7 +31,7 @@ from hibprune.models.preprocessing import Reading
 from hibprune.models.trial import REMEDY
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.report.checking import passed_over_lines
-from hibprune.tasks import TaskBase
+from hibprune.tasks import Target, TaskBase
 
 CALIBRATION, VALIDATION = "calibration", "validation"
 NAMED_WHEN_SKIPPED = 10
@@ -45,6 +46,11 @@ class Material:
     validation: Selection
     passed_over: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Files beside the clips that are taken for none, by the set, each with the reason."""
+
+    @property
+    def references(self) -> list[Target]:
+        """What is true of each validation clip."""
+        return [clip.target for clip in self.validation.utterances if clip.target is not None]
 
 
 def load(
@@ -90,6 +96,7 @@ def load(
         progress,
     )
     require_disjoint(drawn.utterances, measured.utterances)
+    require_distinct_labels(recipe, measured.utterances)
     if recipe.removal.leave == "mean":
         clips = (calibration_inputs(recipe, checkpoint, clip) for clip in drawn.utterances)
         move_means(checkpoint.model, mean_outputs(checkpoint.model, clips))
@@ -219,6 +226,20 @@ def check_targets(
         fault = task.references_fault(references, checkpoint.vocabulary)
         if fault is not None:
             raise UserError(f"{place}: {fault}")
+
+
+def require_distinct_labels(recipe: Recipe, validation: Sequence[Utterance]) -> None:
+    """See that accuracy on the validation clips says something of a model.
+
+    Raises:
+        UserError: they all have one label, and the recipe does not allow that.
+    """
+    if recipe.validation.allow_chance_baseline or recipe.task.fields.kind == "text":
+        return
+    labels = [clip.target for clip in validation if clip.target is not None]
+    fault = single_label_fault(labels, recipe.task.medium)
+    if fault is not None:
+        raise UserError(fault)
 
 
 def skipped_lines(material: Material) -> list[str]:

@@ -1,4 +1,4 @@
-"""From what the steps found to the manifest, the gates and the written report."""
+"""From what the steps found to the manifest and the written report."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hibprune.data import Selection
+from hibprune.evaluation.chance import chance_level
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import RECIPE_FILE, file_digests, graph_bytes
 from hibprune.execution.steps import Done
-from hibprune.recipe import Gates, LoadedRecipe
-from hibprune.records.base import Interval
+from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import (
     FILE_NAME,
-    SPEEDUP,
     AttributionSummary,
     Change,
     DataSummary,
@@ -25,6 +24,7 @@ from hibprune.records.manifest import (
     MacsChange,
     Manifest,
     MetricSummary,
+    ModelName,
     ModelSummary,
     OutputParity,
     ParitySummary,
@@ -36,9 +36,7 @@ from hibprune.records.manifest import (
 from hibprune.records.measurements import (
     Benchmark,
     Evaluation,
-    Gate,
     Latency,
-    Measurement,
     Parity,
     ParityCase,
     Removal,
@@ -47,6 +45,7 @@ from hibprune.records.measurements import (
 )
 from hibprune.records.units import Head, heads_by_layer
 from hibprune.report import write_report
+from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
 from hibprune.stages.rounds import Choice, step_name
 
@@ -108,6 +107,11 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
     baseline, pruned = outcome.baseline.result, outcome.pruned.result
     exported = outcome.exported.result
     exported_change = paired_change(baseline, exported)
+    models: dict[ModelName, Evaluation] = {
+        "baseline": baseline,
+        "pruned": pruned,
+        "exported": exported,
+    }
     method = recipe.attribution.for_task(recipe.task.kind)
     cases = outcome.parity.result.cases
     return Manifest(
@@ -126,6 +130,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             seconds=sum(one.scores.seconds for one in rounds),
             split_half=scores.split_half,
             steps=scores.steps,
+            ranking_fault=scores.ranking_fault,
         ),
         heads=HeadSummary(
             total=plan.total,
@@ -138,6 +143,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
                 removed=_by_layer(one.plan.result.removed),
                 seconds=one.scores.seconds,
                 split_half=one.scores.result.split_half,
+                ranking_fault=one.scores.result.ranking_fault,
             )
             for one in rounds
         ),
@@ -164,6 +170,12 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             exported=exported.measurement,
             pruned_change=paired_change(baseline, pruned),
             exported_change=exported_change,
+            chance=chance_level(baseline, material.references),
+            constant={
+                name: evaluation.constant
+                for name, evaluation in models.items()
+                if evaluation.constant is not None
+            },
         ),
         parity=ParitySummary(
             tolerance=outcome.parity.result.tolerance,
@@ -180,42 +192,6 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         machine=describe_machine(),
         versions=installed_versions(),
         files={},
-    )
-
-
-def check_gates(
-    gates: Gates,
-    baseline: Measurement,
-    exported: Measurement,
-    change: Interval | None,
-    latencies: tuple[Latency, ...],
-    file_bytes: int,
-) -> tuple[Gate, ...]:
-    """Hold what was measured against the recipe's limits; gates that are not set stay out.
-
-    `change` is the paired interval of the metric's change; the slowest length is the one that
-    counts for the speed-up.
-    """
-    rise, drop = exported.value - baseline.value, baseline.value - exported.value
-    drop_interval = None if change is None else Interval(-change.high, -change.low)
-    slowest = min(latencies, key=lambda latency: latency.ratio)
-    checks: list[tuple[str, float | None, float, Interval | None, bool]] = [
-        ("largest_accuracy_drop", gates.largest_accuracy_drop, drop, drop_interval, True),
-        ("largest_wer_rise", gates.largest_wer_rise, rise, change, True),
-        (SPEEDUP, gates.smallest_speedup, slowest.ratio, slowest.ratio_interval, False),
-        ("largest_file_mb", gates.largest_file_mb, file_bytes / 1e6, None, True),
-    ]
-    return tuple(
-        Gate(
-            name=name,
-            limit=limit,
-            value=value,
-            interval=interval,
-            # A drop of exactly the limit passes, also where floats make it a hair more.
-            passed=value <= limit + 1e-12 if at_most else value >= limit,
-        )
-        for name, limit, value, interval, at_most in checks
-        if limit is not None
     )
 
 

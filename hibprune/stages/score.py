@@ -16,6 +16,7 @@ from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Partial, Step
 from hibprune.models.attention import heads_of
 from hibprune.records.units import Head, Plan, Scores, heads_by_layer
+from hibprune.report.ranking import SAYS_NOTHING
 from hibprune.stages.load import calibration_inputs
 from hibprune.stages.rounds import Choice, FinishedRound, step_name
 from hibprune.stages.run import Run, once
@@ -102,7 +103,8 @@ def attribute(
         split_half = scores.split_half
         stability = "" if split_half is None else f", split-half rank correlation {split_half:.2f}"
         steps = "" if scores.steps is None else f", {scores.steps} steps"
-        return f"{len(scores.heads)} heads by {label or scores.method}{steps}{stability}"
+        empty = "" if scores.ranking_fault is None else f": {SAYS_NOTHING}"
+        return f"{len(scores.heads)} heads by {label or scores.method}{steps}{stability}{empty}"
 
     return once(
         run,

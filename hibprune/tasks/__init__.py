@@ -8,7 +8,7 @@ from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 from hibprune.tasks.classification import KeywordSpotting, SpeakerIdentification
 from hibprune.tasks.ctc import SpeechRecognitionCTC
 from hibprune.tasks.intent import IntentClassification
-from hibprune.tasks.measures import Measure
+from hibprune.tasks.measures import Measure, OwnMetric, answer_text
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
 from hibprune.tasks.text import TextClassification
 
@@ -22,4 +22,14 @@ Task = Annotated[
     Field(discriminator="kind"),
 ]
 
-__all__ = ["Batch", "Encoded", "Measure", "Target", "Task", "TaskBase", "Vocabulary"]
+__all__ = [
+    "Batch",
+    "Encoded",
+    "Measure",
+    "OwnMetric",
+    "Target",
+    "Task",
+    "TaskBase",
+    "Vocabulary",
+    "answer_text",
+]

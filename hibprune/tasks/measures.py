@@ -53,4 +53,18 @@ class OwnMetric(Measure):
         return [self.task.decode(output, self.vocabulary) for output in outputs]
 
     def evaluate(self, answers: Sequence[Any], references: Sequence[Target]) -> Evaluation:
-        return self.task.evaluate(answers, references, self.vocabulary)
+        evaluation = self.task.evaluate(answers, references, self.vocabulary)
+        return evaluation.model_copy(update={"constant": constant_answer(answers)})
+
+
+def constant_answer(answers: Sequence[Target]) -> str | None:
+    """What a model said of every input, where that was the same of several; None otherwise."""
+    said = set(map(answer_text, answers))
+    return said.pop() if len(said) == 1 < len(answers) else None
+
+
+def answer_text(answer: Target) -> str:
+    """A label or a text as it is; of several slots, what stands in each."""
+    if isinstance(answer, str):
+        return answer
+    return ", ".join(f"{slot}={label}" for slot, label in answer.items())

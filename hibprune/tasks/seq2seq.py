@@ -24,7 +24,7 @@ from hibprune.execution.runtime import Outputs, Predict, Timed, guarded
 from hibprune.records.base import Interval
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
-from hibprune.records.statistics import bootstrap_interval
+from hibprune.records.statistics import error_rate_interval
 from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
 from hibprune.tasks.generation import (
     ENCODER,
@@ -238,14 +238,12 @@ class TokenAccuracy(Measure):
 
     def evaluate(self, answers: Sequence[Any], references: Sequence[Target]) -> Evaluation:
         wrong, tokens = ([float(answer[place]) for answer in answers] for place in (0, 1))
-
-        def share(wrong: np.ndarray, tokens: np.ndarray, axis: int) -> np.ndarray:
-            return np.asarray(1 - wrong.sum(axis=axis) / tokens.sum(axis=axis))
+        low, high = error_rate_interval(wrong, tokens)
 
         return Evaluation(
             metric="token accuracy",
             value=1 - sum(wrong) / sum(tokens),
-            interval=Interval(*bootstrap_interval([wrong, tokens], share)),
+            interval=Interval(1 - high, 1 - low),
             n=len(references),
             higher_is_better=True,
             errors=tuple(wrong),

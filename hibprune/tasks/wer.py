@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from hibprune.errors import UserError
 from hibprune.records.base import Interval
 from hibprune.records.measurements import Evaluation
-from hibprune.records.statistics import bootstrap_interval
+from hibprune.records.statistics import error_rate_interval
 from hibprune.tasks.base import Target
 
 WORDLESS = "no transcript has a word in it once normalised: there is no word error rate without"
@@ -40,13 +38,10 @@ def word_error_rate(
     if not sum(words):
         raise UserError(f"validation: {WORDLESS}")
 
-    def ratio(errors: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
-        return np.asarray(errors.sum(axis=axis) / words.sum(axis=axis))
-
     return Evaluation(
         metric="WER",
         value=sum(errors) / sum(words),
-        interval=Interval(*bootstrap_interval([errors, words], ratio)),
+        interval=Interval(*error_rate_interval(errors, words)),
         n=len(references),
         higher_is_better=False,
         errors=tuple(map(float, errors)),
