@@ -18,3 +18,9 @@ def did_you_mean(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     """
     near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def first_line(error: Exception) -> str:
+    """What another library says went wrong, on one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
