@@ -46,3 +46,9 @@ def missing_package(error: BaseException) -> str | None:
         return None
     package = (told[1] or told[2]).lower()
     return package if find_spec(package) is None else None
+
+
+def first_line(error: Exception) -> str:
+    """What another library says went wrong, on one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -168,13 +168,17 @@ class LatencySummary(AtWork, TimingSummary):
 
 
 class Machine(Record):
-    """Where the figures were measured."""
+    """Where the figures were measured.
+
+    `instruction_set` names what the processor has for int8 and fp16; empty where that is unknown.
+    """
 
     processor: str
     cores: int
     memory_gib: float
     gpu: str | None
     system: str
+    instruction_set: tuple[str, ...] = ()
 
 
 class SkippedClip(Record):
