@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hibprune.execution.files import plain_disk_errors
+from hibprune.execution.files import plain_disk_errors, require_own
 from hibprune.execution.output import LOG_FILE, check_output, open_output
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.execution.progress import Narrator
@@ -67,6 +67,7 @@ def _chain(run: Run) -> Manifest:
     exported = chain.validate_exported(run, parity, smaller)
     benchmark = chain.benchmark(run, parity)
     with run.narrator.step("report") as narration:
+        require_own(run.directory)
         manifest = write_outcome(
             Outcome(
                 loaded=run.loaded,

@@ -15,7 +15,7 @@ from hibprune.compression.plan import Budget, lowest_heads
 from hibprune.errors import UserError
 from hibprune.evaluation.chance import chance_level
 from hibprune.evaluation.metric import metric_line
-from hibprune.execution.files import digest, plain_disk_errors
+from hibprune.execution.files import digest, plain_disk_errors, require_own
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import COMPARISON, LOG_FILE, check_output, open_output
 from hibprune.execution.progress import Narrator
@@ -30,6 +30,7 @@ from hibprune.records.units import Head, Scores, heads_by_layer
 from hibprune.report.comparison import write_comparison
 from hibprune.report.numbers import listing
 from hibprune.stages.chain import baseline
+from hibprune.stages.credibility import credible_evaluation
 from hibprune.stages.load import Material, load, loaded_line, skipped_lines
 from hibprune.stages.outcome import data_summary, model_summary
 from hibprune.stages.run import Run
@@ -75,6 +76,7 @@ def compare_recipe(
         scored = _score(run, choice)
         comparison = _compare(run, choice, scored, heads, shlex.join(command))
         with narrator.step("report") as narration:
+            require_own(directory)
             write_comparison(comparison, directory)
             narration.found(f"{directory / f'{COMPARISON}.md'}")
     return comparison
@@ -219,7 +221,11 @@ def evaluations(run: Run, metric: str, tracks: Sequence[Track]) -> dict[Silent, 
     plans: list[Silent] = list(dict.fromkeys([(), *(p for track in tracks for p in track.plans)]))
     steps = {plan: _evaluation_step(run, metric, plan) for plan in plans}
     with run.narrator.step("evaluate") as narration:
-        kept = {plan: step.kept() for plan, step in steps.items()}
+        clips = len(run.material.validation.utterances)
+        kept = {
+            plan: step.kept(credible=lambda one: credible_evaluation(one, clips))
+            for plan, step in steps.items()
+        }
         missing = [plan for plan in plans if kept[plan] is None]
         evaluated = {plan: done.result for plan, done in kept.items() if done is not None}
         if missing:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from hibprune.attribution import METHODS, MethodBase
 from hibprune.attribution.methods import Random
 from hibprune.errors import UserError, did_you_mean
 from hibprune.execution.files import digest
 from hibprune.models.layouts import Family
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
+from hibprune.recipe.bounded_yaml import NotYAMLError, parse_yaml
 from hibprune.records.units import ENCODER
 from hibprune.stages.score import ATTRIBUTE
 
@@ -201,11 +200,12 @@ def _with_method(
         if not key or not equals:
             raise UserError(f"--methods {text}: '{setting}': give it as setting=value")
         try:
-            content[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            content[key] = parse_yaml(value)
+        except NotYAMLError as error:
             raise UserError(f"--methods {text}: '{value}' is not a YAML value") from error
     try:
-        return load_recipe(loaded.path, (*overrides, f"attribution={json.dumps(content)}"))
+        override = f"attribution={json.dumps(content, default=str)}"
+        return load_recipe(loaded.path, (*overrides, override))
     except UserError as error:
         faults = str(error).replace(f"{loaded.path}: attribution.", "")
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -29,6 +30,9 @@ then that of its parts."""
 
 ONNX_DIRECTORY = "onnx"
 """Where the graphs lie in a directory shaped like a Hub repository."""
+
+MAX_GRAPH_BYTES = 2**31
+"""What one ONNX file holds at most."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -62,6 +66,8 @@ def session_options(device: str, threads: int | None = None) -> Any:
     """Options of an ONNX Runtime session, with the number of threads pinned if given."""
     import onnxruntime
 
+    # What the package asks for when it is imported, where someone else has imported this before.
+    onnxruntime.disable_telemetry_events()
     if device == "cuda":
         onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
@@ -102,8 +108,15 @@ def plain_onnx_errors(said: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # onnxruntime raises its own types, without a common base
-        reason = next(iter(str(error).strip().splitlines()), repr(error))[:200]
-        raise UserError(f"{said}: {reason}") from error
+        raise UserError(f"{said}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says, without its own prefix."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    if isinstance(error, MemoryError) or re.search("bad_alloc|Failed to allocate|Arena", text):
+        return "it takes more memory than there is"
+    return shortened(text.partition("\n")[0] or repr(error), 200)
 
 
 def guarded(call: Callable[Arguments, Result], path: Path) -> Callable[Arguments, Result]:

@@ -17,6 +17,7 @@ from hibprune.records.medium import Unit
 from hibprune.tasks import Task
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MAX_NAME = 100
 """A recipe's name is that of a directory and of a model on the Hub."""
 
 SHORTEST_EXAMPLE: dict[Unit, float] = {"seconds": 0.1, "tokens": 1}
@@ -32,6 +33,7 @@ METRIC_GATES = {
     "cer": "max_cer_rise",
 }
 """The gate on each metric, named in small letters."""
+MAX_REPETITIONS, MAX_THREADS, MAX_BATCH = 100_000, 1024, 1024
 
 
 class Settings(BaseModel):
@@ -120,7 +122,7 @@ class Gates(Settings):
 class Recipe(Settings):
     """Everything a run depends on."""
 
-    name: str = Field(pattern=NAME_PATTERN, max_length=100)
+    name: str = Field(pattern=NAME_PATTERN, max_length=MAX_NAME)
     model: ModelSource
     task: Task
     calibration: Calibration
@@ -185,4 +187,17 @@ class Recipe(Settings):
             raise ValueError(
                 f"export.batches: should be at least 1, not {min(self.export.batches)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _work_comes_to_an_end(self) -> Recipe:
+        timed = self.benchmark
+        for key, value, most in (
+            ("benchmark.repetitions", timed.repetitions, MAX_REPETITIONS),
+            ("benchmark.warmup", timed.warmup, MAX_REPETITIONS),
+            ("benchmark.threads", timed.threads, MAX_THREADS),
+            ("export.batches", max(self.export.batches), MAX_BATCH),
+        ):
+            if value > most:
+                raise ValueError(f"{key}: should be at most {most:,}, not {value:,}")
         return self

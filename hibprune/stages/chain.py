@@ -40,6 +40,12 @@ from hibprune.records.measurements import (
 )
 from hibprune.records.medium import Length
 from hibprune.records.units import Plan, heads_by_layer
+from hibprune.stages.credibility import (
+    credible_benchmark,
+    credible_evaluation,
+    credible_parity,
+    credible_removal,
+)
 from hibprune.stages.run import Run, once
 
 
@@ -94,6 +100,7 @@ def _measured(
         measure,
         metric_line,
         lambda _: [predictions_file],
+        lambda kept: credible_evaluation(kept, len(clips.utterances)),
         version=2,
     )
 
@@ -131,6 +138,7 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
             f"{removal.after.parameters / 1e6:.2f} M parameters"
         ),
         lambda removal: list(removal.files),
+        credible_removal,
         version=2,
     )
 
@@ -207,6 +215,7 @@ def export(
             f"at most {parity.worst.relative_diff:.1e} from PyTorch"
         ),
         lambda _: [f"{ONNX_DIRECTORY}/{name}" for name in task.exported_files],
+        lambda kept: credible_parity(kept, settings.tolerance),
         version=2,
     )
 
@@ -268,6 +277,7 @@ def benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
         Benchmark,
         benchmark,
         lambda done: ", ".join(f"{x.length} ×{x.ratio:.2f}" for x in done.latencies),
+        credible=lambda kept: credible_benchmark(kept, settings.repetitions),
         version=2,
     )
 

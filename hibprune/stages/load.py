@@ -31,6 +31,7 @@ from hibprune.models.preprocessing import Reading
 from hibprune.models.trial import REMEDY
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.report.checking import passed_over_lines
+from hibprune.stages.room import room_fault
 from hibprune.tasks import Target, TaskBase
 
 CALIBRATION, VALIDATION = "calibration", "validation"
@@ -135,7 +136,9 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
     medium = recipe.task.medium
     for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
         for length in settings.lengths(medium):
+            batch = max(recipe.export.batches) if place == "export" else 1
             fault = checkpoint.preprocessor.length_fault(length)
+            fault = fault or room_fault(checkpoint, length, batch)
             if fault:
                 raise UserError(f"{place}.{medium.unit}: {fault}")
     crop = recipe.calibration.crop_seconds

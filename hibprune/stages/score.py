@@ -17,6 +17,7 @@ from hibprune.execution.steps import Done, Partial, Step
 from hibprune.models.attention import heads_of
 from hibprune.records.units import Head, Plan, Scores, heads_by_layer
 from hibprune.report.ranking import SAYS_NOTHING
+from hibprune.stages.credibility import credible_partial, credible_scores, credible_targets
 from hibprune.stages.load import calibration_inputs
 from hibprune.stages.rounds import Choice, FinishedRound, step_name
 from hibprune.stages.run import Run, once
@@ -65,6 +66,7 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
         lambda targets: (
             f"{len(targets)} calibration {run.recipe.task.medium.many} labelled by the model itself"
         ),
+        credible=lambda kept: credible_targets(kept, [clip.id for clip in clips]),
     )
     return done.result, done.key
 
@@ -82,13 +84,16 @@ def attribute(
     """
     method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
     said = step_name(ATTRIBUTE, part.number)
+    samples = [clip.id for clip in run.material.calibration.utterances]
+    there = heads_of(run.checkpoint.model, method.scored_stacks())
+    heads = [head for head in there if head not in part.gone]
 
     def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
         def progress(done: float, total: int, loss: float | None) -> None:
             shown = "" if loss is None else f", loss {loss:.3f}"
             narration.advance(done, total, f"{done:.0f} of {total} samples{shown}")
 
-        before = step.partial()
+        before = credible_partial(step.partial(), heads, samples)
         if before.rows:
             run.narrator.say(f"{said}: going on after {len(before.rows)} samples scored before")
         if before.training:
@@ -120,6 +125,8 @@ def attribute(
         Scores,
         attribute,
         finding,
+        credible=lambda kept: credible_scores(kept, heads, samples),
+        timed=frozenset({"effort"}),
         said=said,
     )
 
@@ -191,4 +198,6 @@ def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
         Plan,
         lambda *_: make_plan(scores.result, budget, part),
         lambda plan: plan_line(plan, budget, part),
+        # To make it again costs nothing, and tells every other plan.
+        credible=lambda kept: kept == make_plan(scores.result, budget, part),
     )
