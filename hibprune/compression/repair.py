@@ -61,9 +61,12 @@ Total = Callable[[Moments], Moments]
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Clips of one shape. `held` tells for each whether it is held out; `counts` (clips, frames)
-    which frames count."""
+class CalibrationClips:
+    """Clips of one shape, for one pass.
+
+    `held` tells for each whether it is held out of fits; `counts` (clips, frames) which frames
+    count.
+    """
 
     shape: tuple[int, ...]
     inputs: Mapping[str, Tensor]
@@ -90,7 +93,7 @@ def repair(
     """
     before, after = sublayers(original), sublayers(pruned)
     affected = _first_affected(before, after)
-    batches = _batches(original, clips)
+    batches = calibration_batches(original, clips)
     found: list[SublayerRepair] = []
     if affected is None:
         return _report(kind, clips, batches, found)
@@ -131,7 +134,10 @@ def _first_affected(
 
 
 def _report(
-    kind: str, clips: Sequence[RepairClip], batches: Sequence[_Batch], found: list[SublayerRepair]
+    kind: str,
+    clips: Sequence[RepairClip],
+    batches: Sequence[CalibrationClips],
+    found: list[SublayerRepair],
 ) -> Repair:
     held = sum(int(batch.held.sum()) for batch in batches)
     frames = sum(int(batch.counts.sum()) for batch in batches)
@@ -147,11 +153,11 @@ class _LayerWork:
     place: int
     original: nn.Module
     pruned: nn.Module
-    batches: Sequence[_Batch]
+    batches: Sequence[CalibrationClips]
     calls: Mapping[tuple[int, ...], tuple[LayerCall, ...]]
     states: HiddenStates
 
-    def _call(self, batch: _Batch) -> LayerCall:
+    def _call(self, batch: CalibrationClips) -> LayerCall:
         return self.calls[batch.shape][self.place]
 
     def pass_unchanged(self) -> None:
@@ -249,7 +255,9 @@ def _solution(
     return fitted(moments, writer.weight, strength, with_bias)
 
 
-def _too_few_frames(fit: Moments, batches: Sequence[_Batch], sublayer: Sublayer) -> UserError:
+def _too_few_frames(
+    fit: Moments, batches: Sequence[CalibrationClips], sublayer: Sublayer
+) -> UserError:
     clips = sum(int((~batch.held).sum()) for batch in batches)
     per_clip = fit.weight / max(1, clips)
     wanted = int((sublayer.writer.in_features + 1) / max(per_clip, 1e-9)) + 1
@@ -261,7 +269,9 @@ def _too_few_frames(fit: Moments, batches: Sequence[_Batch], sublayer: Sublayer)
     )
 
 
-def _batches(model: PreTrainedModel, clips: Sequence[RepairClip]) -> list[_Batch]:
+def calibration_batches(
+    model: PreTrainedModel, clips: Sequence[RepairClip]
+) -> list[CalibrationClips]:
     """Clips of equal shape together, held out by their place among all clips."""
     device = next(model.parameters()).device
     waiting: dict[tuple[int, ...], list[tuple[int, RepairClip]]] = {}
@@ -282,7 +292,7 @@ def _batches(model: PreTrainedModel, clips: Sequence[RepairClip]) -> list[_Batch
             held = [place % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for place, _ in chosen]
             counts = torch.stack([_counting(frames, clip.frames) for _, clip in chosen])
             batches.append(
-                _Batch(
+                CalibrationClips(
                     (len(chosen), *shape),
                     inputs,
                     torch.tensor(held, device=device),

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hibprune.attribution import HeadInformationBottleneck, Method
-from hibprune.compression.means import RemovalSettings
+from hibprune.attribution.methods import NeuronMethod, Reconstruction
 from hibprune.compression.plan import Budget, Schedule
+from hibprune.compression.settings import RemovalSettings
 from hibprune.data import DataSource, DurationLimits
 from hibprune.deployment.settings import ExportSettings
 from hibprune.evaluation.latency import BenchmarkSettings
@@ -69,15 +70,17 @@ class InputLimits(Settings):
 
 
 class Calibration(InputLimits):
-    """What heads are scored on, drawn by the recipe's seed and balanced over classes.
+    """What units are scored on, drawn by the recipe's seed and balanced over classes.
 
-    `labels: model` takes the model's own predictions for the truth, for data without labels.
-    `crop_seconds` scores on the beginning of each clip, for tasks with labels: the memory of
-    attribution grows with the square of the length.
+    Removal is repaired on `repair_samples`: those and, where it is more, others behind them; left
+    open, on those alone. `labels: model` takes the model's own predictions for the truth, for data
+    without labels. `crop_seconds` scores on the beginning of each clip, for tasks with labels: the
+    memory of attribution grows with the square of the length.
     """
 
     source: DataSource
     samples: int = Field(default=200, ge=1)
+    repair_samples: int | None = Field(default=None, ge=1)
     labels: Literal["dataset", "model"] = "dataset"
     crop_seconds: float | None = Field(default=None, gt=0)
 
@@ -128,6 +131,7 @@ class Recipe(Settings):
     calibration: Calibration
     validation: Validation
     attribution: Method = HeadInformationBottleneck(method="hib")
+    neuron_attribution: NeuronMethod = Reconstruction(method="reconstruction")
     budget: Budget
     schedule: Schedule = Schedule()
     removal: RemovalSettings = RemovalSettings()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from hibprune.records.base import Record
 from hibprune.records.ranking import RankingFault, ranking_fault
@@ -118,10 +118,24 @@ class Training(Record):
 
 
 class Plan(Record):
-    """Which heads go and which stay; both sorted by (layer, index)."""
+    """Which heads go and which stay, both sorted by (layer, index), and which neurons go.
+
+    `neurons` maps a layer to the original indices of the neurons that go.
+    """
 
     removed: tuple[Head, ...]
     kept: tuple[Head, ...]
+    neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """All that go, of either kind."""
+        neurons = (
+            Unit(layer, index, ENCODER, "neuron")
+            for layer, indices in self.neurons.items()
+            for index in indices
+        )
+        return (*self.removed, *neurons)
 
     @property
     def total(self) -> int:

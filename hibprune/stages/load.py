@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hibprune.attribution.base import Sample
 from hibprune.attribution.batches import read_unmodified
-from hibprune.compression.means import mean_outputs, means_fault, move_means
 from hibprune.compression.plan import check_budget
 from hibprune.data import (
     Content,
@@ -45,6 +44,8 @@ class Material:
     checkpoint: Checkpoint
     calibration: Selection
     validation: Selection
+    repair: Selection
+    """Clips that removal is repaired on: the calibration clips first, then others."""
     passed_over: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Files beside the clips that are taken for none, by the set, each with the reason."""
 
@@ -83,10 +84,11 @@ def load(
         calibration_order(recipe, calibration),
         CALIBRATION,
         reader(checkpoint, recipe.calibration),
-        recipe.calibration.samples,
+        max(recipe.calibration.samples, recipe.calibration.repair_samples or 0),
         recipe.calibration.max_unreadable,
         progress,
     )
+    scored = drawn.first(recipe.calibration.samples)
     limit = recipe.validation.limit
     measured = usable(
         validation_order(recipe, validation),
@@ -98,14 +100,12 @@ def load(
     )
     require_disjoint(drawn.utterances, measured.utterances)
     require_distinct_labels(recipe, measured.utterances)
-    if recipe.removal.leave == "mean":
-        clips = (calibration_inputs(recipe, checkpoint, clip) for clip in drawn.utterances)
-        move_means(checkpoint.model, mean_outputs(checkpoint.model, clips))
     passed_over = {
         use: listing.passed_over
         for (use, _), listing in zip(sources(recipe), listings, strict=True)
     }
-    return Material(checkpoint, drawn, measured, passed_over)
+    repaired = drawn.first(recipe.calibration.repair_samples or recipe.calibration.samples)
+    return Material(checkpoint, scored, measured, repaired, passed_over)
 
 
 def calibration_inputs(
@@ -123,16 +123,13 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
     """See that the model has the heads to remove, and takes inputs as long as the recipe wants.
 
     Raises:
-        UserError: it has not, takes other lengths only, cannot keep what heads are to leave, or is
+        UserError: it has not, takes other lengths only, or is
             too large for the files it is to be exported to.
     """
     fault = graph_fault(checkpoint.model) if exports else None
     if fault is not None:
         raise UserError(f"{recipe.model.source}: {fault}")
     check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
-    unkept = means_fault(checkpoint.model) if recipe.removal.leave == "mean" else None
-    if unkept is not None:
-        raise UserError(f"removal.leave: {unkept}")
     medium = recipe.task.medium
     for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
         for length in settings.lengths(medium):

@@ -42,16 +42,11 @@ class Run:
     @property
     def basis(self) -> dict[str, Any]:
         """What every step's result depends on."""
-        basis: dict[str, Any] = {
+        return {
             "model": self.checkpoint.identity,
             "task": self.recipe.task.model_dump(mode="json"),
             "device": self.device.type,
         }
-        if self.recipe.removal.leave == "mean":
-            # Of these clips; the model was changed when it was loaded.
-            crop = self.recipe.calibration.crop_seconds
-            basis["means"] = [self.material.calibration.identity, crop]
-        return basis
 
 
 def once(
