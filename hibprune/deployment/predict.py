@@ -95,7 +95,9 @@ def _require_files(directory: Path, names: Sequence[str]) -> None:
 
 
 def _open(directory: Path, task: TaskBase) -> Deployment:
-    staged = StagedCheckpoint(directory, str(directory), needed_files(directory, task))
+    beside = [f"{ONNX_DIRECTORY}/{name}" for name in task.beside_graphs]
+    files = [*needed_files(directory, task), *beside]
+    staged = StagedCheckpoint(directory, str(directory), files)
     for graph in task.graphs:
         staged.link(f"{ONNX_DIRECTORY}/{graph}")
     try:
