@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from hibprune.execution.runtime import (
@@ -41,13 +41,6 @@ GREEDY: dict[str, object] = {
     "num_return_sequences": 1,
     "return_dict_in_generate": False,
 }
-ONLY_OTHERWISE = (
-    "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
-    "num_beam_groups", "diversity_penalty", "length_penalty", "early_stopping", "constraints",
-    "force_words_ids",
-)  # fmt: skip
-"""What means something where tokens are sampled or several hypotheses kept: transformers refuses
-to save it beside greedy decoding."""
 
 
 def steered(settings: GenerationSettings) -> dict[str, object]:
@@ -62,10 +55,7 @@ def with_settings(model: PreTrainedModel, settings: GenerationSettings) -> PreTr
     calls `generate` without arguments gets the transcripts that were measured, but for
     `max_tokens_per_second`, which has no place in them.
     """
-    generation, usual = copy.deepcopy(model.generation_config), GenerationConfig()
-    for name in ONLY_OTHERWISE:
-        if hasattr(usual, name):
-            setattr(generation, name, getattr(usual, name))
+    generation = copy.deepcopy(model.generation_config)
     told = {**GREEDY, **steered(settings), "max_new_tokens": settings.max_new_tokens}
     for name, value in told.items():
         setattr(generation, name, value)
