@@ -32,7 +32,8 @@ class CheckedData(Record):
 class CheckReport(Record):
     """Whether a recipe can be run, as far as that can be known, and what it would run on.
 
-    `ok` is that there are no `faults`; `not_checked` says in plain lines what was not looked at.
+    `ok` is that there are no `faults`; `not_checked` says in plain lines what was not looked at,
+    `notes` what is odd about model and labels that can be used all the same.
     """
 
     schema_version: int = 1
@@ -40,4 +41,5 @@ class CheckReport(Record):
     ok: bool
     faults: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     data: tuple[CheckedData, ...] = ()

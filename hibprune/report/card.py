@@ -12,7 +12,7 @@ from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.ranking import scored_by
 from hibprune.report.summary import SummaryRow, summary_rows
 from hibprune.report.usage import USAGES, caution, usage_section
-from hibprune.tasks.steering import language_code
+from hibprune.tasks.languages import language_code
 
 
 def model_card(manifest: Manifest, recipe_yaml: str) -> str:
