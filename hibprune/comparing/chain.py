@@ -183,6 +183,7 @@ def _compare(
         points=points_of(checks, evaluated[own_metric], len(heads)) if choice.points else (),
         rank_correlations=tuple(tuple(spearman(a, b) for b in means) for a in means),
         evaluations=sum(map(len, evaluated.values())),
+        transcripts=recipe.task.transcript_rules(material.checkpoint.vocabulary),
         machine=describe_machine(),
         versions=installed_versions(),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from hibprune.tasks.languages import DOTTED_I
@@ -130,6 +131,7 @@ def _apostrophes(text: str) -> str:
     return text.translate(APOSTROPHES)
 
 
+@cache
 def _kept(letter: str) -> str:
     """A letter of a folded text as it is compared; a space for what parts words."""
     if letter in INVISIBLE:

@@ -26,16 +26,25 @@ SINGLE_TOKENS = (
     "no_timestamps_token_id",
     "prev_sot_token_id",
 )
-TOKEN_LISTS = ("eos_token_id", "suppress_tokens", "begin_suppress_tokens")
+TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")
 TOKEN_TABLES = ("lang_to_id", "task_to_id")
 """Settings of generation that hold numbers of tokens."""
 
 
+USUALLY_SPECIAL = (
+    "<s>", "</s>", "<unk>", "<pad>", "<mask>", "<blank>",
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BLANK]",
+)  # fmt: skip
+"""Special also where a tokenizer's settings forget to say so."""
+
+
 def special_tokens(tokenizer: Any) -> dict[int, str]:
     """Tokens that are no text, by number: for padding, unknown letters, beginnings and ends."""
-    found = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    tokens = tokenizer.get_vocab()
+    found = {tokens[token]: token for token in USUALLY_SPECIAL if token in tokens}
+    found |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     added = tokenizer.added_tokens_decoder.items()
-    found.update({number: str(token) for number, token in added if token.special})
+    found |= {number: str(token) for number, token in added if token.special}
     # Some list it among them.
     delimiter = getattr(tokenizer, "word_delimiter_token", None)
     return {number: token for number, token in found.items() if token != delimiter}
@@ -169,23 +178,23 @@ def beyond_logits(numbers: list[int], vocabulary: Vocabulary) -> str | None:
 
 
 def _token_settings(settings: Any) -> Iterator[tuple[str, Any]]:
-    for name in SINGLE_TOKENS:
+    """Name and number of every token that settings speak of; what is no number as it stands."""
+    for name in (*SINGLE_TOKENS, *TOKEN_LISTS):
         value = getattr(settings, name, None)
-        if value is not None and not isinstance(value, list):
-            yield name, value
-    for name in TOKEN_LISTS:
-        value = getattr(settings, name, None)
-        yield from ((name, number) for number in (value if isinstance(value, list) else ()))
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None:
+                yield name, number
     for name in TOKEN_TABLES:
-        value = getattr(settings, name, None)
-        numbers = value.values() if isinstance(value, dict) else ()
-        yield from ((name, number) for number in numbers)
-    for pair in getattr(settings, "forced_decoder_ids", None) or ():
-        if pair[1] is not None:
-            yield "forced_decoder_ids", pair[1]
+        value = getattr(settings, name, None) or {}
+        for number in value.values() if isinstance(value, dict) else [value]:
+            yield name, number
+    for pair in _listed(getattr(settings, "forced_decoder_ids", None) or []):
+        place, number = pair if isinstance(pair, list) and len(pair) == 2 else (0, pair)
+        if number is not None:
+            yield "forced_decoder_ids", number if isinstance(place, int) else place
 
 
-def _listed(tokens: Any) -> list[int]:
+def _listed(tokens: Any) -> list[Any]:
     return tokens if isinstance(tokens, list) else [tokens]
 
 
