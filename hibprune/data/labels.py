@@ -1,57 +1,62 @@
-"""Labels as text: whole numbers in words, and a recipe's own names for them."""
+"""Labels in the data's words and in the model's: the names that a recipe gives them."""
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import replace
 from typing import Annotated
 
-from pydantic import Field, StrictInt, StrictStr
+from pydantic import BeforeValidator, Field
 
-from hibprune.errors import UserError
-
-Name = Annotated[StrictStr, Field(min_length=1)]
-
-LabelNames = tuple[Name, ...] | dict[StrictInt | Name, StrictInt | Name]
-"""The model's label for each of the data's: by number in a list, by number or name in a mapping.
-
-Strict, since YAML reads a bare yes, no, on or off as true or false.
-"""
+from hibprune.data.source import Source
+from hibprune.data.utterances import Listing, TargetFields
 
 WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]{0,8})")
 
 
-def label_text(value: object, column: str, place: str) -> str:
-    """A label as a file holds it, as text: a whole number is one, too.
+def by_label(names: object) -> object:
+    """Names as a mapping, of a list by number.
 
-    Raises UserError naming `place`.
+    Raises ValueError over what YAML makes of words such as yes and no.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise UserError(
-            f"{place}: '{column}' is {json.dumps(value)}; write it as text or a whole number"
-        )
-    return value
+    mapping = dict(enumerate(names)) if isinstance(names, list) else names
+    words = [*mapping, *mapping.values()] if isinstance(mapping, dict) else []
+    for word in words:
+        if isinstance(word, bool):
+            raise ValueError(
+                f"holds {str(word).lower()}, which YAML makes of a bare yes, no, on or off: "
+                "write it in quotes"
+            )
+    return mapping
 
 
-def renamed(label: str, names: LabelNames, place: str) -> str:
-    """The model's name for a label of the data; the label itself where a mapping has none for it.
+Names = dict[int | str, int | str]
+LabelNames = Annotated[Names, BeforeValidator(by_label, json_schema_input_type=Names | list[str])]
+"""The model's label for the data's, by number or by name."""
 
-    Raises UserError naming `place` when `names` is a list that has no entry of this number.
-    """
-    if isinstance(names, dict):
-        number = int(label) if WHOLE_NUMBER.fullmatch(label) else None
-        return str(names.get(label, label if number is None else names.get(number, label)))
-    if not names:
-        return label
-    if not WHOLE_NUMBER.fullmatch(label):
-        raise UserError(
-            f"{place}: label '{label}' is no number, but label_names is a list, of the names of "
-            "0, 1, 2, …: make it a mapping from label to name"
-        )
-    if not 0 <= int(label) < len(names):
-        raise UserError(
-            f"{place}: label {label}: label_names has names for 0 to {len(names) - 1} only"
-        )
-    return names[int(label)]
+
+class LabelledSource(Source):
+    """A source whose labels may have other names than the model's."""
+
+    label_names: LabelNames = Field(default_factory=dict)
+
+    def renamed(self, listing: Listing, fields: TargetFields) -> Listing:
+        """The listing with the model's names for its labels; transcripts stay as they are."""
+        if fields.kind == "text" or not self.label_names:
+            return listing
+        found = []
+        for utterance in listing.utterances:
+            target = utterance.target
+            if isinstance(target, dict):
+                target = {slot: self.model_label(label) for slot, label in target.items()}
+            elif target is not None:
+                target = self.model_label(target)
+            found.append(replace(utterance, target=target))
+        return replace(listing, utterances=found)
+
+    def model_label(self, label: str, number: int | None = None) -> str:
+        """The model's name for a label, which may have a class number beside its name."""
+        if number is None and WHOLE_NUMBER.fullmatch(label):
+            number = int(label)
+        by_name = self.label_names.get(label, label)
+        return str(by_name if number is None else self.label_names.get(number, by_name))
