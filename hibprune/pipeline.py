@@ -37,7 +37,7 @@ def run_recipe(
     with narrator.step("load") as narration:
         material = load(loaded, device, narration.advance)
         narration.found(loaded_line(material, device))
-    for line in skipped_lines(material):
+    for line in (*material.notes, *skipped_lines(material)):
         narrator.say(line)
     # Writers of other libraries raise errors of their own when the disk is full.
     with open_output(directory), plain_disk_errors(directory):

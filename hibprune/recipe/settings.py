@@ -168,12 +168,12 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _gates_fit_the_task(self) -> Recipe:
-        right = METRIC_GATES[self.task.metric.lower()]
+        metric = self.task.metric_name
+        right = METRIC_GATES[metric.lower()]
         for gate in METRIC_GATES.values():
             if gate != right and getattr(self.gates, gate) is not None:
                 raise ValueError(
-                    f"gates.{gate}: the metric of {self.task.kind} is {self.task.metric}: "
-                    f"use {right}"
+                    f"gates.{gate}: the metric of {self.task.kind} is {metric}: use {right}"
                 )
         return self
 

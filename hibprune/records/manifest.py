@@ -11,6 +11,7 @@ from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import AtWork, Gate, Measurement, Percentiles
 from hibprune.records.medium import MEDIA, Medium, MediumName, Unit
 from hibprune.records.ranking import RankingFault
+from hibprune.records.transcripts import TranscriptRules
 from hibprune.records.units import HeadShare
 
 FILE_NAME = "manifest.json"
@@ -98,6 +99,7 @@ class MetricSummary(Record):
     None where the two were not given the same. What each said of every input, and how much of it
     was wrong, is in `predictions/`. `chance` is the metric of the best answer that does not look at
     the input; `constant` holds, by model, what one said that said the same of every input.
+    `transcripts` are the rules by which texts were compared.
     """
 
     name: str
@@ -110,6 +112,7 @@ class MetricSummary(Record):
     exported_change: Interval | None
     chance: float | None = None
     constant: dict[ModelName, str] = Field(default_factory=dict)
+    transcripts: TranscriptRules | None = None
 
 
 class OutputParity(Record):

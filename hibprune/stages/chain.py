@@ -101,7 +101,7 @@ def _measured(
         metric_line,
         lambda _: [predictions_file],
         lambda kept: credible_evaluation(kept, len(clips.utterances)),
-        version=2,
+        version=3,
     )
 
 

@@ -176,6 +176,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
                 for name, evaluation in models.items()
                 if evaluation.constant is not None
             },
+            transcripts=recipe.task.transcript_rules(material.checkpoint.vocabulary),
         ),
         parity=ParitySummary(
             tolerance=outcome.parity.result.tolerance,

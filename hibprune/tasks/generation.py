@@ -26,11 +26,6 @@ from hibprune.execution.runtime import (
 from hibprune.records.generation import GenerationSettings
 from hibprune.tasks.steering import TRANSCRIBE
 
-ENCODER, MERGED_DECODER = "encoder_model.onnx", "decoder_model_merged.onnx"
-"""Names by which Optimum and transformers.js look for the graphs."""
-SETTINGS = ("config.json", "generation_config.json")
-"""What Optimum looks for beside the graphs. In the directory above, transformers finds the second
-by an absolute path only; where it finds none, it takes its own defaults without a word."""
 INPUTS_PER_SECOND = {"input_values": 16_000, "input_features": 100}
 """Samples that every published Moonshine takes, mel frames that every Whisper takes."""
 COMPARED_TOKENS, COMPARED_STEPS = 4, 2
