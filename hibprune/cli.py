@@ -252,6 +252,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
       ok              whether there are no faults
       faults          plain lines, as on standard error
       not_checked     plain lines: what was not looked at
+      notes           plain lines: what is odd about model and labels; only where there is any
       data            two objects, for calibration and validation:
         use, kind, medium   what for, kind of source, sound or text
         inputs              clips or texts listed

@@ -17,6 +17,7 @@ from hibprune.records.manifest import Manifest
 from hibprune.stages import chain
 from hibprune.stages.load import load, loaded_line, skipped_lines
 from hibprune.stages.outcome import Outcome, write_outcome
+from hibprune.stages.repair import repaired
 from hibprune.stages.run import Run
 from hibprune.stages.score import choose, help_scoring
 
@@ -37,7 +38,7 @@ def run_recipe(
     with narrator.step("load") as narration:
         material = load(loaded, device, narration.advance)
         narration.found(loaded_line(material, device))
-    for line in skipped_lines(material):
+    for line in (*material.notes, *skipped_lines(material)):
         narrator.say(line)
     # Writers of other libraries raise errors of their own when the disk is full.
     with open_output(directory), plain_disk_errors(directory):
@@ -61,8 +62,9 @@ def _chain(run: Run) -> Manifest:
     baseline = chain.baseline(run)
     choice = choose(run)
     removal = chain.prune(run, choice.plan)
+    saved = repaired(run, choice.plan)
     smaller = chain.reload(run)
-    pruned = chain.validate(run, removal, smaller)
+    pruned = chain.validate(run, saved, smaller)
     parity = chain.export(run, choice.plan, baseline, pruned, smaller)
     exported = chain.validate_exported(run, parity, smaller)
     benchmark = chain.benchmark(run, parity)
@@ -76,6 +78,7 @@ def _chain(run: Run) -> Manifest:
                 baseline=baseline,
                 choice=choice,
                 removal=removal,
+                saved=saved,
                 pruned=pruned,
                 parity=parity,
                 exported=exported,

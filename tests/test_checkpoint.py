@@ -235,6 +235,7 @@ def nan_in_an_unused_row(tensors: dict[str, torch.Tensor]) -> None:
         (setting("preprocessor_config.json", sampling_rate=48_000_000), "not 48000000"),
         (setting("preprocessor_config.json", sampling_rate=float("nan")), "not nan"),
         (setting("preprocessor_config.json", sampling_rate=True), "not True"),
+        (setting("preprocessor_config.json", do_normalize="no"), "should be true or false, not no"),
         (setting("preprocessor_config.json", feature_extractor_type="WhisperFeatureExtractor"),
          "its feature extractor (WhisperFeatureExtractor) fails"),
         (setting("preprocessor_config.json", feature_extractor_type="WhisperFeatureExtractor",
@@ -352,6 +353,13 @@ def test_a_model_that_a_gigabyte_would_not_hold_is_not_built(stand_in: StandIn) 
 def test_names_that_no_directory_can_have(stand_in: StandIn, name: str) -> None:
     assert ModelSource(source=name).problems(stand_in.root) == [
         f"{name}: no such directory, and not a Hub id (owner/name)"
+    ]
+
+
+def test_no_room_for_a_view(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(stand_in.root / "gone"))
+    assert refused(stand_in) == [
+        "no temporary directory can be made: no such file or directory: set TMPDIR"
     ]
 
 

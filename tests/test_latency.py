@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,9 @@ class TestWorkOfADecoder:
 
     def test_the_files_are_named_with_their_sizes(self, output: Path, manifest: Manifest) -> None:
         report = (output / "report.md").read_text()
-        for name in ("encoder\\_model.onnx", "decoder\\_model\\_merged.onnx"):
-            assert f"| {name} |" in report
+        for name in ("encoder_model.onnx", "decoder_model_merged.onnx"):
+            size = (output / "onnx" / name).stat().st_size
+            assert re.search(rf"\| {name} \| [\d.]+ MB \| {size / 1e6:.2f} MB \|", report)
         row = next(row for row in summary_rows(manifest) if row.label == "ONNX files")
         assert row.label_detail == "encoder + decoder"
 

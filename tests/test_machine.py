@@ -43,7 +43,7 @@ def test_instruction_set(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_where_there_is_no_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "missing")
     assert machine.instruction_set() == ()
-    assert machine.describe_machine().processor == platform.processor() or platform.machine()
+    assert machine.describe_machine().processor == (platform.processor() or platform.machine())
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert "neon_dotprod" in machine.instruction_set()

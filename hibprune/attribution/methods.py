@@ -186,12 +186,15 @@ class Reconstruction(MethodBase):
 
     The surgeon's score, by blocks and greedily within a sublayer: what the units that stay cannot
     make up for. `normalise: stream` takes it as a share of the variance of the residual stream
-    there, so that layers can be compared; `none` as it is.
+    there, so that layers can be compared; `none` as it is. Hidden states take up to `memory_gib`,
+    and files beyond that.
     """
 
     method: Literal["reconstruction"]
     normalise: Literal["stream", "none"] = "stream"
+    memory_gib: float = Field(default=2.0, gt=0)
 
+    resources: ClassVar[frozenset[str]] = frozenset({"memory_gib"})
     kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Reconstruction: what the best linear repair cannot bring back"

@@ -66,7 +66,7 @@ def compare_recipe(
     choice, left_out = servable(choice, material.checkpoint.family)
     heads = heads_of(material.checkpoint.model)
     too_small = _check_amounts(choice, heads, loaded.recipe.budget)
-    for line in (*skipped_lines(material), *left_out, *too_small):
+    for line in (*material.notes, *skipped_lines(material), *left_out, *too_small):
         narrator.say(line)
     with open_output(directory), plain_disk_errors(directory):
         narrator.log_to(directory / LOG_FILE)
@@ -148,7 +148,7 @@ def _compare(
     recipe, material = run.recipe, run.material
     tracks = _tracks(scored, choice.scopes, choice.fractions, recipe.budget)
     checks = _tracks(scored, choice.scopes, choice.points, recipe.budget)
-    own_metric, metric = recipe.task.metric, choice.metric
+    own_metric, metric = recipe.task.metric_name, choice.metric
     evaluated = {metric: evaluations(run, metric, tracks)}
     if choice.points:
         evaluated[own_metric] = evaluations(run, own_metric, checks)
@@ -183,6 +183,7 @@ def _compare(
         points=points_of(checks, evaluated[own_metric], len(heads)) if choice.points else (),
         rank_correlations=tuple(tuple(spearman(a, b) for b in means) for a in means),
         evaluations=sum(map(len, evaluated.values())),
+        transcripts=recipe.task.transcript_rules(material.checkpoint.vocabulary),
         machine=describe_machine(),
         versions=installed_versions(),
     )

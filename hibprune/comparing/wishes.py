@@ -93,7 +93,7 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Ch
     task = loaded.recipe.task
     metrics = {
         metric.replace(" ", "-"): metric
-        for metric in (task.curve_metric, task.metric)
+        for metric in (task.curve_metric, task.metric_name)
         if metric is not None
     }
     wanted = wishes.metric or next(iter(metrics))
@@ -108,7 +108,7 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Ch
         fractions=fractions_of("--fractions", wishes.fractions),
         scopes=_scopes(wishes.scope),
         metric=metric,
-        points=() if metric == task.metric else fractions_of("--points", wishes.points),
+        points=() if metric == task.metric_name else fractions_of("--points", wishes.points),
     )
 
 

@@ -134,7 +134,9 @@ def _open(directory: Path, task: TaskBase) -> Deployment:
     # The manifest is written last: without it, the files may be half of two models.
     for name in (*exported, "config.json", FILE_NAME):
         _file(directory, name)
-    staged = StagedCheckpoint(directory, str(directory), needed_files(directory, task))
+    beside = [f"{ONNX_DIRECTORY}/{name}" for name in task.beside_graphs]
+    files = [*needed_files(directory, task), *beside]
+    staged = StagedCheckpoint(directory, str(directory), files)
     for graph in task.graphs:
         staged.link(f"{ONNX_DIRECTORY}/{graph}")
     config = read_configuration(staged, task)

@@ -6,25 +6,27 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from hibprune.errors import UserError, shortened
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-Predict = Callable[[dict[str, Tensor]], np.ndarray]
+Predict = Callable[["dict[str, Tensor]"], np.ndarray]
 """Takes a model's inputs, returns what its task decodes with the batch first: logits or tokens."""
 
-Outputs = Callable[[dict[str, Tensor]], dict[str, np.ndarray]]
+Outputs = Callable[["dict[str, Tensor]"], dict[str, np.ndarray]]
 """Takes a model's inputs, returns all that it gives out for them, by what each is called."""
 
-Timed = Callable[[dict[str, Tensor]], dict[str, Callable[[], object]]]
+Timed = Callable[["dict[str, Tensor]"], dict[str, Callable[[], object]]]
 """Takes a model's inputs, returns the work on them to time, by name: first that of the whole model,
 then that of its parts."""
 
@@ -43,6 +45,8 @@ def choose_device(wanted: str) -> torch.device:
     Raises:
         UserError: cuda is asked for where there is none.
     """
+    import torch
+
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but torch sees no GPU: use auto or cpu")
     if wanted == "auto":
@@ -52,6 +56,8 @@ def choose_device(wanted: str) -> torch.device:
 
 def torch_predict(model: PreTrainedModel) -> Predict:
     """Prediction under PyTorch, on the device the model is on."""
+    import torch
+
     device = next(model.parameters()).device
 
     def predict(inputs: dict[str, Tensor]) -> np.ndarray:

@@ -43,7 +43,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     renamed: ClassVar[dict[str, str]] = {}
-    """Keys of earlier versions, and what they are called now."""
+    """Keys that were or could be looked for here, and what to write instead."""
 
 
 class InputLimits(Settings):
@@ -125,6 +125,10 @@ class Gates(Settings):
 class Recipe(Settings):
     """Everything a run depends on."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "allow_chance_baseline": "validation.allow_chance_baseline"
+    }
+
     name: str = Field(pattern=NAME_PATTERN, max_length=MAX_NAME)
     model: ModelSource
     task: Task
@@ -168,12 +172,12 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _gates_fit_the_task(self) -> Recipe:
-        right = METRIC_GATES[self.task.metric.lower()]
+        metric = self.task.metric_name
+        right = METRIC_GATES[metric.lower()]
         for gate in METRIC_GATES.values():
             if gate != right and getattr(self.gates, gate) is not None:
                 raise ValueError(
-                    f"gates.{gate}: the metric of {self.task.kind} is {self.task.metric}: "
-                    f"use {right}"
+                    f"gates.{gate}: the metric of {self.task.kind} is {metric}: use {right}"
                 )
         return self
 

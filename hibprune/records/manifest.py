@@ -11,7 +11,9 @@ from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import AtWork, Gate, Measurement, Percentiles
 from hibprune.records.medium import MEDIA, Medium, MediumName, Unit
 from hibprune.records.ranking import RankingFault
-from hibprune.records.units import HeadShare
+from hibprune.records.repair import Repair
+from hibprune.records.transcripts import TranscriptRules
+from hibprune.records.units import HeadShare, Scope
 
 FILE_NAME = "manifest.json"
 SPEEDUP = "min_speedup"
@@ -55,14 +57,32 @@ class AttributionSummary(Record):
 class HeadSummary(Record):
     """`removed` maps a layer to the original indices of the heads that are gone.
 
-    `budget` is the share asked for, None where the recipe gives a number of heads. `left` is what
-    they left behind in their layers.
+    `budget` is the share asked for, None where the recipe gives a number of heads.
     """
 
     total: int
     budget: HeadShare | None = None
-    left: Literal["nothing", "mean"] = "nothing"
     removed: dict[int, tuple[int, ...]]
+
+    @property
+    def removed_count(self) -> int:
+        return sum(len(indices) for indices in self.removed.values())
+
+
+class NeuronSummary(Record):
+    """How many of the encoder's neurons went, and by what scores.
+
+    `removed` maps a layer to the original indices of those that are gone, `kept` to how many stay.
+    """
+
+    total: int
+    share: float
+    scope: Scope
+    method: str
+    settings: dict[str, str | int | float | bool | tuple[str, ...] | None]
+    seconds: float
+    removed: dict[int, tuple[int, ...]]
+    kept: dict[int, int]
 
     @property
     def removed_count(self) -> int:
@@ -98,6 +118,7 @@ class MetricSummary(Record):
     None where the two were not given the same. What each said of every input, and how much of it
     was wrong, is in `predictions/`. `chance` is the metric of the best answer that does not look at
     the input; `constant` holds, by model, what one said that said the same of every input.
+    `transcripts` are the rules by which texts were compared.
     """
 
     name: str
@@ -110,6 +131,7 @@ class MetricSummary(Record):
     exported_change: Interval | None
     chance: float | None = None
     constant: dict[ModelName, str] = Field(default_factory=dict)
+    transcripts: TranscriptRules | None = None
 
 
 class OutputParity(Record):
@@ -217,6 +239,8 @@ class Manifest(Record):
     validation: DataSummary
     attribution: AttributionSummary
     heads: HeadSummary
+    neurons: NeuronSummary | None = None
+    repair: Repair | None = None
     rounds: tuple[RoundSummary, ...] = ()
     parameters: Change
     macs: MacsChange

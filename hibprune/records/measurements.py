@@ -229,11 +229,10 @@ def _percentiles(times_ms: tuple[float, ...], seconds_of_sound: float | None) ->
 
 
 class Removal(Record):
-    """What removal changed by count, and the files of the pruned model."""
+    """What removal changed by count."""
 
     before: Footprint
     after: Footprint
-    files: tuple[str, ...]
 
 
 class Benchmark(Record):

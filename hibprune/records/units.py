@@ -56,6 +56,11 @@ def heads_by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
     return grouped
 
 
+def neurons_by_layer(neurons: Iterable[Unit]) -> dict[int, tuple[int, ...]]:
+    """Group neurons as `{layer: indices}`, the form of plans and of the manifest."""
+    return {layer: tuple(indices) for layer, indices in heads_by_layer(neurons).items()}
+
+
 class Effort(Record):
     """What scoring took: seconds, and clips sent through the encoder and back.
 

@@ -11,8 +11,9 @@ from hibprune.report.gates import gates_sentence
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.ranking import scored_by
 from hibprune.report.summary import SummaryRow, summary_rows
+from hibprune.report.transcripts import transcripts_sentence
 from hibprune.report.usage import USAGES, caution, usage_section
-from hibprune.tasks.steering import language_code
+from hibprune.tasks.languages import language_code
 
 
 def model_card(manifest: Manifest, recipe_yaml: str) -> str:
@@ -65,12 +66,14 @@ def _results(manifest: Manifest) -> str:
         if settings
         else ""
     )
+    sentence = transcripts_sentence(manifest.metric.transcripts)
+    rules = f" {sentence}" if sentence else ""
     return "\n\n".join(
         [
             "## Results",
             table("lrrr", ["", "original", "pruned", "change"], rows),
             f"Ranges are 95 % intervals; the metric is over "
-            f"{manifest.medium.counted(manifest.metric.n)}.{latency} "
+            f"{manifest.medium.counted(manifest.metric.n)}.{rules}{latency} "
             f"{plain(gates_sentence(manifest.gates))} All figures, pictures and limits: "
             "[report.md](report.md).",
             "![Score of every head, the removed ones crossed out](figures/heads.png)",

@@ -19,6 +19,8 @@ from hibprune.report.gates import (
 from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.ranking import samples
+from hibprune.report.repair import neurons_section, repair_section
+from hibprune.report.transcripts import transcripts_sentence
 
 NAMED_CLIPS = 20
 
@@ -34,6 +36,7 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
         _gates(manifest),
         heads_section(manifest, scores, plan),
         scoring_section(manifest),
+        *filter(None, [neurons_section(manifest), repair_section(manifest)]),
         parity_section(manifest),
         _data(manifest),
         _steps(manifest),
@@ -80,7 +83,12 @@ def _metric(manifest: Manifest) -> str:
     aim = "higher" if metric.higher_is_better else "lower"
     measured = manifest.medium.many
     header = ["model", f"{name} ({aim} is better)", "95 % interval", measured, "finding"]
-    return f"## {numbers.capitalised(name)}\n\n{table('lrrrl', header, rows)}"
+    parts = [
+        f"## {numbers.capitalised(name)}",
+        table("lrrrl", header, rows),
+        transcripts_sentence(metric.transcripts),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _metric_row(model: str, result: Measurement, finding: str) -> list[object]:

@@ -49,6 +49,7 @@ def summary_rows(manifest: Manifest) -> list[SummaryRow]:
     kept = heads.total - heads.removed_count
     return [
         SummaryRow("Heads", str(heads.total), str(kept), change(heads.total, kept)),
+        *_neuron_rows(manifest),
         *_metric_rows(manifest),
         SummaryRow(
             "Parameters",
@@ -67,6 +68,14 @@ def summary_rows(manifest: Manifest) -> list[SummaryRow]:
         _size_row(manifest),
         *_latency_rows(manifest),
     ]
+
+
+def _neuron_rows(manifest: Manifest) -> list[SummaryRow]:
+    neurons = manifest.neurons
+    if neurons is None:
+        return []
+    kept = neurons.total - neurons.removed_count
+    return [SummaryRow("Neurons", str(neurons.total), str(kept), change(neurons.total, kept))]
 
 
 def _size_row(manifest: Manifest) -> SummaryRow:

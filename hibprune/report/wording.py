@@ -236,11 +236,25 @@ def heads_sentence(manifest: Manifest) -> str:
     verb = "was" if heads.removed_count == 1 else "were"
     share = percent(heads.removed_count / heads.total, 0)
     rounding = heads.budget.rounding(heads.removed_count) if heads.budget else None
-    stays = " Their mean output stays, in biases." if heads.left == "mean" else ""
     return (
         f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed"
-        f"{f': {rounding}' if rounding else ''}.{stays}"
+        f"{f': {rounding}' if rounding else ''}.{neurons_sentence(manifest)}"
     )
+
+
+def neurons_sentence(manifest: Manifest) -> str:
+    """How many neurons went, and what was done with the weights that stay; begins with a space."""
+    neurons, repair = manifest.neurons, manifest.repair
+    went = (
+        ""
+        if neurons is None
+        else f" So were {neurons.removed_count} of {neurons.total} neurons of the feed-forwards "
+        f"({percent(neurons.removed_count / neurons.total, 0)})."
+    )
+    if repair is None or not repair.sublayers:
+        return went
+    clips = manifest.medium.counted(repair.clips + repair.held_out)
+    return f"{went} What stays was fitted to the original on {clips}, without training."
 
 
 def size_sentence(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hibprune.compression.remove import remove_heads, save_model
+from hibprune.compression.remove import copy_without
 from hibprune.deployment.export import export_onnx, write_metadata
 from hibprune.deployment.parity import check_parity
 from hibprune.errors import UserError
@@ -21,7 +21,6 @@ from hibprune.evaluation.work import window_of
 from hibprune.execution.files import (
     move_files,
     scratch_directory,
-    write_files_via_temporary,
     write_text,
 )
 from hibprune.execution.output import PREDICTIONS, graph_bytes
@@ -39,6 +38,7 @@ from hibprune.records.measurements import (
     Removal,
 )
 from hibprune.records.medium import Length
+from hibprune.records.repair import PrunedModel
 from hibprune.records.units import Plan, heads_by_layer
 from hibprune.stages.credibility import (
     credible_benchmark,
@@ -101,31 +101,25 @@ def _measured(
         metric_line,
         lambda _: [predictions_file],
         lambda kept: credible_evaluation(kept, len(clips.utterances)),
-        version=2,
+        version=3,
     )
 
 
 def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
-    """Remove them from a copy of the model and save it with what feeds it."""
+    """Count what removal takes away."""
     length = run.recipe.benchmark.lengths(run.recipe.task.medium)[0]
     tokens, window = decoded_tokens(run), window_of(run.checkpoint.preprocessor)
 
     def prune(_: Step[Removal], narration: StepNarration) -> Removal:
-        model = copy.deepcopy(run.checkpoint.model)
         example = run.checkpoint.preprocessor.example(length, 1)
-        before = measure_footprint(model, example, length, tokens, window)
-        remove_heads(model, plan.result)
-        after = measure_footprint(model, example, length, tokens, window)
-
-        def write(place: Path) -> None:
-            task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
-            save_model(task.deployed(model), place)
-            for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
-                if part is not None:
-                    part.save_pretrained(place)
-
-        files = write_files_via_temporary(run.directory, write)
-        return Removal(before=before, after=after, files=tuple(files))
+        before, after = (
+            measure_footprint(model, example, length, tokens, window)
+            for model in (
+                run.checkpoint.model,
+                copy_without(run.checkpoint.model, plan.result.units),
+            )
+        )
+        return Removal(before=before, after=after)
 
     return once(
         run,
@@ -137,16 +131,14 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
             f"{removal.before.parameters / 1e6:.2f} → "
             f"{removal.after.parameters / 1e6:.2f} M parameters"
         ),
-        lambda removal: list(removal.files),
-        credible_removal,
-        version=2,
+        credible=credible_removal,
+        version=3,
     )
 
 
 def decoded_tokens(run: Run) -> int | None:
     """How many tokens a decoder says for a validation clip of median length."""
-    references = [c.target for c in run.material.validation.utterances if c.target is not None]
-    return run.recipe.task.decoded_tokens(references, run.checkpoint.vocabulary)
+    return run.recipe.task.decoded_tokens(run.material.references, run.checkpoint.vocabulary)
 
 
 def reload(run: Run) -> Checkpoint:
@@ -155,11 +147,11 @@ def reload(run: Run) -> Checkpoint:
     return load_checkpoint(own, run.recipe.task, run.loaded.root, run.device)
 
 
-def validate(run: Run, removal: Done[Removal], pruned: Checkpoint) -> Done[Evaluation]:
+def validate(run: Run, saved: Done[PrunedModel], pruned: Checkpoint) -> Done[Evaluation]:
     """Measure the pruned model, as reloaded from the directory."""
     predict = run.recipe.task.torch_predict
     return _measured(
-        run, "validate", "pruned", {"prune": removal.key}, pruned, lambda: predict(pruned.model)
+        run, "validate", "pruned", {"repair": saved.key}, pruned, lambda: predict(pruned.model)
     )
 
 
@@ -276,10 +268,16 @@ def benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
         {"export": export.key, "settings": settings.model_dump(mode="json")},
         Benchmark,
         benchmark,
-        lambda done: ", ".join(f"{x.length} ×{x.ratio:.2f}" for x in done.latencies),
+        lambda done: ", ".join(map(_speed_up, done.latencies)),
         credible=lambda kept: credible_benchmark(kept, settings.repetitions),
         version=2,
     )
+
+
+def _speed_up(latency: Latency) -> str:
+    """`5 s ×1.15 (1.13–1.16)`."""
+    low, high = latency.ratio_interval
+    return f"{latency.length} ×{latency.ratio:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _latency(

@@ -96,7 +96,7 @@ def credible_removal(removal: Removal) -> bool:
 
     before, after = removal.before, removal.after
     smaller = after.parameters <= before.parameters and after.macs <= before.macs
-    return smaller and sound(before) and sound(after) and len(removal.files) > 0
+    return smaller and sound(before) and sound(after)
 
 
 def credible_benchmark(benchmark: Benchmark, repetitions: int) -> bool:

@@ -31,7 +31,8 @@ from hibprune.models.trial import REMEDY
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.report.checking import passed_over_lines
 from hibprune.stages.room import room_fault
-from hibprune.tasks import Target, TaskBase
+from hibprune.stages.targets import with_targets
+from hibprune.tasks import Target
 
 CALIBRATION, VALIDATION = "calibration", "validation"
 NAMED_WHEN_SKIPPED = 10
@@ -48,6 +49,8 @@ class Material:
     """Clips that removal is repaired on: the calibration clips first, then others."""
     passed_over: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Files beside the clips that are taken for none, by the set, each with the reason."""
+    notes: tuple[str, ...] = ()
+    """What is odd about model and labels, a line each."""
 
     @property
     def references(self) -> list[Target]:
@@ -74,10 +77,18 @@ def load(
     calibration, validation = (listing.utterances for listing in listings)
     checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
     check_model(recipe, checkpoint, exports)
-    labelled_calibration = recipe.calibration.labels == "dataset"
-    if labelled_calibration:
-        check_targets(CALIBRATION, calibration, recipe.task, checkpoint)
-    check_targets(VALIDATION, validation, recipe.task, checkpoint)
+    notes = list(model_notes(recipe, checkpoint))
+    if recipe.calibration.labels == "dataset":
+        targeted = with_targets(
+            CALIBRATION, calibration, recipe.task, checkpoint.vocabulary, measured=False
+        )
+        calibration = targeted.utterances
+        notes += targeted.notes
+    targeted = with_targets(
+        VALIDATION, validation, recipe.task, checkpoint.vocabulary, measured=True
+    )
+    validation = targeted.utterances
+    notes += targeted.notes
     try_loss(recipe, checkpoint, validation)
 
     drawn = usable(
@@ -105,7 +116,7 @@ def load(
         for (use, _), listing in zip(sources(recipe), listings, strict=True)
     }
     repaired = drawn.first(recipe.calibration.repair_samples or recipe.calibration.samples)
-    return Material(checkpoint, scored, measured, repaired, passed_over)
+    return Material(checkpoint, scored, measured, repaired, passed_over, tuple(notes))
 
 
 def calibration_inputs(
@@ -166,6 +177,12 @@ def try_loss(recipe: Recipe, checkpoint: Checkpoint, labelled: Sequence[Utteranc
             raise UserError(f"{place}: it is NaN or infinite{REMEDY}")
 
 
+def model_notes(recipe: Recipe, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is odd about a model that serves the task all the same, a line each."""
+    note = recipe.task.vocabulary_note(checkpoint.vocabulary)
+    return () if note is None else (f"{recipe.model.source}: {note}",)
+
+
 def reader(checkpoint: Checkpoint, limits: InputLimits) -> Callable[[Content], Reading]:
     """Reads what the model is given, or raises ContentFault."""
     return lambda content: checkpoint.read(content, limits.durations)
@@ -197,35 +214,6 @@ def validation_order(recipe: Recipe, clips: Sequence[Utterance]) -> list[Utteran
     if recipe.validation.limit is None:
         return list(clips)
     return drawing_order(clips, recipe.seed, balanced=False)
-
-
-def check_targets(
-    place: str, utterances: Sequence[Utterance], task: TaskBase, checkpoint: Checkpoint
-) -> None:
-    """See that the model has a number for every target, and that the metric is defined for them.
-
-    Raises:
-        UserError: names the first clip without a target, or with one the model does not know; or
-            there is nothing in the targets to measure by.
-    """
-    for utterance in utterances:
-        if utterance.target is None:
-            remedy = " or set calibration.labels: model" if place == CALIBRATION else ""
-            raise UserError(
-                f"{place}: {shortened(utterance.id)} has no {task.fields.kind}: label "
-                f"the {task.medium.many}{remedy}"
-            )
-        try:
-            task.encode(utterance.target, checkpoint.vocabulary)
-        except ValueError as error:
-            # A label may hold line breaks and go on for pages, an error is one line.
-            reason = shortened(" ".join(str(error).split()), 1000)
-            raise UserError(f"{place}: {shortened(utterance.id)}: {reason}") from error
-    if place == VALIDATION:
-        references = [clip.target for clip in utterances if clip.target is not None]
-        fault = task.references_fault(references, checkpoint.vocabulary)
-        if fault is not None:
-            raise UserError(f"{place}: {fault}")
 
 
 def require_distinct_labels(recipe: Recipe, validation: Sequence[Utterance]) -> None:

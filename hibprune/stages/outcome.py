@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from hibprune.records.manifest import (
     MetricSummary,
     ModelName,
     ModelSummary,
+    NeuronSummary,
     OutputParity,
     ParitySummary,
     PartTimingSummary,
@@ -43,6 +45,7 @@ from hibprune.records.measurements import (
     Timing,
     paired_change,
 )
+from hibprune.records.repair import PrunedModel
 from hibprune.records.units import Head, heads_by_layer
 from hibprune.report import write_report
 from hibprune.stages.gates import check_gates
@@ -60,6 +63,7 @@ class Outcome:
     baseline: Done[Evaluation]
     choice: Choice
     removal: Done[Removal]
+    saved: Done[PrunedModel]
     pruned: Done[Evaluation]
     parity: Done[Parity]
     exported: Done[Evaluation]
@@ -75,7 +79,16 @@ class Outcome:
                 for number, one in enumerate(self.choice.rounds, start=1)
                 for name, done in (("attribute", one.scores), ("plan", one.plan))
             },
+            **(
+                {}
+                if self.choice.neurons is None
+                else {
+                    "attribute-neurons": self.choice.neurons.scores,
+                    "plan-neurons": self.choice.neurons.plan,
+                }
+            ),
             "prune": self.removal,
+            "repair": self.saved,
             "validate": self.pruned,
             "export": self.parity,
             "exported": self.exported,
@@ -135,9 +148,10 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         heads=HeadSummary(
             total=plan.total,
             budget=recipe.budget.share(plan.total),
-            left=recipe.removal.leave,
             removed=_by_layer(plan.removed),
         ),
+        neurons=_neurons(outcome),
+        repair=outcome.saved.result.repair,
         rounds=tuple(
             RoundSummary(
                 removed=_by_layer(one.plan.result.removed),
@@ -176,6 +190,7 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
                 for name, evaluation in models.items()
                 if evaluation.constant is not None
             },
+            transcripts=recipe.task.transcript_rules(material.checkpoint.vocabulary),
         ),
         parity=ParitySummary(
             tolerance=outcome.parity.result.tolerance,
@@ -192,6 +207,27 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         machine=describe_machine(),
         versions=installed_versions(),
         files={},
+    )
+
+
+def _neurons(outcome: Outcome) -> NeuronSummary | None:
+    chosen = outcome.choice.neurons
+    if chosen is None:
+        return None
+    recipe, scores = outcome.loaded.recipe, chosen.scores.result
+    method = recipe.neuron_attribution.for_task(recipe.task.kind)
+    return NeuronSummary(
+        total=len(scores.heads),
+        share=recipe.budget.neurons,
+        scope=recipe.budget.scope,
+        method=method.name(),
+        settings=method.model_dump(mode="json", exclude={"method"}),
+        seconds=chosen.scores.seconds,
+        removed=chosen.plan.result.neurons,
+        kept={
+            layer: count - len(chosen.plan.result.neurons.get(layer, ()))
+            for layer, count in sorted(Counter(one.layer for one in scores.heads).items())
+        },
     )
 
 

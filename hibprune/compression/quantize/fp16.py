@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from hibprune.compression.quantize.branches import is_merged, parts_of, put_back
-from hibprune.compression.quantize.graphs import branches, read_graph, scopes
+from hibprune.compression.quantize.graphs import (
+    branches,
+    read_graph,
+    restore_description,
+    self_description,
+)
 from hibprune.compression.quantize.value_ranges import (
     Feed,
     Range,
@@ -49,6 +54,7 @@ def convert_fp16(source: Path, target: Path, feeds: Sequence[Feed]) -> tuple[str
     import onnx
 
     model = read_graph(source)
+    original = self_description(model)
     if not is_merged(model) and any(branches(node) for node in model.graph.node):
         raise UserError(
             f"{source}: it has branches that cannot be converted to float16: "
@@ -66,9 +72,7 @@ def convert_fp16(source: Path, target: Path, feeds: Sequence[Feed]) -> tuple[str
         put_back(model, converted)
     else:
         model = converted[0]
-    for graph, _ in scopes(model.graph):
-        graph.ClearField("value_info")
-
+    restore_description(model, *original)
     write_via_temporary(target, lambda temporary: onnx.save(model, temporary))
     return tuple(overflowing)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -75,6 +76,21 @@ def branches(node: Any) -> list[Any]:
         for attribute in node.attribute
         for inner in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
     ]
+
+
+def self_description(model: Any) -> tuple[list[Any], list[Any]]:
+    """Copies of what a model says about itself, its metadata and its outputs."""
+    return copy.deepcopy((list(model.metadata_props), list(model.graph.output)))
+
+
+def restore_description(model: Any, properties: list[Any], outputs: list[Any]) -> None:
+    """Let a converted model say what the original said, and take inferred shapes out again."""
+    model.ClearField("metadata_props")
+    model.metadata_props.extend(properties)
+    model.graph.ClearField("output")
+    model.graph.output.extend(outputs)
+    for graph, _ in scopes(model.graph):
+        graph.ClearField("value_info")
 
 
 def multiplications(model: Any) -> list[Multiplication]:

@@ -5,7 +5,6 @@ Convolutions stay as they are: in int8 they cost speech models both accuracy and
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,9 @@ from hibprune.compression.quantize.graphs import (
     MULTIPLICATIONS,
     multiplications,
     read_graph,
+    restore_description,
     scopes,
+    self_description,
 )
 from hibprune.errors import UserError, first_line
 from hibprune.execution.files import write_via_temporary
@@ -58,6 +59,8 @@ def require_smaller(sources: Sequence[Path], targets: Sequence[Path]) -> None:
 
 def write_int8(source: Path, target: Path, full_range: bool, in_float: Collection[str]) -> None:
     """As `quantize_int8`, straight to `target` and whatever becomes of the size."""
+    import onnx
+
     model = read_graph(source)
     found = multiplications(model)
     if all(one.name in in_float for one in found):
@@ -68,8 +71,7 @@ def write_int8(source: Path, target: Path, full_range: bool, in_float: Collectio
     for one in found:
         _require_finite(one.weight, source)
     quantized = {one.name for one in found if one.name not in in_float}
-    # Later steps change these.
-    properties, outputs = copy.deepcopy((list(model.metadata_props), list(model.graph.output)))
+    original = self_description(model)
     _untranspose(model)
     excluded = [
         name
@@ -80,7 +82,9 @@ def write_int8(source: Path, target: Path, full_range: bool, in_float: Collectio
         for name in (node.name, f"{node.name}_MatMul")
     ]
     _quantize_dynamic(model, target, full_range, excluded, source)
-    _tidy(target, properties, outputs)
+    quantized_model = onnx.load(target)
+    restore_description(quantized_model, *original)
+    onnx.save(quantized_model, target)
 
 
 def _require_finite(weight: Any, source: Path) -> None:
@@ -173,17 +177,3 @@ def _root_logger_kept() -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-
-
-def _tidy(path: Path, properties: list[Any], outputs: list[Any]) -> None:
-    """Give a quantized file the original's metadata and outputs, and take inferred shapes out."""
-    import onnx
-
-    model = onnx.load(path)
-    model.ClearField("metadata_props")
-    model.metadata_props.extend(properties)
-    model.graph.ClearField("output")
-    model.graph.output.extend(outputs)
-    for graph, _ in scopes(model.graph):
-        graph.ClearField("value_info")
-    onnx.save(model, path)
