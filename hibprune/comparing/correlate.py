@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hibprune.recipe.settings import MAX_NAME, NAME_PATTERN
 from hibprune.records.base import Interval
 from hibprune.records.comparison import CorrelatedRun, Correlation, Estimate
 from hibprune.records.manifest import FILE_NAME, Manifest
+from hibprune.records.ranking import scores_equal
 from hibprune.records.statistics import bootstrap_interval, pearson, rank_pearson, spearman
 from hibprune.records.units import Head, Scores
 from hibprune.report.correlation import correlation_figure, empty_rankings
@@ -69,16 +71,24 @@ def correlation_of(first: Path, second: Path) -> Correlation:
         heads=heads,
         first=_side(first, manifest, scores, a),
         second=_side(second, other, other_scores, b),
-        spearman=Estimate(
-            value=spearman(a, b), interval=Interval(*bootstrap_interval([a, b], rank_pearson))
-        ),
-        pearson=Estimate(
-            value=float(pearson(np.array(a), np.array(b))),
-            interval=Interval(*bootstrap_interval([a, b], pearson)),
-        ),
-        layers=_within_layers(heads, a, b),
+        spearman=_estimate(a, b, rank_pearson),
+        pearson=_estimate(a, b, pearson),
+        layers={} if _undefined(a, b) else _within_layers(heads, a, b),
         versions=installed_versions(),
     )
+
+
+def _undefined(a: list[float], b: list[float]) -> bool:
+    """Whether all scores of a side are equal but for rounding: then there is no correlation."""
+    return scores_equal(a) or scores_equal(b)
+
+
+def _estimate(a: list[float], b: list[float], statistic: Callable[..., np.ndarray]) -> Estimate:
+    """A correlation with its interval; where it is not defined, any could be the true one."""
+    if _undefined(a, b):
+        return Estimate(value=0.0, interval=Interval(-1.0, 1.0))
+    value = float(statistic(np.array(a), np.array(b)))
+    return Estimate(value=value, interval=Interval(*bootstrap_interval([a, b], statistic)))
 
 
 def read_run(directory: Path) -> tuple[Manifest, Scores]:

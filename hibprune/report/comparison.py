@@ -213,15 +213,20 @@ def _agreement(comparison: Comparison) -> str:
     labels = [comparison.methods[i].label for i in ranked]
     rows = []
     for place, i in enumerate(ranked):
-        row = comparison.rank_correlations[i]
-        rows.append(
-            [f"{place + 1} {labels[place]}", *(f"{row[j]:.2f}".replace("-", MINUS) for j in ranked)]
-        )
+        row = [_correlation(comparison, i, j) for j in ranked]
+        rows.append([f"{place + 1} {labels[place]}", *row])
     header = ["", *(str(place + 1) for place in range(len(ranked)))]
     return (
         "## How far the rankings agree\n\nSpearman's rank correlation of the mean scores over the "
         f"{len(comparison.heads)} heads.\n\n{table('l' + 'r' * len(ranked), header, rows)}"
     )
+
+
+def _correlation(comparison: Comparison, i: int, j: int) -> str:
+    """Of two methods' scores; a dash where those of one are equal, so that there is none."""
+    if any(comparison.methods[place].ranking_fault == "equal" for place in (i, j)):
+        return "–"
+    return f"{comparison.rank_correlations[i][j]:.2f}".replace("-", MINUS)
 
 
 def _reading(comparison: Comparison) -> str:
