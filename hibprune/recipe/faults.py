@@ -155,7 +155,7 @@ def _stranger(key: str, place: Place) -> str:
         return "unknown key"
     now = getattr(place.model, "renamed", {}).get(key)
     if now is not None:
-        return f"is called {now} now"
+        return f"write {now} instead"
     owners = [kind for kind in place.kinds if key in kind.model_fields]
     if not owners:
         return f"unknown key{_did_you_mean(key, list(place.model.model_fields))}"

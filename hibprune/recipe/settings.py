@@ -42,7 +42,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     renamed: ClassVar[dict[str, str]] = {}
-    """Keys of earlier versions, and what they are called now."""
+    """Keys that were or could be looked for here, and what to write instead."""
 
 
 class InputLimits(Settings):
@@ -121,6 +121,10 @@ class Gates(Settings):
 
 class Recipe(Settings):
     """Everything a run depends on."""
+
+    renamed: ClassVar[dict[str, str]] = {
+        "allow_chance_baseline": "validation.allow_chance_baseline"
+    }
 
     name: str = Field(pattern=NAME_PATTERN, max_length=MAX_NAME)
     model: ModelSource

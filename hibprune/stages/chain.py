@@ -145,8 +145,7 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
 
 def decoded_tokens(run: Run) -> int | None:
     """How many tokens a decoder says for a validation clip of median length."""
-    references = [c.target for c in run.material.validation.utterances if c.target is not None]
-    return run.recipe.task.decoded_tokens(references, run.checkpoint.vocabulary)
+    return run.recipe.task.decoded_tokens(run.material.references, run.checkpoint.vocabulary)
 
 
 def reload(run: Run) -> Checkpoint:
@@ -276,10 +275,16 @@ def benchmark(run: Run, export: Done[Parity]) -> Done[Benchmark]:
         {"export": export.key, "settings": settings.model_dump(mode="json")},
         Benchmark,
         benchmark,
-        lambda done: ", ".join(f"{x.length} ×{x.ratio:.2f}" for x in done.latencies),
+        lambda done: ", ".join(map(_speed_up, done.latencies)),
         credible=lambda kept: credible_benchmark(kept, settings.repetitions),
         version=2,
     )
+
+
+def _speed_up(latency: Latency) -> str:
+    """`5 s ×1.15 (1.13–1.16)`."""
+    low, high = latency.ratio_interval
+    return f"{latency.length} ×{latency.ratio:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _latency(
