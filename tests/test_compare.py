@@ -310,6 +310,7 @@ def test_a_killed_comparison_goes_on(
          "min_heads_per_layer 1: lower the budget"),
         (("--scope", "layer"), "--scope: unknown scope 'layer' (did you mean 'layerwise'?)"),
         (("--seeds", "0"), "--seeds: should be at least 1, not 0"),
+        (("--seeds", "1000000000"), "--seeds: should be at most 1,000, not 1000000000"),
         (("--metric", "WER"),
          "--metric: 'WER' is not one of accuracy (keyword-spotting)"),
     ],

@@ -83,7 +83,8 @@ def test_names_of_any_bytes_from_the_clip_to_the_manifest(
     output = tmp_path / "out"
     result = invoke(
         "run", "recipe.yaml", "--output", output, MAGNITUDE,
-        "--set=validation={source: {kind: folder, path: words}, max_unreadable: 0.1}",
+        "--set=validation.source={kind: folder, path: words}",
+        "--set=validation.max_unreadable=0.1",
         f"--set=model.source={model}",
     )  # fmt: skip
     assert result.exit_code == 0, result.output

@@ -19,6 +19,7 @@ from hibprune.stages.score import ATTRIBUTE
 
 SCOPES = ("global", "layerwise")
 ALL = "all"
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Ch
     if wanted not in metrics:
         raise UserError(f"--metric: '{wanted}' is not one of {', '.join(metrics)} ({task.kind})")
     metric = metrics[wanted]
-    if wishes.seeds < 1:
-        raise UserError(f"--seeds: should be at least 1, not {wishes.seeds}")
+    if not 1 <= wishes.seeds <= MAX_SEEDS:
+        bound = "at least 1" if wishes.seeds < 1 else f"at most {MAX_SEEDS:,}"
+        raise UserError(f"--seeds: should be {bound}, not {wishes.seeds}")
     return Choice(
         entries=entries_of(loaded, overrides, wishes),
         all_methods=wishes.methods == ALL,

@@ -143,8 +143,9 @@ def _open(directory: Path, task: TaskBase) -> Deployment:
     writes = task.fields.kind == "text"
     tokenizer = pretrained("AutoTokenizer", staged) if writes else None
     with plain_faults(f"{directory}: cannot read its config.json", staged):
-        vocabulary = Vocabulary(class_names(config), tokenizer)
-        fault = None if writes else task.vocabulary_fault(vocabulary)
+        vocabulary = Vocabulary(class_names(config), tokenizer, configuration=config)
+        # What a decoder is told stands with its graphs, and is theirs to read.
+        fault = task.vocabulary_fault(vocabulary) if task.generation is None else None
     if fault is not None:
         raise UserError(f"{directory}: its model cannot serve its recipe's task: {fault}")
     preprocessor = load_preprocessor(task.medium, config, staged)

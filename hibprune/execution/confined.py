@@ -51,8 +51,11 @@ def confined(module: str, function: str, arguments: Sequence[Any], seconds: floa
     if method == "forkserver":
         context.set_forkserver_preload([module])
     receiver, sender = context.Pipe(duplex=False)
-    # What the process leaves when it is ended goes with this.
-    scratch = tempfile.TemporaryDirectory(prefix="hibprune-", ignore_cleanup_errors=True)
+    try:
+        # What the process leaves when it is ended goes with this.
+        scratch = tempfile.TemporaryDirectory(prefix="hibprune-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ConfinedError(f"has no place for temporary files ({error})") from error
     work = (module, function, tuple(arguments))
     # A daemon, so that it does not outlive this process either.
     process = context.Process(  # type: ignore[attr-defined]

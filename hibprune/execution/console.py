@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -37,6 +38,10 @@ class PlainGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with _plain_errors():
+            try:
+                Path.cwd()
+            except OSError as error:
+                raise UserError("the working directory is gone: change to another") from error
             return super().invoke(ctx)
 
     def main(self, *arguments: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -139,16 +139,24 @@ def require_own(directory: Path) -> None:
     Raises:
         UserError: something there leads elsewhere, or is neither.
     """
-    waiting = [directory] if directory.is_dir() else []
+    waiting = [directory]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
+        # Another run at work there may rename and remove things meanwhile.
+        with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
-                mode = entry.stat(follow_symlinks=False).st_mode
-                fault = _foreign(mode)
-                if fault is not None:
-                    raise UserError(f"{entry.path}: {fault}: {REMOVE_OR_CHOOSE}")
-                if stat.S_ISDIR(mode):
-                    waiting.append(Path(entry.path))
+                waiting += _required_own(entry)
+
+
+def _required_own(entry: os.DirEntry[str]) -> list[Path]:
+    """The directory that an entry is, if it is one. Raises UserError for what leads elsewhere."""
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return []
+    fault = _foreign(mode)
+    if fault is not None:
+        raise UserError(f"{entry.path}: {fault}: {REMOVE_OR_CHOOSE}")
+    return [Path(entry.path)] if stat.S_ISDIR(mode) else []
 
 
 def _foreign(mode: int) -> str | None:
