@@ -9,12 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from hibprune.attribution import HeadInformationBottleneck, Method
 from hibprune.attribution.methods import NeuronMethod, Reconstruction
 from hibprune.compression.plan import Budget, Schedule
+from hibprune.compression.quantize.settings import QuantizeSettings
 from hibprune.compression.settings import RemovalSettings
 from hibprune.data import DataSource, DurationLimits
 from hibprune.deployment.settings import ExportSettings
 from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
 from hibprune.records.medium import Unit
+from hibprune.records.variants import VariantName
 from hibprune.tasks import Task
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -100,11 +102,11 @@ class Validation(InputLimits):
 class Gates(Settings):
     """Limits that make the run end with exit code 3 when one is broken; drops as shares (0.02).
 
-    The metric is that of the exported model against the original one; the speed-up counts at every
-    measured length; the file is the ONNX model. What has a 95 % interval is held to the limit by
-    it: a gate fails when the whole interval is beyond the limit, passes when the whole interval is
-    within, and is undecided otherwise, which does not fail the run. `strict` wants the whole
-    interval within: what is undecided fails.
+    They hold the `variant` named: its metric against the original's, its speed-up at every measured
+    length, its ONNX files. What has a 95 % interval is held to the limit by it: a gate fails when
+    the whole interval is beyond the limit, passes when the whole interval is within, and is
+    undecided otherwise, which does not fail the run. `strict` wants the whole interval within: what
+    is undecided fails.
     """
 
     renamed: ClassVar[dict[str, str]] = {
@@ -120,6 +122,7 @@ class Gates(Settings):
     min_speedup: float | None = Field(default=None, gt=0)
     max_file_mb: float | None = Field(default=None, gt=0)
     strict: bool = False
+    variant: VariantName = "pruned"
 
 
 class Recipe(Settings):
@@ -140,6 +143,7 @@ class Recipe(Settings):
     schedule: Schedule = Schedule()
     removal: RemovalSettings = RemovalSettings()
     export: ExportSettings = ExportSettings()
+    quantize: QuantizeSettings = QuantizeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gates: Gates = Gates()
     seed: int = Field(default=0, ge=0)
@@ -168,6 +172,16 @@ class Recipe(Settings):
     def _only_labels_survive_cropping(self) -> Recipe:
         if self.calibration.crop_seconds is not None and self.task.fields.kind == "text":
             raise ValueError("calibration.crop_seconds: a cropped clip no longer holds its text")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_hold_a_variant_that_is_made(self) -> Recipe:
+        precision = self.gates.variant.partition("-")[2] or "fp32"
+        if precision not in self.export.variants:
+            raise ValueError(
+                f"gates.variant: {self.gates.variant} is not made: add {precision} to "
+                "export.variants"
+            )
         return self
 
     @model_validator(mode="after")

@@ -99,18 +99,13 @@ def credible_removal(removal: Removal) -> bool:
     return smaller and sound(before) and sound(after)
 
 
-def credible_benchmark(benchmark: Benchmark, repetitions: int) -> bool:
-    """Whether every length was timed so often, whole and in parts, and each run took its time."""
-    timings = [
-        times
-        for latency in benchmark.latencies
-        for one in (latency, *latency.parts)
-        for times in (one.before_ms, one.after_ms)
-    ]
-    return (
-        bool(timings and benchmark.original_bytes)
-        and all(size > 0 for size in benchmark.original_bytes.values())
-        and all(len(times) == repetitions and min(times) > 0 for times in timings)
+def credible_benchmark(benchmark: Benchmark, names: Sequence[str], repetitions: int) -> bool:
+    """Whether all variants were timed so often at every length, and each run took its time."""
+    parts = [times for latency in benchmark.latencies for times in latency.times.values()]
+    return len(parts) > 0 and all(
+        set(times) == set(names)
+        and all(len(own) == repetitions and min(own) > 0 for own in times.values())
+        for times in parts
     )
 
 

@@ -71,6 +71,21 @@ def quantize_guarded(
     return guard
 
 
+def write_guarded(
+    source: Path,
+    directory: Path,
+    graphs: Sequence[str],
+    full_range: bool,
+    in_float: Collection[str],
+) -> None:
+    """Write int8 files of `graphs` in `source` to `directory`/onnx, under the same names.
+
+    `in_float` are the groups that a guard found to be left in float32.
+    """
+    groups = layer_groups((graph, read_graph(source / graph)) for graph in graphs)
+    _Int8Files(source, directory, graphs, groups, full_range).write(in_float)
+
+
 class _Drop(NamedTuple):
     """By how much int8 is worse than fp32, the worst last when sorted; and what was read."""
 
