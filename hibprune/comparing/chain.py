@@ -29,9 +29,9 @@ from hibprune.records.statistics import BOOTSTRAP_RESAMPLES, spearman
 from hibprune.records.units import Head, Scores, heads_by_layer
 from hibprune.report.comparison import write_comparison
 from hibprune.report.numbers import listing
-from hibprune.stages.chain import baseline
 from hibprune.stages.credibility import credible_evaluation
 from hibprune.stages.load import Material, load, loaded_line, skipped_lines
+from hibprune.stages.measure import baseline
 from hibprune.stages.outcome import data_summary, model_summary
 from hibprune.stages.run import Run
 from hibprune.stages.score import attribute, calibration_targets

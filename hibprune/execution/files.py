@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import os
 import re
 import shutil
@@ -272,8 +273,10 @@ def scratch_directory(directory: Path) -> Iterator[Path]:
     """A temporary directory in `directory`, gone afterwards; on its disk, so that a move is safe.
 
     `remove_leftovers` also finds it after a kill, which the system's own place does not offer.
+    One may be asked for while another is in use.
     """
-    scratch = directory / f".scratch.{os.getpid()}.partial"
+    names = (f".scratch.{number}.{os.getpid()}.partial" for number in itertools.count())
+    scratch = next(place for name in names if not (place := directory / name).exists())
     try:
         scratch.mkdir(parents=True)
         yield scratch

@@ -17,7 +17,7 @@ from hibprune.execution.output import PREDICTIONS
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.runtime import ONNX_DIRECTORY, PROVIDERS
 from hibprune.execution.steps import Done, Step
-from hibprune.records.measurements import Benchmark, Latency, Parity
+from hibprune.records.measurements import Benchmark, Evaluation, Latency, Parity
 from hibprune.records.medium import Length
 from hibprune.records.precision import Agreement, graph_name
 from hibprune.records.variants import GraphFile, Measured, VariantPlan
@@ -57,10 +57,47 @@ def measured_original(
             would compare guesses.
     """
     found = measured(run, bench, original, exported.key)
-    fault = chance_fault(found.result.evaluation, run.material.references, run.recipe.task.medium)
+    _require_better_than_chance(run, found.result.evaluation)
+    return found
+
+
+def baseline(run: Run) -> Done[Evaluation]:
+    """Measure the original under PyTorch, for a comparison, which exports nothing.
+
+    Raises:
+        UserError: as `measured_original`.
+    """
+    clips, task = run.material.validation, run.recipe.task
+
+    def measure(_: Step[Evaluation], narration: StepNarration) -> Evaluation:
+        evaluation, _predictions = evaluate(
+            task.torch_predict(run.checkpoint.model),
+            run.checkpoint,
+            task,
+            clips.utterances,
+            run.recipe.validation.durations,
+            narration.advance,
+        )
+        return evaluation
+
+    found = once(
+        run,
+        "baseline",
+        {"validation": clips.identity},
+        Evaluation,
+        measure,
+        metric_line,
+        credible=lambda kept: credible_evaluation(kept, len(clips.utterances)),
+        version=3,
+    )
+    _require_better_than_chance(run, found.result)
+    return found
+
+
+def _require_better_than_chance(run: Run, evaluation: Evaluation) -> None:
+    fault = chance_fault(evaluation, run.material.references, run.recipe.task.medium)
     if fault is not None and not run.recipe.validation.allow_chance_baseline:
         raise UserError(fault)
-    return found
 
 
 def measured(
