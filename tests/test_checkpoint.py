@@ -271,10 +271,8 @@ def test_checkpoints_of_sound_that_cannot_be_right(
          "ZeroDivisionError: integer division or modulo by zero"),
         ("encoder_decoder", setting("preprocessor_config.json", dither=0.01),
          "makes something else of one clip at every time: set dither to 0"),
-        ("encoder_decoder", setting("generation_config.json", suppress_tokens="x"),
-         "fails on a trial clip of 1 s"),
-        ("encoder_decoder", setting("config.json", decoder_start_token_id=None),
-         "its loss on a trial clip cannot be computed"),
+        ("encoder_decoder", setting("generation_config.json", bad_words_ids=[[10**6]]),
+         "fails on a trial clip of 1 s: The model vocabulary size is 59"),
         ("encoder_decoder", lambda s: (s.model / "vocab.json").write_text("{"),
          "cannot read its tokenizer"),
         ("encoder_decoder_on_waveforms", lambda s: (s.model / "tokenizer.json").write_text("{"),
@@ -303,6 +301,21 @@ def test_other_checkpoints_that_cannot_be_right(
     (found,) = refused(stand_in)
     assert fault in found
     assert len(found) < 500
+
+
+@pytest.mark.parametrize("found", [torch.tensor([torch.nan]), ValueError("no such class")])
+def test_the_loss_is_computed_once_before_the_work(
+    found: Any, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(*arguments: Any) -> Any:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(KeywordSpotting, "loss", loss)
+    (fault,) = refused(stand_in)
+    told = "no such class" if isinstance(found, Exception) else "it is NaN or infinite"
+    assert fault.startswith(f"model: its loss on a trial clip cannot be computed: {told}: take")
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_knows(reviews: StandIn) -> None:

@@ -105,12 +105,15 @@ def test_weights_are_rounded_to_steps_of_their_channels_largest(
     source, target = exported.path(exported.graphs[-1]), tmp_path / "q.onnx"
     quantize_int8(source, target, full_range)
     before, after = onnx.load(source), onnx.load(target)
-    weights = stored_in(before)
-    given, made = stored_in(before), stored_in(after)
+    weights, made = stored_in(before), stored_in(after)
+    # The output projection of Moonshine is its table of embeddings.
+    for node in nodes_of(before, "Transpose"):
+        if node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]].T
     originals = {
         node.name: weights[node.input[1]].T if node.op_type == "Gemm" else weights[node.input[1]]
         for node in nodes_of(before, "MatMul", "Gemm")
-        if node.input[1] in given
+        if node.input[1] in weights
     }
     products = nodes_of(after, "MatMulInteger")
     assert len(products) >= 14
@@ -164,17 +167,20 @@ def test_groups_are_layers_and_what_is_before_and_after(name: str, tiny_exports:
 
 
 @pytest.mark.parametrize("name", ["whisper", "moonshine"])
-def test_graphs_of_a_decoder_share_their_groups(name: str, tiny_exports: Exports) -> None:
+def test_groups_of_an_encoder_and_a_decoder(name: str, tiny_exports: Exports) -> None:
     exported = tiny_exports(named(name))
     groups = layer_groups((graph, read_graph(exported.path(graph))) for graph in exported.graphs)
-    encoder, *decoders = exported.graphs
+    encoder, decoder = exported.graphs
     assert set(groups) == {
         *(f"encoder layer {layer} {part}" for layer in (0, 1) for part in LAYERED),
         *(f"decoder layer {n} {part}" for n in (0, 1) for part in (*LAYERED, "cross-attention")),
         "decoder output layers",
     }
     for group, nodes in groups.items():
-        assert set(nodes) == ({encoder} if group.startswith("encoder") else set(decoders))
+        assert set(nodes) == {encoder if group.startswith("encoder") else decoder}
+
+
+INT64 = TensorProto.INT64
 
 
 def _graph(nodes: list[Any], stored: dict[str, np.ndarray], takes: Any = None) -> Any:
@@ -210,8 +216,55 @@ def test_weights_that_several_nodes_share(tmp_path: Path) -> None:
     kinds = [(value.dtype, value.shape) for value in stored_in(onnx.load(target)).values()]
     assert kinds.count((np.dtype(np.int8), (600, 16))) == 1
     assert kinds.count((np.dtype(np.int8), (16, 600))) == 1
-    assert kinds.count((np.dtype(np.float32), (600, 16))) == 1
+    assert kinds.count((np.dtype(np.float32), (600, 16))) == 0
     assert kinds.count((np.dtype(np.float32), (16, 600))) == 0
+
+
+@pytest.mark.parametrize("name", ["whisper", "moonshine"])
+@pytest.mark.parametrize("in_float", [(), ("/proj_out/MatMul",)])
+def test_a_decoders_table_of_embeddings_is_stored_once(
+    name: str, in_float: tuple[str, ...], tiny_exports: Exports, tmp_path: Path
+) -> None:
+    """It is the output projection, too, and belongs to both branches."""
+    exported, target = tiny_exports(named(name)), tmp_path / "q.onnx"
+    source = exported.path("decoder_model_merged.onnx")
+    quantize_int8(source, target, in_float=in_float)
+    vocabulary = exported.tiny.config().vocab_size
+    tables = [one for one in stored_in(onnx.load(target)).values() if vocabulary in one.shape]
+    kinds = [one.dtype for one in tables if one.ndim == 2]
+    assert kinds == [np.float32 if in_float else np.int8]
+    for feed in exported.feeds()[source.name]:
+        assert 0 < distance(run(source, feed), run(target, feed)) < NEAR
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4), (1, 2, 3)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_looked_up_are_those_of_the_int8_weights(
+    shape: tuple[int, ...], shared: bool, tmp_path: Path
+) -> None:
+    """Unless the table is needed in float32 all the same."""
+    source, target = tmp_path / "m.onnx", tmp_path / "q.onnx"
+    nodes = [
+        helper.make_node("Gather", ["table", "x"], ["embedded"], "embed"),
+        helper.make_node("Transpose", ["table"], ["turned"], "turn", perm=[1, 0]),
+        helper.make_node("MatMul", ["embedded", "turned"], ["y"], "project"),
+    ]
+    model = _graph(
+        nodes, {"table": _weights(600, 16)}, helper.make_tensor_value_info("x", INT64, None)
+    )
+    model.graph.output.append(helper.make_tensor_value_info("embedded", TensorProto.FLOAT, None))
+    if shared:
+        model.graph.node.append(helper.make_node("ReduceMax", ["table"], ["max"], "max"))
+        model.graph.output.append(helper.make_tensor_value_info("max", TensorProto.FLOAT, None))
+    onnx.save(model, source)
+    write_int8(source, target, full_range=False, in_float=())
+    feed = {"x": np.random.default_rng(0).integers(-600, 600, shape)}
+    rows = _weights(600, 16)[feed["x"]]
+    scale = np.abs(rows).max(-1, keepdims=True) / 64
+    wanted = rows if shared else np.rint(rows / scale) * scale
+    found = run(target, feed)
+    np.testing.assert_allclose(found["embedded"], wanted, rtol=1e-6)
+    assert distance(run(source, feed), found) < NEAR
 
 
 def test_nodes_without_names_and_products_that_are_none(tmp_path: Path) -> None:

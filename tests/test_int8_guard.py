@@ -206,7 +206,7 @@ def test_outputs_tell_groups_apart_that_the_metric_does_not(exported: TinyExport
     assert guard.in_float == ("encoder layer 1 attention", "output layers")
 
 
-def test_all_graphs_of_a_decoder_keep_the_same(tiny_exports: Exports, tmp_path: Path) -> None:
+def test_both_branches_of_a_decoder_keep_the_same(tiny_exports: Exports, tmp_path: Path) -> None:
     exported = _own(tiny_exports(WHISPER), tmp_path)
     measure, tried = _tabled(exported, {"decoder layer 1 cross-attention": 0.5})
     guard = _guarded_by(exported, measure, 0.01)

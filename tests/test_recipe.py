@@ -117,7 +117,7 @@ def test_what_is_left_out_takes_the_documented_defaults(tmp_path: Path) -> None:
         ("benchmark.seconds=[1, x]", "benchmark.seconds.1: should be a number, not 'x'"),
         ("benchmark.seconds=[]", "benchmark.seconds: should have at least 1 entry"),
         ("benchmark.seconds=[-1]", "benchmark.seconds: should be at least 0.1, not -1"),
-        ("export.batches=[0]", "export.batches: should be at least 1, not 0"),
+        ("export.batches=[1, 0]", "export.batches.1: should be greater than 0, not 0"),
         ("export.tolerance=.inf", "export.tolerance: should be a finite number"),
         ("calibration.min_seconds=50",
          "calibration: min_seconds 50 is more than max_seconds 40"),
@@ -217,7 +217,7 @@ def test_a_key_at_the_top_that_belongs_below(tmp_path: Path) -> None:
 def test_any_section_may_have_keys_of_earlier_versions() -> None:
     class Section(BaseModel):
         model_config = ConfigDict(extra="forbid")
-        renamed: ClassVar[dict[str, str]] = {"old": "new"}
+        former_names: ClassVar[dict[str, str]] = {"old": "new"}
         new: int = 1
 
     class Whole(BaseModel):

@@ -220,7 +220,9 @@ class TestSilence:
         )
         change = paired_change(before, after)
         assert change is not None
-        assert tuple(change) == self.exact([-1, 0, 0, 0])
+        assert change.low == pytest.approx(-2.0, abs=0.5)
+        # One clip of four that changed is no change to an exact test.
+        assert 0 <= change.high < 1
 
     def test_nothing_but_silence_has_no_rate(self, checkpoint: Checkpoint) -> None:
         references = [text for text in self.REFERENCES if text != "hello"]

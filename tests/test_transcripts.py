@@ -164,15 +164,15 @@ class TestRecipe:
 
     @pytest.mark.parametrize(
         ("fields", "right"),
-        [({}, "largest_wer_rise"), ({"metric": "cer"}, "largest_cer_rise"),
-         ({"text": {"language": "ja"}}, "largest_cer_rise")],
+        [({}, "max_wer_rise"), ({"metric": "cer"}, "max_cer_rise"),
+         ({"text": {"language": "ja"}}, "max_cer_rise")],
     )  # fmt: skip
     def test_gates_are_on_what_is_counted(
         self, tmp_path: Path, fields: dict[str, Any], right: str
     ) -> None:
         asr = {"kind": "asr-ctc", **fields}
         load_recipe(write_recipe(tmp_path / "r.yaml", asr, **{right: 0.01}))
-        for wrong in {"largest_wer_rise", "largest_cer_rise", "largest_accuracy_drop"} - {right}:
+        for wrong in {"max_wer_rise", "max_cer_rise", "max_accuracy_drop"} - {right}:
             with pytest.raises(UserError, match=f"gates.{wrong}: .* use {right}"):
                 load_recipe(write_recipe(tmp_path / "r.yaml", asr, **{wrong: 0.01}))
 

@@ -22,14 +22,7 @@ TASKS = {
     READING: "text-classification",
     SPEAKING: "automatic-speech-recognition-with-past",
 }
-GRAPHS = {
-    SPEAKING: (
-        "encoder_model.onnx",
-        "decoder_model.onnx",
-        "decoder_with_past_model.onnx",
-        "decoder_model_merged.onnx",
-    )
-}
+GRAPHS = {SPEAKING: ("encoder_model.onnx", "decoder_model_merged.onnx")}
 TOKENS = (1, 4, 9, 7, 5)
 
 

@@ -140,6 +140,8 @@ def _explain(fault: Any, place: Place) -> str:
         return f"{named(fault['input'])} is not one of {fault['ctx']['expected']}"
     if kind == "value_error":
         return str(message.removeprefix("Value error, "))
+    if kind == "finite_number":
+        return "should be a finite number"
     if kind == "too_short":
         return f"should have at least {fault['ctx']['min_length']} entry"
     plain = PLAIN_TYPES.get(kind.rpartition("_")[0])
@@ -153,7 +155,7 @@ def _stranger(key: str, place: Place) -> str:
     """What to say of a key that its section does not have."""
     if place.model is None:
         return "unknown key"
-    now = getattr(place.model, "renamed", {}).get(key)
+    now = getattr(place.model, "former_names", {}).get(key)
     if now is not None:
         return f"write {now} instead"
     owners = [kind for kind in place.kinds if key in kind.model_fields]

@@ -44,7 +44,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    renamed: ClassVar[dict[str, str]] = {}
+    former_names: ClassVar[dict[str, str]] = {}
     """Keys that were or could be looked for here, and what to write instead."""
 
 
@@ -109,7 +109,7 @@ class Gates(Settings):
     is undecided fails.
     """
 
-    renamed: ClassVar[dict[str, str]] = {
+    former_names: ClassVar[dict[str, str]] = {
         "largest_accuracy_drop": "max_accuracy_drop",
         "largest_wer_rise": "max_wer_rise",
         "smallest_speedup": "min_speedup",
@@ -128,7 +128,7 @@ class Gates(Settings):
 class Recipe(Settings):
     """Everything a run depends on."""
 
-    renamed: ClassVar[dict[str, str]] = {
+    former_names: ClassVar[dict[str, str]] = {
         "allow_chance_baseline": "validation.allow_chance_baseline"
     }
 
@@ -205,10 +205,6 @@ class Recipe(Settings):
                     f"{place}.{unit}: should be at least {SHORTEST_EXAMPLE[unit]:g}, "
                     f"not {shortest:g}"
                 )
-        if min(self.export.batches) < 1:
-            raise ValueError(
-                f"export.batches: should be at least 1, not {min(self.export.batches)}"
-            )
         return self
 
     @model_validator(mode="after")

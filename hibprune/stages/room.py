@@ -19,7 +19,9 @@ ATTENTION_COPIES = 2
 
 
 def room_fault(checkpoint: Checkpoint, length: Length, batch: int) -> str | None:
-    """Why a batch of inputs of some length cannot go through the model here, or None when it can.
+    """Why a batch of inputs of some length cannot go through the model here, and what to do.
+
+    None when it can.
 
     Extrapolated from short inputs: what a front end makes grows with the length, what attention
     makes with its square. An estimate from below.
@@ -32,7 +34,8 @@ def room_fault(checkpoint: Checkpoint, length: Length, batch: int) -> str | None
         return None
     of_one = f"{length}" if batch == 1 else f"{batch} inputs of {length}"
     return (
-        f"{of_one} would take {needed / 1e9:,.0f} GB of memory, and {free / 1e9:,.0f} GB are free"
+        f"{of_one} would take {needed / 1e9:,.0f} GB of memory, and {free / 1e9:,.0f} GB are "
+        "free: set shorter ones"
     )
 
 

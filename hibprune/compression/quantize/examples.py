@@ -23,11 +23,11 @@ def graph_feeds(
     examples: Iterable[Mapping[str, ArrayLike]],
     tokens: Sequence[int] = (),
 ) -> dict[str, list[Feed]]:
-    """What each graph in `directory`, encoders first, is given when the model runs on `examples`.
+    """What each graph in `directory`, an encoder first, is given when the model runs on `examples`.
 
     An example holds the model's inputs by name, each with the batch first; masks and token types
-    that are missing are filled in. A decoder is told `tokens`, two or more: the last with what it
-    remembers of the others, where it has a memory.
+    that are missing are filled in. A merged decoder is told `tokens`, two or more: the last in a
+    step of its own, with what it remembers of the others.
 
     Raises:
         UserError: a graph cannot be loaded, or takes what the others do not give.
@@ -37,22 +37,16 @@ def graph_feeds(
     for example in examples:
         known = {name: np.asarray(value) for name, value in example.items()}
         batch = len(next(iter(known.values())))
+        said = np.tile(np.array(tokens, np.int64), (batch, 1))
         for one in sessions:
             if not one.decodes:
                 feeds[one.name].append(one.feed(known))
                 known[STATES] = one.run(feeds[one.name][-1])[0]
-        decoders = [one for one in sessions if one.decodes]
-        told = np.tile(np.array(tokens, np.int64), (batch, 1))
-        # Those without a memory first: they make it for the others.
-        for one in sorted(decoders, key=lambda one: one.remembers and not one.chooses):
-            if not one.remembers or one.chooses:
-                start = {**known, "input_ids": told[:, :-1], CHOICE: np.array([False])}
-                start.update({name: np.zeros(shape, np.float32) for name, shape in one.past(batch)})
-                feeds[one.name].append(one.feed(start))
-                known.update(one.memory(feeds[one.name][-1]))
-            if one.remembers:
-                on = {**known, "input_ids": told[:, -1:], CHOICE: np.array([True])}
-                feeds[one.name].append(one.feed(on))
+                continue
+            start = {**known, **one.no_memory(batch), "input_ids": said[:, :-1]}
+            first = one.feed({**start, CHOICE: np.array([False])})
+            then = {**known, **one.memory(first), "input_ids": said[:, -1:]}
+            feeds[one.name] += [first, one.feed({**then, CHOICE: np.array([True])})]
     return feeds
 
 
@@ -64,19 +58,17 @@ class _Graph:
         self._path = directory / name
         self._session = onnx_session(self._path, "cpu")
         self._inputs = {one.name: one for one in self._session.get_inputs()}
-        self.decodes = STATES in self._inputs or any(self._past_names())
-        self.remembers = any(self._past_names())
-        self.chooses = CHOICE in self._inputs
+        self.decodes = CHOICE in self._inputs
 
-    def _past_names(self) -> list[str]:
-        return [name for name in self._inputs if name.startswith(PAST)]
-
-    def past(self, batch: int) -> list[tuple[str, tuple[int, ...]]]:
-        """What it remembers, with the shapes of a memory that holds one step."""
-        return [
-            (name, (batch, *(n if isinstance(n, int) else 1 for n in self._inputs[name].shape[1:])))
-            for name in self._past_names()
-        ]
+    def no_memory(self, batch: int) -> Feed:
+        """What stands for a memory where there is none yet, as Optimum makes it."""
+        shapes = {name: one.shape for name, one in self._inputs.items() if name.startswith(PAST)}
+        return {
+            name: np.zeros(
+                (batch, *(n if isinstance(n, int) else 1 for n in shape[1:])), np.float32
+            )
+            for name, shape in shapes.items()
+        }
 
     def feed(self, known: Mapping[str, np.ndarray]) -> Feed:
         return {name: self._value(name, known) for name in self._inputs}

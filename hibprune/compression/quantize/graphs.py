@@ -94,16 +94,32 @@ def restore_description(model: Any, properties: list[Any], outputs: list[Any]) -
 
 
 def multiplications(model: Any) -> list[Multiplication]:
-    """Products with a stored float32 matrix, but for those that an emptied layer left."""
+    """Products with a stored float32 matrix, but for those that an emptied layer left.
+
+    The matrix may be turned on the way, as where the output projection is the table of embeddings.
+    """
     from onnx import TensorProto
 
     return [
         Multiplication(node, weight)
         for graph, stored in scopes(model.graph)
+        for turned in [turns(graph, stored)]
         for node in graph.node
-        if _is_plain_product(node) and (weight := stored.get(node.input[1])) is not None
+        if _is_plain_product(node)
+        if (weight := turned.get(node.input[1], stored.get(node.input[1]))) is not None
         if weight.data_type == TensorProto.FLOAT and len(weight.dims) == 2 and 0 not in weight.dims
     ]
+
+
+def turns(graph: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored matrices by the names under which nodes of a graph give them out transposed."""
+    return {
+        node.output[0]: stored[node.input[0]]
+        for node in graph.node
+        if node.op_type == "Transpose" and node.input[0] in stored
+        if len(stored[node.input[0]].dims) == 2
+        if all(list(one.ints) == [1, 0] for one in node.attribute)
+    }
 
 
 def _is_plain_product(node: Any) -> bool:

@@ -19,6 +19,7 @@ from hibprune.compression.quantize.graphs import (
     scopes,
     self_description,
 )
+from hibprune.compression.quantize.turned import look_up_in_int8, store_as_multiplied
 from hibprune.errors import UserError, first_line
 from hibprune.execution.files import write_via_temporary
 
@@ -29,7 +30,8 @@ def quantize_int8(
     """Write a graph with the weights of MatMul and Gemm in int8, one scale per output channel.
 
     Activations are quantized at run time. Weights take 7 bits unless `full_range`; nodes named in
-    `in_float` stay as they are. The same source gives the same bytes.
+    `in_float` stay as they are. A table of embeddings that is also the output projection is looked
+    up in its int8. The same source gives the same bytes.
 
     Raises:
         UserError: the source cannot be read or quantized, holds nothing to quantize, or would not
@@ -72,7 +74,7 @@ def write_int8(source: Path, target: Path, full_range: bool, in_float: Collectio
         _require_finite(one.weight, source)
     quantized = {one.name for one in found if one.name not in in_float}
     original = self_description(model)
-    _untranspose(model)
+    turned = store_as_multiplied(model, quantized)
     excluded = [
         name
         for graph, _ in scopes(model.graph)
@@ -83,6 +85,7 @@ def write_int8(source: Path, target: Path, full_range: bool, in_float: Collectio
     ]
     _quantize_dynamic(model, target, full_range, excluded, source)
     quantized_model = onnx.load(target)
+    look_up_in_int8(quantized_model, turned)
     restore_description(quantized_model, *original)
     onnx.save(quantized_model, target)
 
@@ -93,43 +96,6 @@ def _require_finite(weight: Any, source: Path) -> None:
 
     if not np.isfinite(numpy_helper.to_array(weight)).all():
         raise UserError(f"{source}: {weight.name} is not finite: the model's weights are damaged")
-
-
-def _untranspose(model: Any) -> None:
-    """Store the weights of every Gemm as it multiplies by them.
-
-    ONNX Runtime would transpose them in place, also those that other nodes share.
-    """
-    import numpy as np
-    from onnx import numpy_helper
-
-    for graph, _ in scopes(model.graph):
-        for node in graph.node:
-            transposed = [one for one in node.attribute if one.name == "transB" and one.i]
-            if node.op_type != "Gemm" or not transposed:
-                continue
-            owner, weight = _owner(model, node.input[1])
-            if weight is None:
-                continue
-            name = f"{weight.name}_transposed"
-            if not any(one.name == name for one in owner.initializer):
-                matrix = np.ascontiguousarray(numpy_helper.to_array(weight).T)
-                owner.initializer.append(numpy_helper.from_array(matrix, name))
-            node.input[1] = name
-            node.attribute.remove(transposed[0])
-
-
-def _owner(model: Any, name: str) -> tuple[Any, Any]:
-    """The graph that stores a tensor, and the tensor."""
-    return next(
-        (
-            (graph, tensor)
-            for graph, _ in scopes(model.graph)
-            for tensor in graph.initializer
-            if tensor.name == name
-        ),
-        (None, None),
-    )
 
 
 def _quantize_dynamic(
