@@ -180,5 +180,5 @@ def test_two_runs_do_not_share_a_directory(stand_in: StandIn) -> None:
         assert told == (
             f"{output}: another run is at work here: wait for it or choose another --output"
         )
-        assert not (output / "steps/baseline.json").exists()
+        assert not (output / "steps/measure-original.json").exists()
     assert run(stand_in).exit_code == 0

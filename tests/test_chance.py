@@ -141,14 +141,19 @@ def test_a_baseline_that_guesses_stops_the_run(
     assert reason in fault
     assert fault.endswith(REMEDY)
     written = {path.name for path in (stand_in.root / "out").rglob("*") if path.is_file()}
-    assert written - {".hibprune"} == {"run.log", "baseline.json", "baseline.jsonl"}
+    assert written - {".hibprune"} == {
+        "run.log",
+        "export-original.json",
+        "measure-original.json",
+        "original.jsonl",
+    }
 
 
 def test_a_run_that_is_allowed_to_goes_on_and_says_so(stand_in: StandIn) -> None:
     assert run(stand_in, *STRICT).exit_code == 2
     result = run(stand_in, *ALLOWED)
     assert result.exit_code == 0, result.output
-    assert "done" in next(line for line in result.stdout.splitlines() if line[:8] == "baseline")
+    assert "done" in next(line for line in result.stdout.splitlines() if line[:9] == "original ")
     output = stand_in.root / "out"
     manifest = Manifest.model_validate_json((output / "manifest.json").read_text())
     assert manifest.metric.chance == pytest.approx(0.2)
@@ -158,11 +163,12 @@ def test_a_run_that_is_allowed_to_goes_on_and_says_so(stand_in: StandIn) -> None
             json.loads(line)["prediction"]
             for line in (output / f"predictions/{model}.jsonl").read_text().splitlines()
         }
-        for model in ("baseline", "pruned", "exported")
+        for model in ("original", "pruned")
     }
     constant = {model: answers.pop() for model, answers in said.items() if len(answers) == 1}
     assert constant
-    assert manifest.metric.constant == constant
+    told = {one.name: one.constant for one in manifest.variants if one.constant is not None}
+    assert told == constant
     one_line = " ".join(result.stdout.split())
     told = (
         "no better than chance (the commonest label, said of all, is right on 20.0 %): "

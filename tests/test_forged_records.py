@@ -25,7 +25,8 @@ from hibprune.stages.credibility import (
 )
 
 STEPS = (
-    "baseline", "attribute", "plan", "prune", "validate", "export", "exported", "benchmark"
+    "export-original", "original", "attribute", "plan", "prune", "repair", "export", "pruned",
+    "benchmark",
 )  # fmt: skip
 PUBLISHED = ("config.json", "model.safetensors", "onnx/model.onnx", "predictions/pruned.jsonl")
 
@@ -46,21 +47,25 @@ def rerun(recipe_of: Path, output: Path) -> list[str]:
 
 def forge(output: Path, step: str, change: Callable[[Any], object]) -> None:
     """Edit the result in a record, as one would by hand."""
-    path = output / f"steps/{step}.json"
+    name = f"measure-{step}" if step in ("original", "pruned") else step
+    path = output / f"steps/{name}.json"
     record = json.loads(path.read_text())
     change(record["result"])
     path.write_text(json.dumps(record))
 
 
 FORGERIES: dict[str, Callable[[Any], object]] = {
-    "baseline": lambda result: result.update(value=0.99, interval=[0.98, 1.0]),
+    "export-original": lambda result: [case.update(max_abs_diff=1e-9) for case in result["cases"]],
+    "original": lambda result: result["evaluation"].update(value=0.99, interval=[0.98, 1.0]),
     "attribute": lambda result: result["per_sample"].reverse(),
     "plan": lambda result: result.update(removed=[], kept=result["kept"] + result["removed"]),
     "prune": lambda result: result["after"].update(parameters=1),
-    "validate": lambda result: result.update(value=1.0, interval=[0.9, 1.0]),
+    "repair": lambda result: result.update(repair=None),
     "export": lambda result: [case.update(max_abs_diff=1e-9) for case in result["cases"]],
-    "exported": lambda result: result.update(value=1.0, interval=[0.9, 1.0]),
-    "benchmark": lambda result: result["latencies"][0].update(after_ms=[0.1, 0.1, 0.1]),
+    "pruned": lambda result: result["evaluation"].update(value=1.0, interval=[0.9, 1.0]),
+    "benchmark": lambda result: result["latencies"][0]["times"]["model"].update(
+        pruned=[0.1, 0.1, 0.1]
+    ),
 }
 
 
@@ -77,8 +82,8 @@ def test_a_result_that_was_edited_is_made_again(
 
 
 def test_a_single_forgery_is_enough(output: Path, stand_ins: Callable[[str], Path]) -> None:
-    forge(output, "exported", FORGERIES["exported"])
-    assert rerun(stand_ins("keyword_spotting"), output) == ["exported"]
+    forge(output, "pruned", FORGERIES["pruned"])
+    assert rerun(stand_ins("keyword_spotting"), output) == ["pruned"]
 
 
 def test_a_plan_that_removes_nothing_is_not_carried_out(
@@ -101,12 +106,12 @@ def test_what_builds_on_another_result_is_done_again(
     """As if the model had been measured to be better: the ONNX file tells of that figure."""
 
     def better(record: dict[str, Any]) -> None:
-        result = record["result"]
+        result = record["result"]["evaluation"]
         result["errors"] = [0.0] * len(result["errors"])
         result.update(value=1.0, interval=[0.9, 1.0])
 
-    let_it_have_found(output / "steps/validate.json", better)
-    assert rerun(stand_ins("keyword_spotting"), output) == ["export", "exported", "benchmark"]
+    let_it_have_found(output / "steps/measure-original.json", better)
+    assert rerun(stand_ins("keyword_spotting"), output) == ["export", "pruned", "benchmark"]
 
 
 def test_scores_of_another_model_are_not_believed(

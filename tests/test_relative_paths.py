@@ -82,7 +82,7 @@ def working(finished: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 
 
 def exported_predictions(output: Path) -> list[str]:
-    lines = (output / "predictions/exported.jsonl").read_text().splitlines()
+    lines = (output / "predictions/pruned.jsonl").read_text().splitlines()
     return [json.loads(line)["prediction"] for line in lines]
 
 

@@ -22,7 +22,8 @@ from hibprune.cli import main
 from hibprune.execution.files import sha256_of
 
 STEPS = (
-    "baseline", "attribute", "plan", "prune", "validate", "export", "exported", "benchmark"
+    "export-original", "original", "attribute", "plan", "prune", "repair", "export", "pruned",
+    "benchmark",
 )  # fmt: skip
 LONG = (
     "--set", "attribution.steps=120", "--set", "export.seconds=[1, 3]", "--quiet"
@@ -95,7 +96,7 @@ def test_killed_in_the_middle_of_attribution(
     assert 0 < scored < CALIBRATION_CLIPS
     said = start().finish()
     assert f"attribute: going on after {scored} samples scored before" in said.splitlines()
-    assert redone(said) == list(STEPS[1:])
+    assert redone(said) == list(STEPS[2:])
     assert_same_outcome(output, undisturbed)
 
 
@@ -105,10 +106,10 @@ def test_killed_in_the_middle_of_export(
 ) -> None:
     output = tmp_path / "out"
     start().kill_when((output / moment).exists)
-    assert (output / "steps/validate.json").exists()
+    assert (output / "steps/repair.json").exists()
     assert not (output / "steps/export.json").exists()
     said = start().finish()
-    assert redone(said) == ["export", "exported", "benchmark"]
+    assert redone(said) == ["export", "pruned", "benchmark"]
     assert_same_outcome(output, undisturbed)
 
 
@@ -155,7 +156,7 @@ def output(task: StandIn) -> Path:
     return task.root.parent / "out"
 
 
-AFTER_PLAN = list(STEPS[2:])
+AFTER_PLAN = list(STEPS[3:])
 
 
 @pytest.mark.parametrize(
@@ -170,9 +171,9 @@ AFTER_PLAN = list(STEPS[2:])
         ("attribution.steps=4", ["attribute", *AFTER_PLAN]),
         ("attribution={method: magnitude}", ["attribute", *AFTER_PLAN]),
         ("calibration.samples=10", ["attribute", *AFTER_PLAN]),
-        ("validation.limit=12", ["baseline", "validate", "export", "exported", "benchmark"]),
-        ("export.tolerance=0.01", ["export", "exported", "benchmark"]),
-        ("name=other", ["export", "exported", "benchmark"]),
+        ("validation.limit=12", ["original", "export", "pruned", "benchmark"]),
+        ("export.tolerance=0.01", ["export-original", "original", "export", "pruned", "benchmark"]),
+        ("name=other", ["export", "pruned", "benchmark"]),
         ("benchmark.repetitions=4", ["benchmark"]),
     ],
 )
@@ -215,7 +216,7 @@ def test_changed_data_redo_what_they_reach(
     task: StandIn, output: Path, change: Callable[[StandIn, str], None]
 ) -> None:
     change(task, "validation")
-    assert run(task.recipe, output) == ["baseline", "validate", "export", "exported", "benchmark"]
+    assert run(task.recipe, output) == ["original", "export", "pruned", "benchmark"]
     change(task, "calibration")
     assert run(task.recipe, output) == ["attribute", *AFTER_PLAN]
 

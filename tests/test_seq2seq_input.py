@@ -206,10 +206,10 @@ def test_a_clip_the_model_is_silent_about_loses_nothing(stand_in_of: Make) -> No
     )
     output = stand_in.root / "out"
     kept = sorted(path.name for path in (output / "steps").glob("*.json"))
-    assert kept == ["baseline.json", "label.json"]
+    assert kept == ["export-original.json", "label.json", "measure-original.json"]
     assert not list(output.rglob("*.partial*"))
     result = run(stand_in, "--quiet")
     assert result.exit_code == 0, result.output
     steps = [line.split()[:2] for line in result.stdout.splitlines()]
-    assert ["baseline", "done"] in steps
+    assert ["original", "done"] in steps
     assert ["attribute", "done"] not in steps

@@ -216,9 +216,9 @@ def test_other_sources_give_the_same_run(
     assert checked.stdout.splitlines()[-1] == f"{reviews.recipe}: ok"
     result = run(reviews, "--quiet", "--set", "attribution={method: magnitude}")
     assert result.exit_code == 0, result.output
-    metric = manifest_of(reviews.root / "out").metric
-    assert (metric.n, metric.baseline) == (
-        30, manifest_of(finished("text_classification")).metric.baseline
+    manifest = manifest_of(reviews.root / "out")
+    assert (manifest.metric.n, manifest.original.metric) == (
+        30, manifest_of(finished("text_classification")).original.metric
     )  # fmt: skip
 
 
