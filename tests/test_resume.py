@@ -216,7 +216,8 @@ def test_changed_data_redo_what_they_reach(
     task: StandIn, output: Path, change: Callable[[StandIn, str], None]
 ) -> None:
     change(task, "validation")
-    assert run(task.recipe, output) == ["original", "export", "pruned", "benchmark"]
+    # As many are right as before: what the graphs say of that stays.
+    assert run(task.recipe, output) == ["original", "pruned"]
     change(task, "calibration")
     assert run(task.recipe, output) == ["attribute", *AFTER_PLAN]
 
@@ -241,10 +242,10 @@ def flip_a_bit(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "step", "tamper"),
     [
-        ("model.safetensors", "prune", flip_a_bit),
-        ("model.safetensors", "prune", Path.unlink),
-        ("preprocessor_config.json", "prune", Path.unlink),
-        ("config.json", "prune", lambda path: path.write_text("{}")),
+        ("model.safetensors", "repair", flip_a_bit),
+        ("model.safetensors", "repair", Path.unlink),
+        ("preprocessor_config.json", "repair", Path.unlink),
+        ("config.json", "repair", lambda path: path.write_text("{}")),
         ("onnx/model.onnx", "export", flip_a_bit),
         ("onnx/model.onnx", "export", Path.unlink),
     ],
@@ -263,8 +264,8 @@ def test_a_file_that_was_tampered_with_is_made_again(
 
 
 def test_records_that_merely_exist_are_not_believed(task: StandIn, output: Path) -> None:
-    for step in STEPS:
-        (output / "steps" / f"{step}.json").write_text("")
+    for record in (output / "steps").glob("*.json"):
+        record.write_text("")
     assert run(task.recipe, output) == list(STEPS)
 
 

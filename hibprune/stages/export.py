@@ -62,6 +62,7 @@ def export(
         "export",
         {
             "name": run.recipe.name,
+            "original": [original.metric, original.value],
             "model": saved.key,
             "settings": settings.model_dump(mode="json", exclude={"variants"}),
         },
