@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hibprune.compression.least_squares import Moments, fitted, removal_order, scaled
+from hibprune.attribution.reconstruction import removal_order
+from hibprune.compression.least_squares import fitted, scaled
+from hibprune.models.moments import Moments
 
 FRAMES, COLUMNS, ROWS = 400, 12, 5
 

@@ -6,125 +6,58 @@ fitted to what the sublayer should write, u, over the frames of the calibration 
     minimise over V, c:  Σ w ‖u − V z − c‖² + λ ‖V − W‖²
 
 with λ = α · tr(A) / columns and A the centred second moment of z, so that α has no unit. The ridge
-draws towards the old weights W, not towards zero. All sums are in float64.
+draws towards the old weights W, not towards zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from hibprune.models.moments import Moments
+
 SMALLEST_RIDGE = 1e-10
-"""Of the mean variance of a column: below it, float64 sums are noise."""
+"""Of the mean variance of a column."""
+ROUNDING = 1e-13
+"""Of the mean square of a column: variances below it are what rounding leaves of nothing."""
 DAMPING_GROWTH = 10.0
-MOST_DAMPING = 1.0
+STRENGTHS = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Ridges that may be tried, as shares of the mean variance of a column."""
+USUAL_STRENGTH = 1e-2
+
+Solution = tuple[Tensor, Tensor | None]
+"""Weights (rows, columns) and bias (rows,), in float64; None where there is to be no bias."""
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Weighted sums over frames of inputs z (columns) and targets u (rows), mergeable by adding.
+def fitted(moments: Moments, anchor: Tensor, alpha: float, with_bias: bool) -> Solution:
+    """Ridge regression about the old weights.
 
-    `inputs` (columns, columns), `cross` (rows, columns), `targets` the sum of ‖u‖².
-    """
+    Without a bias the moments are not centred. Damping grows until the matrix can be decomposed;
+    with no columns left the weights are empty and the bias is the mean target.
 
-    weight: float
-    input_sum: Tensor
-    target_sum: Tensor
-    inputs: Tensor
-    cross: Tensor
-    targets: float
-
-    @classmethod
-    def nothing(cls, rows: int, columns: int, device: torch.device) -> Moments:
-        """Sums over no frames."""
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64, device=device)
-
-        return cls(
-            0.0, zeros(columns), zeros(rows), zeros(columns, columns), zeros(rows, columns), 0.0
-        )
-
-    @classmethod
-    def of(cls, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Moments:
-        """Sums over frames of inputs (frames, columns) and targets (frames, rows)."""
-        z, u = inputs.double(), targets.double()
-        w = z.new_ones(len(z)) if weights is None else weights.to(z)
-        weighted = z * w[:, None]
-        return cls(
-            weight=float(w.sum()),
-            input_sum=weighted.sum(0),
-            target_sum=w @ u,
-            inputs=weighted.T @ z,
-            cross=u.T @ weighted,
-            targets=float(w @ u.square().sum(1)),
-        )
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(
-            self.weight + other.weight,
-            self.input_sum + other.input_sum,
-            self.target_sum + other.target_sum,
-            self.inputs + other.inputs,
-            self.cross + other.cross,
-            self.targets + other.targets,
-        )
-
-    def centred(self) -> tuple[Tensor, Tensor]:
-        """Second moments about the means: of inputs, and of targets with inputs."""
-        mean = self.input_sum / self.weight
-        return (
-            self.inputs - torch.outer(self.input_sum, mean),
-            self.cross - torch.outer(self.target_sum, mean),
-        )
-
-    def error(self, weight: Tensor, bias: Tensor | None) -> float:
-        """Mean over frames of ‖u − V z − c‖², in closed form."""
-        v = weight.double()
-        c = v.new_zeros(len(v)) if bias is None else bias.double()
-        total = (
-            self.targets
-            - 2 * float((v * self.cross).sum())
-            + float(((v @ self.inputs) * v).sum())
-            - 2 * float(c @ self.target_sum)
-            + 2 * float(c @ (v @ self.input_sum))
-            + self.weight * float(c @ c)
-        )
-        return max(0.0, total / self.weight)
-
-    def spread(self) -> float:
-        """Mean over frames of ‖u − ū‖²: the error of the best constant."""
-        mean = self.target_sum / self.weight
-        return max(0.0, self.targets / self.weight - float(mean @ mean))
-
-
-def fitted(
-    moments: Moments, anchor: Tensor, alpha: float, with_bias: bool
-) -> tuple[Tensor, Tensor | None]:
-    """V (rows, columns) and c (rows,) by ridge regression about the old weights, in float64.
-
-    Without a bias the moments are not centred, and c is None. Damping grows until the matrix can be
-    decomposed; with no columns left V is empty and c the mean target.
+    Raises:
+        ArithmeticError: there is no solution, since the moments are not finite.
     """
     w = anchor.double().to(moments.inputs.device)
-    if with_bias:
-        second, cross = moments.centred()
-    else:
-        second, cross = moments.inputs, moments.cross
-    if not w.shape[1]:
-        return w, moments.target_sum / moments.weight if with_bias else None
-    mean_variance = float(second.diagonal().mean())
-    damping = max(alpha, SMALLEST_RIDGE) * (mean_variance or 1.0)
-    solution = _solved(second, cross + damping * w, damping)
-    while solution is None:
-        damping *= DAMPING_GROWTH
+    second, cross = _about(moments, with_bias)
+    if w.shape[1]:
+        variance = float(second.diagonal().mean())
+        rounding = ROUNDING * float(moments.inputs.diagonal().mean())
+        damping = max(alpha, SMALLEST_RIDGE) * max(variance, 0.0) + rounding or 1.0
         solution = _solved(second, cross + damping * w, damping)
-    if not with_bias:
-        return solution, None
-    return solution, (moments.target_sum - solution @ moments.input_sum) / moments.weight
+        while solution is None:
+            damping *= DAMPING_GROWTH
+            if not damping < torch.inf:
+                raise ArithmeticError("second moments that are not finite")
+            solution = _solved(second, cross + damping * w, damping)
+        w = solution
+    return w, best_bias(moments, w) if with_bias else None
+
+
+def _about(moments: Moments, with_bias: bool) -> tuple[Tensor, Tensor]:
+    return moments.centred() if with_bias else (moments.inputs, moments.cross)
 
 
 def _solved(second: Tensor, right: Tensor, damping: float) -> Tensor | None:
@@ -137,92 +70,49 @@ def _solved(second: Tensor, right: Tensor, damping: float) -> Tensor | None:
     return torch.cholesky_solve(right.T, factor).T
 
 
+def best_bias(moments: Moments, weight: Tensor) -> Tensor:
+    """The bias that leaves least error beside given weights (rows, columns)."""
+    return (moments.target_sum - weight.double() @ moments.input_sum) / moments.weight
+
+
 def scaled(
     moments: Moments, anchor: Tensor, blocks: Sequence[Sequence[int]], with_bias: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> Solution:
     """One factor for each block of columns of the old weights, by least squares (Kwon et al. 2022).
 
     A block is a head's columns or a neuron's.
     """
     w = anchor.double().to(moments.inputs.device)
-    if with_bias:
-        second, cross = moments.centred()
-    else:
-        second, cross = moments.inputs, moments.cross
-    if not blocks:
-        return w, moments.target_sum / moments.weight if with_bias else None
-    owner = torch.zeros(w.shape[1], len(blocks), dtype=torch.float64, device=w.device)
-    for number, block in enumerate(blocks):
-        owner[list(block), number] = 1
-    # ‖u − Σ_k s_k W_k z_k‖² is a quadratic form in s with these coefficients.
-    quadratic = owner.T @ ((w.T @ w) * second) @ owner
-    linear = owner.T @ (w * cross).sum(0)
-    ridge = SMALLEST_RIDGE * (float(quadratic.diagonal().mean()) or 1.0)
-    quadratic.diagonal().add_(ridge)
-    factors = torch.linalg.solve(quadratic, linear + ridge)
-    solution = w * (owner @ factors)
-    if not with_bias:
-        return solution, None
-    return solution, (moments.target_sum - solution @ moments.input_sum) / moments.weight
+    second, cross = _about(moments, with_bias)
+    if blocks:
+        owner = torch.zeros(w.shape[1], len(blocks), dtype=torch.float64, device=w.device)
+        for number, block in enumerate(blocks):
+            owner[list(block), number] = 1
+        # ‖u − Σ_k s_k W_k z_k‖² is a quadratic form in s with these coefficients.
+        quadratic = owner.T @ ((w.T @ w) * second) @ owner
+        linear = owner.T @ (w * cross).sum(0)
+        ridge = SMALLEST_RIDGE * max(float(quadratic.diagonal().mean()), 0.0) or 1.0
+        quadratic.diagonal().add_(ridge)
+        w = w * (owner @ torch.linalg.solve(quadratic, linear + ridge))
+    return w, best_bias(moments, w) if with_bias else None
 
 
-@dataclass(frozen=True)
-class Removal:
-    """One step of a greedy removal: the block that goes, and the error that adds in closed form.
+def best_strength(
+    error: Callable[[float], float], strengths: Sequence[float] = STRENGTHS
+) -> tuple[float, float]:
+    """The ridge of least error and that error, walking from the usual one as long as it falls.
 
-    `error` is summed over frames, after the best linear repair of what is left.
+    Over-fitting grows to one side and under-fitting to the other, so that few are tried.
     """
+    errors: dict[int, float] = {}
 
-    block: int
-    error: float
+    def at(place: int) -> float:
+        if place not in errors:
+            errors[place] = error(strengths[place])
+        return errors[place]
 
-
-def removal_order(
-    second: Tensor, weight: Tensor, blocks: Sequence[Sequence[int]], damping: float = 1e-6
-) -> list[Removal]:
-    """In what order blocks go if each time that one does which repair misses least.
-
-    The surgeon's score of a block P is tr(W_P ([H]_PP)⁻¹ W_Pᵀ) with H = (A + damping)⁻¹ over the
-    columns that are left; when it goes, its share of the output moves to the others:
-    W ← W − W_P ([H]_PP)⁻¹ H_P, H ← H − H_·P ([H]_PP)⁻¹ H_P· (Hassibi and Stork 1993, by blocks).
-
-    `second` is the centred second moment of the inputs (columns, columns), `weight` (rows,
-    columns). Blocks are all of one size.
-    """
-    if not blocks:
-        return []
-    w = weight.double().clone().to(second.device)
-    matrix = second.double().clone()
-    matrix.diagonal().add_(damping * (float(second.diagonal().mean()) or 1.0))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    places = torch.tensor([list(block) for block in blocks], device=second.device)
-    size = places.shape[1]
-    left = torch.ones(len(blocks), dtype=torch.bool, device=second.device)
-    order = []
-    for _ in blocks:
-        scores = _scores(w, inverse, places, size)
-        scores[~left] = torch.inf
-        chosen = int(scores.argmin())
-        columns = places[chosen]
-        order.append(Removal(chosen, max(0.0, float(scores[chosen]))))
-        left[chosen] = False
-        rows = inverse[columns]
-        solved = torch.linalg.solve(inverse[columns][:, columns], rows)
-        w -= w[:, columns] @ solved
-        inverse -= rows.T @ solved
-        # What is gone neither gives nor takes; 1 keeps later inversions defined.
-        w[:, columns] = 0
-        inverse[columns] = 0
-        inverse[:, columns] = 0
-        inverse[columns, columns] = 1
-    return order
-
-
-def _scores(w: Tensor, inverse: Tensor, places: Tensor, size: int) -> Tensor:
-    if size == 1:
-        own = places[:, 0]
-        return w[:, own].square().sum(0) / inverse[own, own]
-    inner = inverse[places[:, :, None], places[:, None, :]]
-    columns = w[:, places].permute(1, 2, 0)
-    scores: Tensor = (torch.linalg.solve(inner, columns) * columns).sum((1, 2))
-    return scores
+    place = min(range(len(strengths)), key=lambda one: abs(strengths[one] - USUAL_STRENGTH))
+    for step in (-1, 1):
+        while 0 <= place + step < len(strengths) and at(place + step) < at(place):
+            place += step
+    return strengths[place], at(place)

@@ -6,7 +6,7 @@ projection, or the second matrix of a feed-forward.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.models.attention import attention_sites, positions_fitted, stack_layers
+from hibprune.models.attention import attention_sites, stack_layers
 from hibprune.models.families import family_of
-from hibprune.models.feed_forward import feed_forward_sites
+from hibprune.models.feed_forward import FeedForwardSite, feed_forward_sites
+from hibprune.models.layerwise import Enough, name_of_states
 from hibprune.models.layouts import FeedForward
 from hibprune.records.units import Kind, Unit
 
@@ -61,6 +62,9 @@ def sublayers(model: PreTrainedModel) -> tuple[tuple[Sublayer, ...], ...]:
     stable = bool(getattr(model.config, "do_stable_layer_norm", False))
     layers = stack_layers(model.base_model, family.encoder)
     attention = {site.layer: site for site in attention_sites(model)}
+    feed_forwards: dict[int, list[FeedForwardSite]] = {number: [] for number in range(len(layers))}
+    for feed_forward in feed_forward_sites(model):
+        feed_forwards[feed_forward.layer].append(feed_forward)
     found: list[tuple[Sublayer, ...]] = []
     for number, layer in enumerate(layers):
         site = attention[number]
@@ -88,8 +92,7 @@ def sublayers(model: PreTrainedModel) -> tuple[tuple[Sublayer, ...], ...]:
                 residual=layer.get_submodule(_residual(feed_forward.layout, stable)),
                 scale=feed_forward.layout.scale,
             )
-            for feed_forward in feed_forward_sites(model)
-            if feed_forward.layer == number
+            for feed_forward in feed_forwards[number]
         ]
         # The first half of a conformer's feed-forward runs in front of its attention.
         front = own[1:2] if len(own) > 2 else []
@@ -104,73 +107,12 @@ def _residual(layout: FeedForward, stable: bool) -> str:
 
 
 @dataclass(frozen=True)
-class LayerCall:
-    """How the encoder called one of its layers, hidden states apart."""
-
-    rest: tuple[Any, ...]
-    named: Mapping[str, Any]
-    by_name: str | None
-    """What the hidden states are called, where they are not the first argument."""
-
-    def __call__(self, layer: nn.Module, states: Tensor) -> Tensor:
-        """The layer's output on other hidden states (batch, frames, width)."""
-        if self.by_name is None:
-            outputs = layer(states, *self.rest, **self.named)
-        else:
-            outputs = layer(*self.rest, **{**self.named, self.by_name: states})
-        found: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-        return found
-
-
-@torch.no_grad()
-def layer_calls(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor]
-) -> tuple[Tensor, tuple[LayerCall, ...]]:
-    """The hidden states that enter the first layer of the encoder, and how each layer is called.
-
-    `inputs` are equally long clips. The encoder runs on the frames they have, or on all of its
-    positions where the inputs fill them.
-    """
-    layers = stack_layers(model.base_model, family_of(model.config.model_type).encoder)
-    first: list[Tensor] = []
-    calls: list[LayerCall] = []
-
-    def keep(_module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if positional:
-            states, call = positional[0], LayerCall(positional[1:], named, None)
-        else:
-            name = _name_of_states(named)
-            others = {key: value for key, value in named.items() if key != name}
-            states, call = named[name], LayerCall((), others, name)
-        if not first:
-            first.append(states.detach().clone())
-        calls.append(call)
-
-    encoder = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
-    device = next(model.parameters()).device
-    own = {
-        name: value.to(device) for name, value in inputs.items() if not name.startswith("decoder_")
-    }
-    with ExitStack() as stack:
-        for layer in layers:
-            handle = layer.register_forward_pre_hook(keep, with_kwargs=True)
-            stack.callback(handle.remove)
-        stack.enter_context(positions_fitted(model, own))
-        encoder(**own)
-    return first[0], tuple(calls)
-
-
-@dataclass(frozen=True)
 class Written:
     """What a sublayer did in a forward pass: units' output z, what was written, and the stream."""
 
     units: Tensor
     written: Tensor
     residual: Tensor
-
-
-class _Enough(Exception):  # noqa: N818 - not an error: the rest of a layer is not asked for
-    """All that was to be recorded of a layer has been."""
 
 
 @contextmanager
@@ -187,11 +129,11 @@ def writing_recorded(
     def keep(place: int, written: Written) -> None:
         recorded[place] = written
         if then_stop and len(recorded) == len(chosen):
-            raise _Enough
+            raise Enough
 
     def stream(place: int) -> Any:
         def hook(_module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-            states = positional[0] if positional else named[_name_of_states(named)]
+            states = positional[0] if positional else named[name_of_states(named)]
             streams[place] = states.detach()
             if not chosen[place].units:
                 # A layer without heads does not run its writer.
@@ -207,14 +149,9 @@ def writing_recorded(
 
         return hook
 
-    with suppress(_Enough), ExitStack() as stack:
+    with suppress(Enough), ExitStack() as stack:
         for place, one in enumerate(chosen):
             handle = one.residual.register_forward_pre_hook(stream(place), with_kwargs=True)
             stack.callback(handle.remove)
             stack.callback(one.writer.register_forward_hook(written(place)).remove)
         yield recorded
-
-
-def _name_of_states(named: Mapping[str, Any]) -> str:
-    """What a module is told its hidden states by, where not as the first argument."""
-    return next(name for name in ("hidden_states", "x") if name in named)

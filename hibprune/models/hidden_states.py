@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,26 +21,27 @@ class HiddenStates:
 
     def put(self, name: str, states: Tensor) -> None:
         """Keep a tensor in the place of what the name stood for."""
-        earlier = self._kept.pop(name, None)
-        if earlier is not None:
-            self._room += _bytes(earlier)
-        if _bytes(states) <= self._room:
-            self._room -= _bytes(states)
+        self.drop(name)
+        if states.nbytes <= self._room:
+            self._room -= states.nbytes
             self._kept[name] = states
-            self._filed.pop(name, None)
             return
         self._scratch.mkdir(parents=True, exist_ok=True)
-        path = self._scratch / f"{name.replace('/', '-')}.safetensors"
+        path = self._scratch / f"{uuid4().hex}.safetensors"
         save_file({"states": states.contiguous().cpu()}, path)
         self._filed[name] = (path, states.device)
 
     def get(self, name: str) -> Tensor:
-        """What a name stands for, on the device it came from."""
+        """What a name stands for, on the device it came from. It is not to be changed."""
         if name in self._kept:
             return self._kept[name]
         path, device = self._filed[name]
         return load_file(path)["states"].to(device)
 
-
-def _bytes(states: Tensor) -> int:
-    return states.numel() * states.element_size()
+    def drop(self, name: str) -> None:
+        """Forget what a name stands for, if it stands for anything."""
+        if name in self._kept:
+            self._room += self._kept.pop(name).nbytes
+        if name in self._filed:
+            path, _ = self._filed.pop(name)
+            path.unlink()

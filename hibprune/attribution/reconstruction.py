@@ -1,0 +1,185 @@
+"""The surgeon's score: what the best linear repair cannot restore of a sublayer's output.
+
+Units go one after the other, each time the one whose loss the others make up for best. With A the
+centred second moment of what the units still there give out, H = (A + damping)⁻¹ and W their
+columns as made up for so far, unit P costs tr(W_P ([H]_PP)⁻¹ W_Pᵀ) (Hassibi and Stork 1993; by
+blocks as in Kurtic et al. 2023). Forward passes only, and no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hibprune.models.attention import frozen
+from hibprune.models.hidden_states import HiddenStates
+from hibprune.models.layerwise import (
+    CalibrationClip,
+    LayerwiseEncoder,
+    clip_batches,
+    unchunked,
+)
+from hibprune.models.moments import Moments
+from hibprune.models.sublayers import Sublayer, sublayers, writing_recorded
+from hibprune.records.units import Kind, Unit
+
+DAMPING = 1e-6
+"""Of the mean variance of a column."""
+DELAY = 128
+"""Columns that go before matrices are brought up to date, in one product instead of many."""
+
+Weighing = Literal["none", "stream"]
+"""How layers are weighed against each other: errors as they are, or as shares of the variance of
+the residual stream that they are added to."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One step of a greedy removal: the block that goes, and the error that adds in closed form.
+
+    `error` is in units of the second moment: summed over frames, where that is.
+    """
+
+    block: int
+    error: float
+
+
+@torch.no_grad()
+def reconstruction_scores(
+    model: PreTrainedModel,
+    clips: Sequence[CalibrationClip],
+    kinds: Sequence[Kind],
+    weighing: Weighing,
+    scratch: Path,
+    room_bytes: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    total: Callable[[Moments], Moments] = lambda moments: moments,
+) -> dict[Unit, float]:
+    """The score of every unit of some kinds that is still there: its step's error, per frame.
+
+    Within a sublayer scores never fall in the order in which units go, so that the lowest of the
+    whole model are those that go first everywhere. Hidden states take up to `room_bytes`, and files
+    in `scratch` beyond that; `total` adds up what several processes have found.
+    """
+    batches = clip_batches(model, clips)
+    states = HiddenStates(scratch, room_bytes)
+    scores: dict[Unit, float] = {}
+    with frozen(model), unchunked(model):
+        encoder = LayerwiseEncoder(model, states)
+        for batch in batches:
+            states.put(str(batch.number), encoder.start(batch, clips))
+        layers = sublayers(model)
+        for number, layer in enumerate(layers):
+            chosen = [one for one in layer if one.kind in kinds and one.units]
+            sums = [_nothing(one.writer.weight) for one in chosen]
+            for batch in batches:
+                with writing_recorded(chosen) as written:
+                    after = encoder(batch, number, states.get(str(batch.number)))
+                states.put(str(batch.number), after)
+                for place, one in enumerate(chosen):
+                    counts = batch.counts.to(after.device)
+                    own = written[place]
+                    stream = own.residual + one.scale * own.written
+                    sums[place] = sums[place] + Moments.of(own.units[counts], stream[counts])
+            for one, moments in zip(chosen, sums, strict=True):
+                scores.update(_scores(one, total(moments), weighing))
+            progress(number + 1, len(layers))
+    return scores
+
+
+def _nothing(weight: Tensor) -> Moments:
+    rows, columns = weight.shape
+    return Moments.nothing(rows, columns, weight.device)
+
+
+def _scores(sublayer: Sublayer, moments: Moments, weighing: Weighing) -> Mapping[Unit, float]:
+    second, _ = moments.centred()
+    weight = sublayer.scale * sublayer.writer.weight
+    share = moments.weight * ((moments.spread() or 1.0) if weighing == "stream" else 1.0)
+    found: dict[Unit, float] = {}
+    highest = 0.0
+    for step in removal_order(second, weight, sublayer.blocks):
+        highest = max(highest, step.error)
+        found[sublayer.units[step.block]] = highest / share
+    return found
+
+
+def removal_order(
+    second: Tensor, weight: Tensor, blocks: Sequence[Sequence[int]], damping: float = DAMPING
+) -> list[Removal]:
+    """In what order blocks of columns go if each time that one does which repair misses least.
+
+    `second` is the centred second moment of the inputs (columns, columns), `weight` (rows,
+    columns). Blocks are all of one size, and together all columns.
+    """
+    if not blocks:
+        return []
+    matrix = second.double().clone()
+    # Of units that never vary, rounding may leave less than nothing.
+    matrix.diagonal().add_(damping * max(float(second.diagonal().mean()), 0.0) or 1.0)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    w = weight.detach().to(inverse)
+    if len(blocks[0]) == 1:
+        order = _order_of_columns(inverse, w.T @ w)
+        block_of = {block[0]: place for place, block in enumerate(blocks)}
+        return [Removal(block_of[step.block], step.error) for step in order]
+    return _order_of_blocks(inverse, w, torch.tensor(blocks, device=inverse.device))
+
+
+def _order_of_blocks(inverse: Tensor, w: Tensor, places: Tensor) -> list[Removal]:
+    left = list(range(len(places)))
+    order = []
+    while left:
+        own = places[left]
+        inner = inverse[own[:, :, None], own[:, None, :]]
+        columns = w[:, own].permute(1, 2, 0)
+        scores = (torch.linalg.solve(inner, columns) * columns).sum((1, 2))
+        position = int(scores.argmin())
+        chosen = left.pop(position)
+        order.append(Removal(chosen, max(0.0, float(scores[position]))))
+        gone = places[chosen]
+        rows = inverse[gone]
+        solved = torch.linalg.solve(rows[:, gone], rows)
+        w = w - w[:, gone] @ solved
+        inverse = inverse - rows.T @ solved
+    return order
+
+
+def _order_of_columns(inverse: Tensor, gram: Tensor) -> list[Removal]:
+    """The same for blocks of one column, on WᵀW in the place of W.
+
+    When p goes, H ← H − h_pp a aᵀ and WᵀW ← WᵀW − a bᵀ − b aᵀ, with a the row of H over h_pp and
+    b = g_p − ½ g_pp a. Rows are brought up to date when they are needed, and the matrices after
+    every `DELAY` columns.
+    """
+    left = torch.arange(len(inverse), device=inverse.device)
+    order: list[Removal] = []
+    while len(left):
+        steps = min(DELAY, len(left))
+        a, b = (inverse.new_zeros(steps, len(left)) for _ in range(2))
+        scale = inverse.new_zeros(steps)
+        h, g = inverse.diagonal().clone(), gram.diagonal().clone()
+        there = torch.ones(len(left), dtype=torch.bool, device=inverse.device)
+        for step in range(steps):
+            scores = torch.where(there, g / h, torch.inf)
+            p = int(scores.argmin())
+            order.append(Removal(int(left[p]), max(0.0, float(scores[p]))))
+            there[p] = False
+            row = inverse[p] - (scale[:step] * a[:step, p]) @ a[:step]
+            products = gram[p] - a[:step, p] @ b[:step] - b[:step, p] @ a[:step]
+            scale[step] = row[p]
+            a[step] = row / row[p]
+            b[step] = products - products[p] / 2 * a[step]
+            h = h - row * a[step]
+            g = (g - 2 * a[step] * b[step]).clamp(min=0)
+        a, b, left = a[:, there], b[:, there], left[there]
+        inverse = inverse[there][:, there] - (a.T * scale) @ a
+        crossed = a.T @ b
+        gram = gram[there][:, there] - crossed - crossed.T
+    return order
