@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from hibprune import __version__
-from hibprune.errors import UserError, missing_package
+from hibprune.errors import UserError, import_fault
+
+try:
+    import click
+
+    from hibprune.execution.console import (
+        GATE_FAILED,
+        PlainGroup,
+        require_packages,
+        say,
+        say_json,
+    )
+except ImportError as error:
+    # There is nothing yet to say it with.
+    fault = import_fault(error)
+    if fault is None:
+        raise
+    sys.stderr.write(f"error: {fault}\n")
+    sys.exit(2)
 
 if TYPE_CHECKING:
     from hibprune.recipe import LoadedRecipe
-
-BAD_INPUT, GATE_FAILED, INTERRUPTED = 2, 3, 130
 
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
 OVERRIDES = click.option(
@@ -29,34 +42,7 @@ OVERRIDES = click.option(
 )
 
 
-def printable(line: str) -> str:
-    """A line as a terminal may have it: names from strangers may hold sequences that steer one."""
-    return "".join(letter if letter.isprintable() else "�" for letter in line)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Print a user's fault as plain lines and exit with 2; let defects of ours show a traceback."""
-    try:
-        yield
-    except UserError as error:
-        for line in str(error).splitlines():
-            click.echo(f"error: {printable(line)}", err=True)
-        sys.exit(BAD_INPUT)
-    except ImportError as error:
-        package = missing_package(error)
-        if package is None:
-            raise
-        click.echo(
-            f"error: the package '{package}' is not installed: pip install {package}", err=True
-        )
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        click.echo("stopped: the same command goes on from here", err=True)
-        sys.exit(INTERRUPTED)
-
-
-@click.group()
+@click.group(cls=PlainGroup)
 @click.version_option(__version__, prog_name="hibprune")
 def main() -> None:
     """Make speech transformers smaller by removing attention heads, and prove what it cost."""
@@ -78,11 +64,13 @@ def with_device(overrides: tuple[str, ...], device: str | None) -> tuple[str, ..
 
 
 def opened(recipe: Path, overrides: tuple[str, ...]) -> LoadedRecipe:
-    """The recipe with its overrides, once the libraries that it imports are quiet.
+    """The recipe with its overrides, once the libraries that it imports are there and quiet.
 
     Raises:
         UserError: a line for each fault in it.
     """
+    require_packages()
+
     from hibprune.execution.progress import quiet_libraries
 
     quiet_libraries()
@@ -119,44 +107,46 @@ def run(
     (everything is written).
     """
     share_the_processor()
-    with plain_errors():
-        from rich.console import Console
+    require_packages()
 
-        from hibprune.execution.processes import joined
+    from rich.console import Console
 
-        console = Console(stderr=as_json)
-        with joined() as ranks:
-            loaded = opened(recipe, with_device(overrides, device))
-            directory = output or Path("exported_models") / loaded.recipe.name
-            bars = console.is_terminal and not quiet
+    from hibprune.execution.processes import joined
+    from hibprune.execution.progress import Terminal
 
-            from hibprune.execution.progress import Narrator
-            from hibprune.pipeline import help_with_recipe, run_recipe
+    console = Terminal(stderr=as_json)
+    with joined() as ranks:
+        loaded = opened(recipe, with_device(overrides, device))
+        directory = output or Path("exported_models") / loaded.recipe.name
+        bars = console.is_terminal and not quiet
 
-            if not ranks.leads:
-                help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), ranks)
-                return
-            manifest = run_recipe(loaded, directory, Narrator(console, bars), ranks)
-        if as_json:
-            click.echo(manifest.model_dump_json(indent=1))
-        elif not quiet:
-            from hibprune.report.terminal import closing_table
+        from hibprune.execution.progress import Narrator
+        from hibprune.pipeline import help_with_recipe, run_recipe
 
-            console.print(closing_table(manifest))
+        if not ranks.leads:
+            help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), ranks)
+            return
+        manifest = run_recipe(loaded, directory, Narrator(console, bars), ranks)
+    if as_json:
+        say_json(manifest.model_dump_json(indent=1))
+    elif not quiet:
+        from hibprune.report.terminal import closing_table
 
-        from hibprune.report.gates import gate_line
+        console.print(closing_table(manifest))
 
-        for gate in manifest.gates:
-            if gate.verdict != "passed":
-                click.echo(f"gate {gate.verdict}: {gate_line(gate)}", err=True)
-        if any(gate.verdict == "failed" for gate in manifest.gates):
-            if ranks.count > 1:
-                click.echo(
-                    f"exit code {GATE_FAILED}: everything is written; torchrun calls that a failed "
-                    "process and exits with 1",
-                    err=True,
-                )
-            sys.exit(GATE_FAILED)
+    from hibprune.report.gates import gate_line
+
+    for gate in manifest.gates:
+        if gate.verdict != "passed":
+            click.echo(f"gate {gate.verdict}: {gate_line(gate)}", err=True)
+    if any(gate.verdict == "failed" for gate in manifest.gates):
+        if ranks.count > 1:
+            click.echo(
+                f"exit code {GATE_FAILED}: everything is written; torchrun calls that a failed "
+                "process and exits with 1",
+                err=True,
+            )
+        sys.exit(GATE_FAILED)
 
 
 @main.command()
@@ -219,30 +209,28 @@ def compare(
     .svg.
     """
     share_the_processor()
-    with plain_errors():
-        from rich.console import Console
+    overrides = with_device(overrides, device)
+    loaded = opened(recipe, overrides)
+    directory = output or Path("exported_models") / f"{loaded.recipe.name}-compare"
 
-        overrides = with_device(overrides, device)
-        loaded = opened(recipe, overrides)
-        directory = output or Path("exported_models") / f"{loaded.recipe.name}-compare"
-        console = Console(stderr=as_json)
+    from hibprune.comparing import Wishes, compare_recipe
+    from hibprune.execution.progress import Narrator, Terminal
+    from hibprune.report.comparison import summary_lines
 
-        from hibprune.comparing import Wishes, compare_recipe
-        from hibprune.execution.progress import Narrator
-        from hibprune.report.comparison import summary_lines
-
-        comparison = compare_recipe(
-            loaded,
-            overrides,
-            Wishes(methods, fractions, scope, seeds, metric, points),
-            directory,
-            Narrator(console, console.is_terminal and not quiet),
-            ("hibprune", *sys.argv[1:]),
-        )
-        if as_json:
-            click.echo(comparison.model_dump_json(indent=1))
-        elif not quiet:
-            click.echo("\n".join(summary_lines(comparison)))
+    console = Terminal(stderr=as_json)
+    comparison = compare_recipe(
+        loaded,
+        overrides,
+        Wishes(methods, fractions, scope, seeds, metric, points),
+        directory,
+        Narrator(console, console.is_terminal and not quiet),
+        ("hibprune", *sys.argv[1:]),
+    )
+    if as_json:
+        say_json(comparison.model_dump_json(indent=1))
+    elif not quiet:
+        for line in summary_lines(comparison):
+            say(line)
 
 
 @main.command()
@@ -264,6 +252,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
       ok              whether there are no faults
       faults          plain lines, as on standard error
       not_checked     plain lines: what was not looked at
+      notes           plain lines: what is odd about model and labels; only where there is any
       data            two objects, for calibration and validation:
         use, kind, medium   what for, kind of source, sound or text
         inputs              clips or texts listed
@@ -277,35 +266,32 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
 
     Exit codes: 0 in order, 2 faults.
     """
-    with plain_errors():
-        import json
+    from hibprune.data.paths import legible
+    from hibprune.records.check import CheckReport
 
-        from hibprune.data.paths import legible
-        from hibprune.records.check import CheckReport
+    try:
+        loaded = opened(recipe, overrides)
+    except UserError as error:
+        lines = map(legible, str(error).splitlines())
+        report = CheckReport(recipe=legible(str(recipe)), ok=False, faults=tuple(lines))
+    else:
+        from rich.console import Console
 
-        try:
-            loaded = opened(recipe, overrides)
-        except UserError as error:
-            lines = map(legible, str(error).splitlines())
-            report = CheckReport(recipe=legible(str(recipe)), ok=False, faults=tuple(lines))
-        else:
-            from rich.console import Console
+        from hibprune.execution.progress import counted
+        from hibprune.stages.check import check_recipe
 
-            from hibprune.execution.progress import counted
-            from hibprune.stages.check import check_recipe
+        with counted(Console(stderr=True)) as progress:
+            report = check_recipe(loaded, offline, progress)
+    if as_json:
+        # Plain ASCII: what would steer a terminal is escaped.
+        click.echo(json.dumps(report.model_dump(), indent=1))
+    else:
+        from hibprune.report.checking import check_lines
 
-            with counted(Console(stderr=True)) as progress:
-                report = check_recipe(loaded, offline, progress)
-        if as_json:
-            # Plain ASCII: what would steer a terminal is escaped.
-            click.echo(json.dumps(report.model_dump(), indent=1))
-        else:
-            from hibprune.report.checking import check_lines
-
-            for line in check_lines(report):
-                click.echo(printable(line))
-        if report.faults:
-            raise UserError("\n".join(report.faults))
+        for line in check_lines(report):
+            say(line)
+    if report.faults:
+        raise UserError("\n".join(report.faults))
 
 
 @main.command()
@@ -322,19 +308,21 @@ def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> 
 
     Prints Spearman's and Pearson's correlation and writes correlate.json, .png and .svg.
     """
-    with plain_errors():
-        from hibprune.execution.progress import quiet_libraries
+    require_packages()
 
-        quiet_libraries()
+    from hibprune.execution.progress import quiet_libraries
 
-        from hibprune.comparing.correlate import correlate_runs, correlation_lines
+    quiet_libraries()
 
-        named = f"correlate-{first.resolve().name}-{second.resolve().name}"
-        correlation = correlate_runs(first, second, output or Path("exported_models") / named)
-        if as_json:
-            click.echo(correlation.model_dump_json(indent=1))
-        else:
-            click.echo("\n".join(correlation_lines(correlation)))
+    from hibprune.comparing.correlate import correlate_runs, correlation_lines, correlation_name
+
+    directory = output or Path("exported_models") / correlation_name(first, second)
+    correlation = correlate_runs(first, second, directory)
+    if as_json:
+        say_json(correlation.model_dump_json(indent=1))
+    else:
+        for line in correlation_lines(correlation):
+            say(line)
 
 
 @main.command()
@@ -346,7 +334,6 @@ def schema(markdown: bool) -> None:
 
         click.echo(reference_markdown(), nl=False)
         return
-    import json
 
     from hibprune.recipe import Recipe
 
@@ -369,26 +356,30 @@ def methods() -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(directory: Path, inputs: tuple[str, ...], as_json: bool) -> None:
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the model may take to load, and for each input.",
+)
+def predict(directory: Path, inputs: tuple[str, ...], as_json: bool, timeout: float) -> None:
     """Run the exported model of DIRECTORY on INPUTS and print what it says of each.
 
     INPUTS are sound files; for a text task they are the texts themselves, each one argument.
     """
-    with plain_errors():
-        import json
+    require_packages()
 
-        from hibprune.execution.progress import quiet_libraries
+    from hibprune.execution.progress import quiet_libraries
 
-        quiet_libraries()
+    quiet_libraries()
 
-        from hibprune.deployment.predict import answers
+    from hibprune.deployment.predict import answers
 
-        for answer in answers(directory, inputs):
-            said = answer.prediction
-            if as_json:
-                line = {answer.medium.argument: answer.argument, "prediction": said}
-                click.echo(json.dumps(line))
-                continue
-            if isinstance(said, dict):
-                said = ", ".join(f"{slot}={label}" for slot, label in said.items())
-            click.echo(f"{answer.named}: {said}")
+    for answer in answers(directory, inputs, timeout):
+        if as_json:
+            line = {answer.argument_name: answer.argument, "prediction": answer.prediction}
+            click.echo(json.dumps(line))
+        else:
+            say(answer.line)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -10,6 +11,13 @@ INSTALLED_AS = {"PIL": "Pillow", "yaml": "PyYAML", "sklearn": "scikit-learn"}
 
 MAX_QUOTED = 80
 """Characters of a stranger's text that a line repeats."""
+MAX_WORD = 100
+"""Characters of a word that others are compared with."""
+
+STEERING = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of what moves a cursor, ends a line, or is half of a character."""
+DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Marks that let a line read in another order than it has."""
 
 
 class UserError(Exception):
@@ -17,6 +25,21 @@ class UserError(Exception):
 
     The command line prints it and exits with code 2.
     """
+
+
+def printable(text: str) -> str:
+    """Text on one line, with nothing in it that steers a terminal: `�` stands for what does.
+
+    Labels, file names and transcripts come from strangers. Marks and joiners of scripts stay.
+    """
+    return "".join(map(_printable, text))
+
+
+def _printable(letter: str) -> str:
+    if letter in "\t\n\v\f\r":
+        return " "
+    steers = unicodedata.category(letter) in STEERING or letter in DIRECTIONS
+    return "�" if steers else letter
 
 
 def shortened(text: str, limit: int = MAX_QUOTED) -> str:
@@ -29,8 +52,10 @@ def did_you_mean(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
 
     `cutoff` is the likeness, 0 to 1, from which a word counts as near.
     """
+    if len(word) > MAX_WORD:
+        return ""
     near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    return f" (did you mean '{shortened(near[0])}'?)" if near else ""
 
 
 def missing_package(error: BaseException) -> str | None:
@@ -46,3 +71,23 @@ def missing_package(error: BaseException) -> str | None:
         return None
     package = (told[1] or told[2]).lower()
     return package if find_spec(package) is None else None
+
+
+def first_line(error: Exception) -> str:
+    """What another library says went wrong, on one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def import_fault(error: BaseException) -> str | None:
+    """The line for a package that is not there or broken; None for any other error."""
+    package = missing_package(error)
+    if package is not None:
+        return f"the package '{package}' is not installed: pip install {package}"
+    # transformers tells of one by a RuntimeError that the ImportError has caused.
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    if not isinstance(cause, ImportError) or (cause.name or "").startswith("hibprune"):
+        return None
+    named = f"the package '{cause.name.partition('.')[0]}'" if cause.name else "a package"
+    reason = shortened(str(cause).strip().partition("\n")[0] or "no reason is told", 200)
+    return f"{named} cannot be imported: {reason}: install it again"

@@ -1,24 +1,35 @@
-"""The chain: load, baseline, attribute, plan, prune, validate, export, benchmark, report.
+"""The chain: load, measure, score, choose, remove, repair, export, convert, measure all, report.
 
-Attribute and plan take turns for as many rounds as the recipe's schedule says.
+Scoring and choosing take turns for as many rounds as the recipe's schedule says.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hibprune.execution.files import plain_disk_errors
+from hibprune.execution.files import plain_disk_errors, require_own
 from hibprune.execution.output import LOG_FILE, check_output, open_output
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.execution.progress import Narrator
 from hibprune.execution.runtime import choose_device
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import Manifest
-from hibprune.stages import chain
+from hibprune.records.variants import ORIGINAL
+from hibprune.stages.export import export
+from hibprune.stages.findings import Findings, Made
 from hibprune.stages.load import load, loaded_line, skipped_lines
+from hibprune.stages.measure import (
+    benchmarked,
+    exported_original,
+    measured,
+    measured_original,
+)
 from hibprune.stages.outcome import Outcome, write_outcome
+from hibprune.stages.remove import prune, reload
+from hibprune.stages.repair import repaired
 from hibprune.stages.run import Run
-from hibprune.stages.score import choose, help_scoring
+from hibprune.stages.score import calibration_targets, choose, help_scoring
+from hibprune.stages.variants import converted, planned_variants, workbench
 
 
 def run_recipe(
@@ -37,7 +48,7 @@ def run_recipe(
     with narrator.step("load") as narration:
         material = load(loaded, device, narration.advance)
         narration.found(loaded_line(material, device))
-    for line in skipped_lines(material):
+    for line in (*material.notes, *skipped_lines(material)):
         narrator.say(line)
     # Writers of other libraries raise errors of their own when the disk is full.
     with open_output(directory), plain_disk_errors(directory):
@@ -58,26 +69,41 @@ def help_with_recipe(
 
 
 def _chain(run: Run) -> Manifest:
-    baseline = chain.baseline(run)
-    choice = choose(run)
-    removal = chain.prune(run, choice.plan)
-    smaller = chain.reload(run)
-    pruned = chain.validate(run, removal, smaller)
-    parity = chain.export(run, choice.plan, baseline, pruned, smaller)
-    exported = chain.validate_exported(run, parity, smaller)
-    benchmark = chain.benchmark(run, parity)
+    with workbench(run) as bench:
+        original, *others = planned_variants(run.recipe)
+        exported = exported_original(run, bench, original)
+        baseline = measured_original(run, bench, original, exported)
+        choice = choose(run)
+        removal = prune(run, choice.plan)
+        saved = repaired(run, choice.plan)
+        parity = export(run, choice.plan, saved, reload(run), baseline.result.evaluation)
+        found = Findings(
+            {ORIGINAL: Made(original, exported.key, parity=exported)}, {ORIGINAL: baseline}
+        )
+        targets = calibration_targets(run)
+        for plan in others:
+            if plan.precision == "fp32":
+                found.made[plan.name] = Made(plan, parity.key, parity=parity)
+            else:
+                assert plan.parent is not None
+                parent = found.made[plan.parent]
+                lower = converted(run, bench, plan, parent.key, targets)
+                found.made[plan.name] = Made(plan, lower.key, converted=lower)
+        for name, made in found.made.items():
+            if name != ORIGINAL and made.fault is None:
+                found.measured[name] = measured(run, bench, made.plan, made.key, found.parent(made))
+        benchmark = benchmarked(run, bench, found.timed)
     with run.narrator.step("report") as narration:
+        require_own(run.directory)
         manifest = write_outcome(
             Outcome(
                 loaded=run.loaded,
                 material=run.material,
                 device=run.device.type,
-                baseline=baseline,
                 choice=choice,
                 removal=removal,
-                pruned=pruned,
-                parity=parity,
-                exported=exported,
+                saved=saved,
+                found=found,
                 benchmark=benchmark,
             ),
             run.directory,

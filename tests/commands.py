@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner, Result
 from standin import StandIn
 
 from hibprune.cli import main
+from hibprune.execution.steps import result_digest
 
 
 def invoke(*arguments: object) -> Result:
@@ -35,3 +39,11 @@ def refused(stand_in: StandIn, *options: str) -> list[str]:
     found = faults(run(stand_in, *options))
     assert not (stand_in.root / "out").exists()
     return [fault.replace(f"{stand_in.root}/", "") for fault in found]
+
+
+def let_it_have_found(record: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the record of a step as if the step itself had found that."""
+    content = json.loads(record.read_text())
+    edit(content)
+    content["digest"] = result_digest(content["key"], content["result"], content["files"])
+    record.write_text(json.dumps(content))

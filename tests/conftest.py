@@ -13,11 +13,15 @@ import pytest
 
 if TYPE_CHECKING:
     from standin import StandIn
+    from tiny_exports import Exports, TinyExport
+    from tiny_models import TinyModel
 
 
 def pytest_configure() -> None:
     """Before anything imports torch: threads of tiny operations only wait for each other."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Importing hibprune does the same; some tests import onnxruntime first.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +84,19 @@ def finished(
         return made[name]
 
     return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """The graphs of a tiny model, whole or without some heads; made once, not to be changed."""
+    from tiny_exports import export_tiny
+
+    made: dict[tuple[str, str | None], TinyExport] = {}
+
+    def exported(tiny: TinyModel, plan: str | None = None) -> TinyExport:
+        key = (tiny.name, plan)
+        if key not in made:
+            made[key] = export_tiny(tiny, tmp_path_factory.mktemp(tiny.name), plan)
+        return made[key]
+
+    return exported

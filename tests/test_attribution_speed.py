@@ -15,6 +15,8 @@ import torch
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 import attribution_speed
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS = ["float32", "bfloat16"]
 MODELS = ("quickstart", "base-1s", "base-10s", "whisper-tiny")
 
@@ -97,6 +99,6 @@ def test_multiply_adds_are_those_of_the_base_shapes_layers(result: dict[str, Any
 def test_memory_and_length_are_told_for_every_length(result: dict[str, Any]) -> None:
     for row in result["memory"]["peak_mib"]:
         # A process of its own: this one has held more for the models before.
-        assert 100 < row["before"] < row["after"] < attribution_speed.peak_mib()
+        assert 100 < row["before"] < row["after"] <= attribution_speed.peak_mib()
     for row in (*result["length"]["ms_per_sample_step"], *result["samples"]["seconds"]):
         assert row.keys() >= set(PRECISIONS)

@@ -235,6 +235,7 @@ def nan_in_an_unused_row(tensors: dict[str, torch.Tensor]) -> None:
         (setting("preprocessor_config.json", sampling_rate=48_000_000), "not 48000000"),
         (setting("preprocessor_config.json", sampling_rate=float("nan")), "not nan"),
         (setting("preprocessor_config.json", sampling_rate=True), "not True"),
+        (setting("preprocessor_config.json", do_normalize="no"), "should be true or false, not no"),
         (setting("preprocessor_config.json", feature_extractor_type="WhisperFeatureExtractor"),
          "its feature extractor (WhisperFeatureExtractor) fails"),
         (setting("preprocessor_config.json", feature_extractor_type="WhisperFeatureExtractor",
@@ -270,10 +271,8 @@ def test_checkpoints_of_sound_that_cannot_be_right(
          "ZeroDivisionError: integer division or modulo by zero"),
         ("encoder_decoder", setting("preprocessor_config.json", dither=0.01),
          "makes something else of one clip at every time: set dither to 0"),
-        ("encoder_decoder", setting("generation_config.json", suppress_tokens="x"),
-         "fails on a trial clip of 1 s"),
-        ("encoder_decoder", setting("config.json", decoder_start_token_id=None),
-         "its loss on a trial clip cannot be computed"),
+        ("encoder_decoder", setting("generation_config.json", bad_words_ids=[[10**6]]),
+         "fails on a trial clip of 1 s: The model vocabulary size is 59"),
         ("encoder_decoder", lambda s: (s.model / "vocab.json").write_text("{"),
          "cannot read its tokenizer"),
         ("encoder_decoder_on_waveforms", lambda s: (s.model / "tokenizer.json").write_text("{"),
@@ -302,6 +301,21 @@ def test_other_checkpoints_that_cannot_be_right(
     (found,) = refused(stand_in)
     assert fault in found
     assert len(found) < 500
+
+
+@pytest.mark.parametrize("found", [torch.tensor([torch.nan]), ValueError("no such class")])
+def test_the_loss_is_computed_once_before_the_work(
+    found: Any, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(*arguments: Any) -> Any:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(KeywordSpotting, "loss", loss)
+    (fault,) = refused(stand_in)
+    told = "no such class" if isinstance(found, Exception) else "it is NaN or infinite"
+    assert fault.startswith(f"model: its loss on a trial clip cannot be computed: {told}: take")
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_knows(reviews: StandIn) -> None:
@@ -352,6 +366,13 @@ def test_a_model_that_a_gigabyte_would_not_hold_is_not_built(stand_in: StandIn) 
 def test_names_that_no_directory_can_have(stand_in: StandIn, name: str) -> None:
     assert ModelSource(source=name).problems(stand_in.root) == [
         f"{name}: no such directory, and not a Hub id (owner/name)"
+    ]
+
+
+def test_no_room_for_a_view(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(stand_in.root / "gone"))
+    assert refused(stand_in) == [
+        "no temporary directory can be made: no such file or directory: set TMPDIR"
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import xml.etree.ElementTree
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import faults, invoke
+from commands import faults, invoke, let_it_have_found
 from scipy.stats import pearsonr, spearmanr
 
 from hibprune.records.comparison import Correlation
@@ -27,11 +28,8 @@ def scores_of(directory: Path) -> dict[tuple[int, int], float]:
     }
 
 
-def change(directory: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    path = directory / "steps/attribute.json"
-    record = json.loads(path.read_text())
-    edit(record)
-    path.write_text(json.dumps(record))
+def change(directory: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    let_it_have_found(directory / "steps/attribute.json", edit)
 
 
 @pytest.fixture
@@ -93,6 +91,20 @@ def test_heads_that_one_run_no_longer_has_stay_out(runs: tuple[Path, Path], tmp_
     assert correlation.spearman.value == pytest.approx(expected)
 
 
+def test_a_run_of_several_rounds_is_one_too(
+    runs: tuple[Path, Path], stand_ins: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its scores are those of the first round, and its scoring took the time of all."""
+    rounds = tmp_path / "rounds"
+    recipe = stand_ins("keyword_spotting") / "recipe.yaml"
+    result = invoke("run", recipe, "--output", rounds, "--set", "schedule.rounds=2", "--quiet")
+    assert result.exit_code == 0, result.output
+    result = invoke("correlate", runs[0], rounds, "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    correlation = Correlation.model_validate_json(result.stdout)
+    assert correlation.spearman.value == pytest.approx(1)
+
+
 def lose_the_manifest(run: Path) -> None:
     (run / "manifest.json").unlink()
 
@@ -117,6 +129,43 @@ def widen(run: Path) -> None:
     change(run, more_heads)
 
 
+def edit_the_scores(run: Path) -> None:
+    path = run / "steps/attribute.json"
+    record = json.loads(path.read_text())
+    record["result"]["per_sample"][0][0] += 1
+    path.write_text(json.dumps(record))
+
+
+NO_SCORES: tuple[dict[str, Any], ...] = (
+    {"per_sample": [[1.0], [1.0, 2.0]]},
+    {"per_sample": []},
+    {"per_sample": [[1e300] * 8]},
+    {"per_sample": [[1.0] * 9]},
+    {"heads": [], "per_sample": [[]]},
+    {"heads": [{"layer": 10**30, "index": 0}], "per_sample": [[1.0]]},
+    {"heads": [{"layer": -1, "index": 0}], "per_sample": [[1.0]]},
+    {"heads": [{"layer": 0, "index": 0}] * 8},
+    {"method": "$x$"},
+)
+
+
+def scores(**values: Any) -> Callable[[Path], None]:
+    return lambda run: change(run, lambda record: record["result"].update(values))
+
+
+def named(name: str) -> Callable[[Path], None]:
+    def name_the_recipe(run: Path) -> None:
+        path = run / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "recipe": name}))
+
+    return name_the_recipe
+
+
+def a_pipe(run: Path) -> None:
+    (run / "manifest.json").unlink()
+    os.mkfifo(run / "manifest.json")
+
+
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
@@ -128,6 +177,12 @@ def widen(run: Path) -> None:
         (begin_again, "B: its scores are of a later run that did not finish: run it to the end"),
         (widen, "A has wav2vec2, 2 layers of up to 4 heads, B wav2vec2, 2 layers of up to 10 "
                 "heads: give runs of one architecture"),
+        (edit_the_scores, "B: its scores (steps/attribute.json) were changed: run it again"),
+        *[(scores(**values), "B: steps/attribute.json holds no scores that a method of hibprune "
+                             "gives: run it again") for values in NO_SCORES],
+        (named("$\\frac{$"), "B/manifest.json: '$\\frac{$' is no name of a recipe"),
+        (named("a" * 5000), f"B/manifest.json: '{'a' * 79}…' is no name of a recipe"),
+        (a_pipe, "B: no finished hibprune run: no manifest.json that can be read in it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_correlated_is_said_in_a_line(

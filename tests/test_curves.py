@@ -71,7 +71,7 @@ def test_resampled_rates_spread_as_scipys_bootstrap_says() -> None:
 
     theirs = bootstrap((errors, words), ratio, paired=True, method="percentile", rng=2)
     rates = resampled_error_rates([errors], words)
-    assert rates.shape == (2000, 1)
+    assert rates.shape[1] == 1
     np.testing.assert_allclose(
         percentile_interval(rates[:, 0]), theirs.confidence_interval, atol=2e-3
     )

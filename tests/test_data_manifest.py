@@ -84,7 +84,9 @@ def test_unlabelled(tmp_path: Path) -> None:
         ('{"audio": "b.wav", "label": null}', ":2: no 'label'; the line has audio"),
         ('{"audio": "b.wav", "label": " "}', ":2: 'label' is empty"),
         ('{"audio": "", "label": "yes"}', ":2: 'audio' is empty"),
-        ('{"audio": "b.wav", "label": 3}', ":2: 'label' is 3; write it as text"),
+        ('{"audio": "b.wav", "label": 1.5}', ":2: 'label' is 1.5; write it as text"),
+        ('{"audio": "b.wav", "label": true}', ":2: 'label' is true; write it as text"),
+        ('{"audio": 3, "label": "no"}', ":2: 'audio' is 3; write it as text"),
         (
             '{"audio": "x/../a.wav", "label": "no"}',
             ":2: a.wav is listed already in line 1",

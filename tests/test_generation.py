@@ -147,7 +147,6 @@ def test_extractors_that_give_no_mask_are_saved_giving_one(
 @pytest.mark.parametrize("tiny", WITH_DECODER, ids=lambda tiny: tiny.name)
 def test_the_model_given_is_not_touched(tiny: Any) -> None:
     model = tiny.build()
-    model.generation_config.temperature = 0.5
     model.config.no_repeat_ngram_size = 2
     before = [copy.deepcopy(each.to_dict()) for each in (model.config, model.generation_config)]
     settings = GenerationSettings(language="de", max_new_tokens=7)

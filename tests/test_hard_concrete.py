@@ -229,6 +229,27 @@ def test_taken_up_again_a_training_comes_to_the_same_bits(stops: tuple[int, ...]
     assert len(seen) == left + (2 if left else 0)
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"log_alpha": (0.0,)},
+        {"log_alpha": (0.0,) * 3, "exp_avg": (0.0,) * 3, "exp_avg_sq": (0.0,) * 3},
+        {"log_alpha": (0.0,) * 8, "exp_avg": (0.0,) * 8, "exp_avg_sq": ()},
+    ],
+)
+def test_what_was_not_kept_of_this_training_is_not_gone_on_from(
+    state: dict[str, tuple[float, ...]],
+) -> None:
+    """A file with what there is so far may have been changed by anybody."""
+    row = tiny("wav2vec2")
+    model, samples = row.build(), samples_of(row, FIVE)
+    settings = method(steps=2)
+    whole = settings.attribute(model, samples, task_loss, Session(seed=5))
+    forged = Session(seed=5, training=Training(steps=1, share=0.5, state=state))
+    assert settings.attribute(model, samples, task_loss, forged) == whole
+
+
 def test_a_training_of_the_weights_too_starts_anew() -> None:
     assert interrupted(method(fine_tune=True), 2) is None
 

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("pipeline", "comparing"),
     ("stages",),
-    ("report", "deployment.predict"),
+    ("report", "deployment.predict", "deployment.deployed"),
     ("recipe",),
     ("attribution", "compression", "deployment", "evaluation"),
     ("models",),

@@ -191,6 +191,10 @@ def test_it_is_said_wherever_a_ranking_is_spoken_of(
     assert correlation.first.ranking_fault is None
     assert correlation.second.ranking_fault == "equal"
     assert scores_equal(correlation.second.scores)
+    # There is no correlation with a constant, so that any could be the true one.
+    for estimate in (correlation.spearman, correlation.pearson):
+        assert (estimate.value, estimate.interval) == (0, (-1, 1))
+    assert correlation.layers == {}
     assert (tmp_path / "c/correlate.png").is_file()
 
 

@@ -136,7 +136,8 @@ def test_a_run_of_two_finds_what_a_run_of_one_does(
 
 ENDING = """
 import os, sys
-from hibprune.cli import plain_errors
+from click import command
+from hibprune.execution.console import PlainGroup
 from hibprune.errors import UserError
 from hibprune.execution.processes import joined
 def fault():
@@ -148,10 +149,13 @@ def defect():
 def stopped():
     raise KeyboardInterrupt
 who, how = sys.argv[1:]
-with plain_errors(), joined() as ranks:
-    if who == "both" or (who == "leader") == ranks.leads:
-        globals()[how]()
-    ranks.gathered({})
+@command()
+def end():
+    with joined() as ranks:
+        if who == "both" or (who == "leader") == ranks.leads:
+            globals()[how]()
+        ranks.gathered({})
+PlainGroup(commands={"end": end})(["end"])
 """
 LINE = "error: here: wrong: mend it\n"
 STOPPED = "stopped: the same command goes on from here\n"

@@ -117,7 +117,7 @@ def test_what_is_left_out_takes_the_documented_defaults(tmp_path: Path) -> None:
         ("benchmark.seconds=[1, x]", "benchmark.seconds.1: should be a number, not 'x'"),
         ("benchmark.seconds=[]", "benchmark.seconds: should have at least 1 entry"),
         ("benchmark.seconds=[-1]", "benchmark.seconds: should be at least 0.1, not -1"),
-        ("export.batches=[0]", "export.batches: should be at least 1, not 0"),
+        ("export.batches=[1, 0]", "export.batches.1: should be greater than 0, not 0"),
         ("export.tolerance=.inf", "export.tolerance: should be a finite number"),
         ("calibration.min_seconds=50",
          "calibration: min_seconds 50 is more than max_seconds 40"),
@@ -202,16 +202,22 @@ def test_the_accuracy_gate_does_not_fit_a_wer(tmp_path: Path) -> None:
     ],
 )
 def test_an_old_key_names_the_new_one(tmp_path: Path, old: str, new: str) -> None:
-    line = f"r.yaml: gates.{old}: is called {new} now"
+    line = f"r.yaml: gates.{old}: write {new} instead"
     assert faults(tmp_path, yaml.safe_dump(CONTENT), f"gates.{old}=0.1") == [line]
     written = yaml.safe_dump({**CONTENT, "gates": {old: 0.1}})
     assert faults(tmp_path, written) == [line]
 
 
+def test_a_key_at_the_top_that_belongs_below(tmp_path: Path) -> None:
+    assert faults(tmp_path, yaml.safe_dump({**CONTENT, "allow_chance_baseline": True})) == [
+        "r.yaml: allow_chance_baseline: write validation.allow_chance_baseline instead"
+    ]
+
+
 def test_any_section_may_have_keys_of_earlier_versions() -> None:
     class Section(BaseModel):
         model_config = ConfigDict(extra="forbid")
-        renamed: ClassVar[dict[str, str]] = {"old": "new"}
+        former_names: ClassVar[dict[str, str]] = {"old": "new"}
         new: int = 1
 
     class Whole(BaseModel):
@@ -220,7 +226,7 @@ def test_any_section_may_have_keys_of_earlier_versions() -> None:
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate({"section": {"old": 2, "nww": 3}})
     assert list(fault_lines(caught.value, Whole)) == [
-        "section.old: is called new now",
+        "section.old: write new instead",
         "section.nww: unknown key (did you mean 'new'?)",
     ]
 

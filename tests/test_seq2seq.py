@@ -31,7 +31,7 @@ from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import paired_change
 from hibprune.records.units import Scores
 from hibprune.tasks import Batch, Task, Vocabulary
-from hibprune.tasks.seq2seq import english_normaliser
+from hibprune.tasks.normalising import english_normaliser
 from hibprune.tasks.steering import steering_tokens
 
 
@@ -176,12 +176,17 @@ class TestNormaliser:
         assert evaluation.value == pytest.approx(expected)
 
     def test_other_languages_are_not_spelt_as_english(self) -> None:
-        """Whisper's English normaliser makes 'colour' 'color' and drops 'um'; its basic one does
-        neither, but takes the same signs and cases away."""
-        vocabulary = Vocabulary(
-            (), SimpleNamespace(english_spelling_normalizer={"colour": "color"})
-        )
-        for language, wrong in (("en", 0), ("English", 0), (None, 0), ("de", 2), ("german", 2)):
+        """Whisper's English normaliser makes 'colour' 'color' and drops 'um'; the rules for other
+        languages do neither, but take the same signs and cases away."""
+        spellings = SimpleNamespace(english_spelling_normalizer={"colour": "color"})
+        for language, multilingual, wrong in (
+            ("en", True, 0), ("English", True, 0), (None, False, 0),
+            ("de", True, 2), ("german", True, 2), (None, None, 2),
+        ):  # fmt: skip
+            generation = GenerationConfig()
+            if multilingual is not None:
+                generation.is_multilingual = multilingual
+            vocabulary = Vocabulary((), spellings, generation)
             asr = task(language=language)
             evaluation = asr.evaluate(["Colour, [laughs] um"], ["color"], vocabulary)
             assert evaluation.value == wrong, language
@@ -215,7 +220,9 @@ class TestSilence:
         )
         change = paired_change(before, after)
         assert change is not None
-        assert tuple(change) == self.exact([-1, 0, 0, 0])
+        assert change.low == pytest.approx(-2.0, abs=0.5)
+        # One clip of four that changed is no change to an exact test.
+        assert 0 <= change.high < 1
 
     def test_nothing_but_silence_has_no_rate(self, checkpoint: Checkpoint) -> None:
         references = [text for text in self.REFERENCES if text != "hello"]
@@ -282,8 +289,8 @@ class TestRun:
 
     def test_the_decoder_keeps_keys_and_values_of_all_its_heads(self, output: Path) -> None:
         graph = onnx.load(output / "onnx/decoder_model_merged.onnx").graph
-        kept = {given.name: given.type.tensor_type.shape.dim[1] for given in graph.input[1:]}
-        past = [heads.dim_value for name, heads in kept.items() if name.startswith("past_key")]
+        kept = [given for given in graph.input if given.name.startswith("past_key")]
+        past = [given.type.tensor_type.shape.dim[1].dim_value for given in kept]
         # Keys and values, of the decoder itself and of what it hears, in every layer.
         assert past == [HEADS] * 4 * LAYERS
 

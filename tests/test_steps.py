@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hibprune.execution.files import (
     write_files_via_temporary,
     write_text,
 )
-from hibprune.execution.steps import Done, Partial, Step
+from hibprune.execution.steps import Done, Partial, Step, result_digest
 from hibprune.records.units import Head, Plan, Training
 
 PLAN = Plan(removed=(Head(0, 1),), kept=(Head(0, 0),))
@@ -137,6 +138,90 @@ def test_a_record_that_names_other_files_is_not_believed(tmp_path: Path) -> None
     compute, calls = counted()
     write_text(tmp_path / "made.txt", "")
     step(tmp_path).once(compute, lambda _: ["made.txt"])
+    assert calls
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda kept: kept["result"].update(removed=[]),
+        lambda kept: kept.update(files={"made.txt": "0" * 64}),
+        lambda kept: kept.pop("digest"),
+        lambda kept: kept.update(seconds=float("inf")),
+        lambda kept: kept.update(seconds=-1),
+        lambda kept: kept["inputs"].update(more=float("nan")),
+    ],
+)
+def test_a_record_that_was_edited_is_not_believed(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object]
+) -> None:
+    first, _ = run(step(tmp_path))
+    kept = record(tmp_path)
+    edit(kept)
+    (tmp_path / "steps/plan.json").write_text(json.dumps(kept))
+    again, computed = run(step(tmp_path))
+    assert computed
+    assert (again.result, again.key) == (first.result, first.key)
+
+
+def test_what_stands_for_a_step_changes_with_its_result_and_its_files(tmp_path: Path) -> None:
+    def key(content: str, result: Plan = PLAN) -> str:
+        for name in ("steps/plan.json", "made.txt"):
+            (tmp_path / name).unlink(missing_ok=True)
+
+        def compute() -> Plan:
+            write_text(tmp_path / "made.txt", content)
+            return result
+
+        return step(tmp_path).once(compute, lambda _: ["made.txt"]).key
+
+    other = Plan(removed=(), kept=(Head(0, 0), Head(0, 1)))
+    assert key("a") == key("a")
+    assert len({key("a"), key("b"), key("a", other)}) == 3
+
+
+def test_what_a_step_took_does_not_stand_for_it(tmp_path: Path) -> None:
+    def once(seconds: float) -> Done[dict[str, float]]:
+        timed = frozenset({"seconds"})
+        one = Step[dict[str, float]](tmp_path, "a", 1, {}, dict[str, float], timed)
+        return one.once(lambda: {"score": 1.0, "seconds": seconds})
+
+    first = once(1.5)
+    path = tmp_path / "steps/a.json"
+    kept = json.loads(path.read_text())
+    kept["result"]["seconds"] = 0.0
+    path.write_text(json.dumps(kept))
+    again = once(2.5)
+    assert again.result["seconds"] == 2.5, "it is guarded like the rest"
+    assert again.key == first.key
+
+
+def test_a_result_that_cannot_be_right_is_computed_again(tmp_path: Path) -> None:
+    run(step(tmp_path))
+    compute, calls = counted()
+    step(tmp_path).once(compute, credible=lambda plan: len(plan.removed) == 1)
+    assert not calls
+    step(tmp_path).once(compute, credible=lambda plan: len(plan.removed) == 2)
+    assert calls
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "a/../../outside.txt", "\0"])
+def test_a_record_of_files_elsewhere_is_not_believed(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "run"
+    run(step(directory))
+    (tmp_path / "outside.txt").write_text("")
+    path = str(tmp_path / "outside.txt") if name.startswith("/") else name
+    kept = record(directory)
+    kept["files"] = {path: sha256_of(tmp_path / "outside.txt")}
+    kept["digest"] = result_digest(kept["key"], kept["result"], kept["files"])
+    (directory / "steps/plan.json").write_text(json.dumps(kept))
+    compute, calls = counted()
+
+    def once(names: list[str]) -> None:
+        with suppress(OSError):  # the files that the new result names are not there either
+            step(directory).once(compute, lambda _: names)
+
+    once([path])
     assert calls
 
 

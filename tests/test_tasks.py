@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import Wav2Vec2CTCTokenizer
 
 from hibprune.tasks import Batch, Task, Vocabulary
-from hibprune.tasks.ctc import normalise_words
+from hibprune.tasks.normalising import normalised
 
 NOTHING = Vocabulary(())
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
@@ -149,8 +149,8 @@ class TestRecognition:
         assert not evaluation.higher_is_better
 
     def test_normaliser(self) -> None:
-        assert normalise_words("  Don’t STOP—now, 3 times! ") == "don't stop now 3 times"
-        assert normalise_words("ﬁne_print") == "fine print"
+        assert normalised("  Don’t STOP—now, 3 times! ") == "don't stop now 3 times"
+        assert normalised("ﬁne_print") == "fine print"
 
     def test_case_and_punctuation_do_not_count_as_errors(self) -> None:
         assert task("asr-ctc").evaluate(["it's FINE"], ["It's fine."], NOTHING).value == 0.0

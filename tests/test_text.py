@@ -181,7 +181,7 @@ def test_other_families_run_through_the_chain(reviews: StandIn, name: str) -> No
             path.unlink()
         letters_tokenizer(reviews.root).save_pretrained(reviews.model)
     model.save_pretrained(reviews.model)
-    result = run(reviews, "--quiet")
+    result = run(reviews, "--quiet", "--set=validation.allow_chance_baseline=true")
     assert result.exit_code == 0, result.output
     output = reviews.root / "out"
     assert manifest_of(output).heads.removed_count == 3
@@ -212,7 +212,8 @@ def test_other_sources_give_the_same_run(
         (reviews.root / f"{split}.jsonl").unlink()
     reviews.write(content)
     checked = invoke("check", reviews.recipe)
-    assert (checked.exit_code, checked.stdout) == (0, f"{reviews.recipe}: ok\n")
+    assert checked.exit_code == 0
+    assert checked.stdout.splitlines()[-1] == f"{reviews.recipe}: ok"
     result = run(reviews, "--quiet", "--set", "attribution={method: magnitude}")
     assert result.exit_code == 0, result.output
     metric = manifest_of(reviews.root / "out").metric

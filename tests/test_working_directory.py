@@ -67,7 +67,11 @@ def test_a_run_names_the_files_that_were_passed_over(
 def test_names_of_any_bytes_from_the_clip_to_the_manifest(
     stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In identifiers, JSON, log and terminal such bytes stand as text."""
+    """In identifiers, JSON, log and terminal such bytes stand as text.
+
+    The model is elsewhere: safetensors opens no such path.
+    """
+    model = shutil.move(stand_in.model, tmp_path / "model")
     root = Path(shutil.move(stand_in.root, tmp_path / os.fsdecode(b"caf\xe9")))
     moved = StandIn(root)
     for number, row in enumerate(moved.rows("validation")):
@@ -79,7 +83,9 @@ def test_names_of_any_bytes_from_the_clip_to_the_manifest(
     output = tmp_path / "out"
     result = invoke(
         "run", "recipe.yaml", "--output", output, MAGNITUDE,
-        "--set=validation={source: {kind: folder, path: words}, max_unreadable: 0.1}",
+        "--set=validation.source={kind: folder, path: words}",
+        "--set=validation.max_unreadable=0.1",
+        f"--set=model.source={model}",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     line = "skipped validation clip w0/bad\\xfe.wav: not audio that libsndfile can open"

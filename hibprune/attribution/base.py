@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hibprune.attribution.method import MethodBase
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import heads_of
-from hibprune.records.units import Scores, Training
+from hibprune.records.units import Scores, Training, Unit
 from hibprune.tasks import Batch, Encoded
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
@@ -84,12 +84,19 @@ class Session:
 
 
 def scores_of(
-    method: MethodBase, model: PreTrainedModel, samples: Sequence[Sample], rows: Iterable[Row]
+    method: MethodBase,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    rows: Iterable[Row],
+    units: tuple[Unit, ...] | None = None,
 ) -> Scores:
-    """What a method found of the heads it scores: a row a sample, or one of all together."""
+    """What a method found of the units it scores: a row a sample, or one of all together.
+
+    Of the heads of its stacks where none are named.
+    """
     return Scores(
         method=method.name(),
-        heads=heads_of(model, method.scored_stacks()),
+        heads=heads_of(model, method.scored_stacks()) if units is None else units,
         samples=tuple(sample.id for sample in samples),
         per_sample=tuple(rows),
     )

@@ -74,7 +74,8 @@ def train(
     for tensor in learned:
         tensor.requires_grad_(True)
     optimiser = torch.optim.Adam(groups)
-    done = 0 if session.training is None else _take_up(session.training, log_alpha, optimiser)
+    before = session.training
+    done = _take_up(before, log_alpha, optimiser) if before and _fits(before, log_alpha) else 0
 
     def descend(
         calibration: CalibrationBatch, step: int
@@ -123,6 +124,12 @@ def _so_far(method: HardConcreteGates, log_alpha: Tensor, optimiser: torch.optim
         share=steps / method.steps,
         state={name: tuple(vector.tolist()) for name, vector in vectors.items()},
     )
+
+
+def _fits(training: Training, log_alpha: Tensor) -> bool:
+    """Whether it is one of as many gates; what is kept in a file may have been changed there."""
+    named = training.state.keys() == {"log_alpha", *MOMENTS}
+    return named and all(len(row) == len(log_alpha) for row in training.state.values())
 
 
 def _take_up(training: Training, log_alpha: Tensor, optimiser: torch.optim.Adam) -> int:

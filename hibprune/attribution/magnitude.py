@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Magnitude
 from hibprune.models.attention import attention_sites
-from hibprune.records.units import Scores
+from hibprune.models.feed_forward import feed_forward_sites, neurons_of
+from hibprune.records.units import Kind, Scores
 
 
 def attribute(
@@ -18,9 +19,15 @@ def attribute(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
+    kind: Kind = "head",
 ) -> Scores:
-    """Norms of every head still there; samples and loss are not looked at."""
+    """Norms of every unit still there; samples and loss are not looked at."""
     norms: list[float] = []
+    if kind == "neuron":
+        for layer in feed_forward_sites(model):
+            rows = layer.first.weight.detach().float().norm(dim=1)
+            norms.extend((rows * layer.second.weight.detach().float().norm(dim=0)).tolist())
+        return scores_of(method, model, (), [tuple(norms)], neurons_of(model))
     for site in attention_sites(model):
         rows = site.value.weight.detach().unflatten(0, (-1, site.head_size))
         columns = site.output.get_parameter("weight").detach().unflatten(1, (-1, site.head_size))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_a
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from hibprune.records.units import ENCODER, Scores
+from hibprune.records.units import ENCODER, Kind, Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +36,8 @@ class MethodBase(BaseModel, ABC):
     """Forward and backward passes it takes."""
     resources: ClassVar[frozenset[str]] = frozenset()
     """Fields that change time and memory, not scores."""
+    kinds: ClassVar[tuple[Kind, ...]] = ("head",)
+    """The kinds of units it can score."""
     by_sample: ClassVar[bool] = True
     """Whether samples are scored one by one, so that several processes can share them."""
 
@@ -57,11 +59,20 @@ class MethodBase(BaseModel, ABC):
         return None
 
     def attribute(
-        self, model: PreTrainedModel, samples: Sequence[Sample], loss: Loss, session: Session
+        self,
+        model: PreTrainedModel,
+        samples: Sequence[Sample],
+        loss: Loss,
+        session: Session,
+        kind: Kind = "head",
     ) -> Scores:
-        """Score every head still in those stacks; the model is left as it was found."""
+        """Score every head still in those stacks, or every neuron of the encoder's feed-forwards.
+
+        Neurons by methods that have them among their `kinds`. The model is left as it was found.
+        """
         file: Any = import_module(f"{__package__}.{self.name().replace('-', '_')}")
-        scores: Scores = file.attribute(self, model, samples, loss, session)
+        options = {} if kind == "head" else {"kind": kind}
+        scores: Scores = file.attribute(self, model, samples, loss, session, **options)
         return scores
 
 

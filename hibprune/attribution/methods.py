@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hibprune.attribution.hib_settings import HeadInformationBottleneck
 from hibprune.attribution.method import AnyStackMethod, BatchedMethod, BatchSize, MethodBase
+from hibprune.records.units import Kind
 
 Answer = Literal["probability", "log-likelihood"]
 
@@ -123,6 +124,7 @@ class Taylor(AnyStackMethod, BatchedMethod):
     """
 
     method: Literal["taylor"]
+    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
     normalise: Literal["none", "layer"] = "none"
 
     title: ClassVar[str] = "Taylor: slope of the task loss as the head's output is turned down"
@@ -179,14 +181,37 @@ class Confidence(WeightsMethod):
     source: ClassVar[str] = "Voita et al. 2019 (Story of Heads)"
 
 
+class Reconstruction(MethodBase):
+    """Error that the best linear repair leaves when a unit goes, one unit after the other.
+
+    The surgeon's score, by blocks and greedily within a sublayer: what the units that stay cannot
+    make up for. `normalise: stream` takes it as a share of the variance of the residual stream
+    there, so that layers can be compared; `none` as it is. Hidden states take up to `memory_gib`,
+    and files beyond that.
+    """
+
+    method: Literal["reconstruction"]
+    normalise: Literal["stream", "none"] = "stream"
+    memory_gib: float = Field(default=2.0, gt=0)
+
+    resources: ClassVar[frozenset[str]] = frozenset({"memory_gib"})
+    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
+    by_sample: ClassVar[bool] = False
+    title: ClassVar[str] = "Reconstruction: what the best linear repair cannot bring back"
+    source: ClassVar[str] = "Hassibi & Stork 1993, by blocks; Kurtić et al. 2023 (ZipLM)"
+    cost: ClassVar[str] = "1 forward pass per sample, and a matrix inverse per sublayer"
+
+
 class Magnitude(MethodBase):
     """Product of the Frobenius norms of a head's value rows and output columns.
 
-    The product bounds the norm of what the head can write into the residual stream.
+    The product bounds the norm of what the head can write into the residual stream. Of a neuron
+    the norms of its row in front of the activation and of its column behind it.
     """
 
     method: Literal["magnitude"]
 
+    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Norm of the head's slice of the value and output projections"
     source: ClassVar[str] = "the usual weight-only baseline"
@@ -198,6 +223,7 @@ class Random(MethodBase):
 
     method: Literal["random"]
 
+    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Uniform random scores, seeded: the baseline"
     source: ClassVar[str] = "every pruning paper"
@@ -214,6 +240,7 @@ METHODS: tuple[type[MethodBase], ...] = (
     LayerwiseRelevance,
     AttentionScore,
     Confidence,
+    Reconstruction,
     Magnitude,
     Random,
 )
@@ -228,7 +255,13 @@ Method = Annotated[
     | LayerwiseRelevance
     | AttentionScore
     | Confidence
+    | Reconstruction
     | Magnitude
     | Random,
     Field(discriminator="method"),
 ]
+
+NeuronMethod = Annotated[
+    Reconstruction | Taylor | Magnitude | Random, Field(discriminator="method")
+]
+"""Those that can score neurons."""

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Random
 from hibprune.models.attention import heads_of
-from hibprune.records.units import Scores
+from hibprune.models.feed_forward import neurons_of
+from hibprune.records.units import Kind, Scores
 
 
 def attribute(
@@ -19,8 +20,9 @@ def attribute(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
+    kind: Kind = "head",
 ) -> Scores:
-    """Draw a score for every head from the session's seed."""
-    heads = heads_of(model)
-    drawn = np.random.default_rng(session.seed).uniform(size=len(heads))
-    return scores_of(method, model, (), [tuple(float(value) for value in drawn)])
+    """Draw a score for every unit from the session's seed."""
+    units = heads_of(model) if kind == "head" else neurons_of(model)
+    drawn = np.random.default_rng(session.seed).uniform(size=len(units))
+    return scores_of(method, model, (), [tuple(float(value) for value in drawn)], units)

@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.models.attention import frozen
+from hibprune.attribution.base import Loss, Sample, Session, scores_of
+from hibprune.attribution.methods import Reconstruction
+from hibprune.models.attention import frozen, heads_of
+from hibprune.models.feed_forward import neurons_of
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import (
     CalibrationClip,
@@ -27,7 +31,7 @@ from hibprune.models.layerwise import (
 )
 from hibprune.models.moments import Moments
 from hibprune.models.sublayers import Sublayer, sublayers, writing_recorded
-from hibprune.records.units import Kind, Unit
+from hibprune.records.units import Kind, Scores, Unit
 
 DAMPING = 1e-6
 """Of the mean variance of a column."""
@@ -48,6 +52,34 @@ class Removal:
 
     block: int
     error: float
+
+
+def attribute(
+    method: Reconstruction,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+    kind: Kind = "head",
+) -> Scores:
+    """Score the units of one kind, all samples together; labels and loss are not looked at."""
+    clips = [CalibrationClip(sample.inputs) for sample in samples]
+
+    def progress(done: int, total: int) -> None:
+        session.progress(len(samples) * done / total, len(samples), None)
+
+    with TemporaryDirectory() as scratch:
+        scores = reconstruction_scores(
+            model,
+            clips,
+            (kind,),
+            method.normalise,
+            Path(scratch),
+            int(method.memory_gib * 2**30),
+            progress,
+        )
+    units = heads_of(model) if kind == "head" else neurons_of(model)
+    return scores_of(method, model, samples, [tuple(scores[unit] for unit in units)], units)
 
 
 @torch.no_grad()

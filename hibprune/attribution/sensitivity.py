@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hibprune.attribution.base import Loss
 from hibprune.attribution.batches import CalibrationBatch
 from hibprune.models.attention import AttentionSite, attention_sites, outputs_changed
+from hibprune.models.feed_forward import feed_forward_sites
 from hibprune.models.replay import prefix_replayed
 from hibprune.records.units import Head
 
@@ -39,6 +41,30 @@ def gate_gradients(
     ):
         losses = loss(model, calibration.batch)
         gradients = torch.autograd.grad(losses.sum(), list(gates.values()))
+    return torch.cat(gradients, dim=1), losses.detach()
+
+
+def neuron_gradients(
+    model: PreTrainedModel, calibration: CalibrationBatch, loss: Loss
+) -> tuple[Tensor, Tensor]:
+    """∂loss/∂ξ at ξ = 1 for a factor ξ on each neuron's output, and the losses themselves.
+
+    Shapes (batch, neurons), in the order of `neurons_of(model)`, and (batch,).
+    """
+    sites = feed_forward_sites(model)
+    size, like = len(calibration.batch.ids), next(model.parameters())
+    gates = [like.new_ones(size, len(site.neurons)).requires_grad_(True) for site in sites]
+
+    def gating(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        return lambda _module, inputs: (inputs[0] * gate[:, None, :], *inputs[1:])
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(prefix_replayed(model, calibration.prefix))
+        for site, gate in zip(sites, gates, strict=True):
+            stack.callback(site.second.register_forward_pre_hook(gating(gate)).remove)
+        losses = loss(model, calibration.batch)
+        gradients = torch.autograd.grad(losses.sum(), gates)
     return torch.cat(gradients, dim=1), losses.detach()
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Row, Sample, Session
-from hibprune.attribution.batches import CalibrationBatch, Report
-from hibprune.attribution.fitting import score_by_batch
+from hibprune.attribution.base import Loss, Row, Sample, Session, scores_of
+from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
+from hibprune.attribution.fitting import score_by_batch, within_measured_memory
 from hibprune.attribution.methods import Taylor
-from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients
-from hibprune.records.units import Head, Scores
+from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients, neuron_gradients
+from hibprune.models.feed_forward import neurons_of
+from hibprune.records.units import Head, Kind, Scores
 
 
 def attribute(
@@ -22,8 +24,11 @@ def attribute(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
+    kind: Kind = "head",
 ) -> Scores:
-    """Score every head of every sample."""
+    """Score every head of every sample, or every neuron over all samples."""
+    if kind == "neuron":
+        return _neurons(method, model, samples, loss, session)
 
     def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
         slopes, losses = gate_gradients(model, calibration, loss, method.stacks)
@@ -36,6 +41,29 @@ def attribute(
     return scores.model_copy(
         update={"per_sample": tuple(normalised(scores.per_sample, scores.heads))}
     )
+
+
+def _neurons(
+    method: Taylor,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    loss: Loss,
+    session: Session,
+) -> Scores:
+    """Mean over samples of each neuron's slope; a row for each sample would be as long."""
+
+    def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
+        slopes, losses = neuron_gradients(model, calibration, loss)
+        report(1.0, float(losses.mean()))
+        return slopes.abs()
+
+    waiting = session.waiting(samples)
+    batch_size = within_measured_memory(method, model, waiting, score_batch)
+    # Not kept on the way: a row has a number for every neuron.
+    alone = replace(session, save=lambda rows, steps=None, training=None: None)
+    rows = score_in_batches(method, model, samples, score_batch, batch_size, alone)
+    mean = np.mean(np.array(rows), axis=0)
+    return scores_of(method, model, samples, [tuple(mean.tolist())], neurons_of(model))
 
 
 def normalised(rows: Sequence[Row], heads: Sequence[Head]) -> list[Row]:

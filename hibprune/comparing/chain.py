@@ -15,7 +15,7 @@ from hibprune.compression.plan import Budget, lowest_heads
 from hibprune.errors import UserError
 from hibprune.evaluation.chance import chance_level
 from hibprune.evaluation.metric import metric_line
-from hibprune.execution.files import digest, plain_disk_errors
+from hibprune.execution.files import digest, plain_disk_errors, require_own
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import COMPARISON, LOG_FILE, check_output, open_output
 from hibprune.execution.progress import Narrator
@@ -29,8 +29,9 @@ from hibprune.records.statistics import BOOTSTRAP_RESAMPLES, spearman
 from hibprune.records.units import Head, Scores, heads_by_layer
 from hibprune.report.comparison import write_comparison
 from hibprune.report.numbers import listing
-from hibprune.stages.chain import baseline
+from hibprune.stages.credibility import credible_evaluation
 from hibprune.stages.load import Material, load, loaded_line, skipped_lines
+from hibprune.stages.measure import baseline
 from hibprune.stages.outcome import data_summary, model_summary
 from hibprune.stages.run import Run
 from hibprune.stages.score import attribute, calibration_targets
@@ -65,7 +66,7 @@ def compare_recipe(
     choice, left_out = servable(choice, material.checkpoint.family)
     heads = heads_of(material.checkpoint.model)
     too_small = _check_amounts(choice, heads, loaded.recipe.budget)
-    for line in (*skipped_lines(material), *left_out, *too_small):
+    for line in (*material.notes, *skipped_lines(material), *left_out, *too_small):
         narrator.say(line)
     with open_output(directory), plain_disk_errors(directory):
         narrator.log_to(directory / LOG_FILE)
@@ -75,6 +76,7 @@ def compare_recipe(
         scored = _score(run, choice)
         comparison = _compare(run, choice, scored, heads, shlex.join(command))
         with narrator.step("report") as narration:
+            require_own(directory)
             write_comparison(comparison, directory)
             narration.found(f"{directory / f'{COMPARISON}.md'}")
     return comparison
@@ -146,7 +148,7 @@ def _compare(
     recipe, material = run.recipe, run.material
     tracks = _tracks(scored, choice.scopes, choice.fractions, recipe.budget)
     checks = _tracks(scored, choice.scopes, choice.points, recipe.budget)
-    own_metric, metric = recipe.task.metric, choice.metric
+    own_metric, metric = recipe.task.metric_name, choice.metric
     evaluated = {metric: evaluations(run, metric, tracks)}
     if choice.points:
         evaluated[own_metric] = evaluations(run, own_metric, checks)
@@ -181,6 +183,7 @@ def _compare(
         points=points_of(checks, evaluated[own_metric], len(heads)) if choice.points else (),
         rank_correlations=tuple(tuple(spearman(a, b) for b in means) for a in means),
         evaluations=sum(map(len, evaluated.values())),
+        transcripts=recipe.task.transcript_rules(material.checkpoint.vocabulary),
         machine=describe_machine(),
         versions=installed_versions(),
     )
@@ -219,7 +222,11 @@ def evaluations(run: Run, metric: str, tracks: Sequence[Track]) -> dict[Silent, 
     plans: list[Silent] = list(dict.fromkeys([(), *(p for track in tracks for p in track.plans)]))
     steps = {plan: _evaluation_step(run, metric, plan) for plan in plans}
     with run.narrator.step("evaluate") as narration:
-        kept = {plan: step.kept() for plan, step in steps.items()}
+        clips = len(run.material.validation.utterances)
+        kept = {
+            plan: step.kept(credible=lambda one: credible_evaluation(one, clips))
+            for plan, step in steps.items()
+        }
         missing = [plan for plan in plans if kept[plan] is None]
         evaluated = {plan: done.result for plan, done in kept.items() if done is not None}
         if missing:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
-from hibprune.errors import UserError
-from hibprune.execution.files import plain_disk_errors, write_text
+from hibprune.attribution import METHODS
+from hibprune.errors import UserError, shortened
+from hibprune.execution.files import plain_disk_errors, read_text_bounded, write_text
 from hibprune.execution.machine import installed_versions
 from hibprune.execution.output import check_output, open_output
 from hibprune.execution.steps import kept_result
+from hibprune.recipe.settings import MAX_NAME, NAME_PATTERN
 from hibprune.records.base import Interval
 from hibprune.records.comparison import CorrelatedRun, Correlation, Estimate
 from hibprune.records.manifest import FILE_NAME, Manifest
+from hibprune.records.ranking import scores_equal
 from hibprune.records.statistics import bootstrap_interval, pearson, rank_pearson, spearman
 from hibprune.records.units import Head, Scores
 from hibprune.report.correlation import correlation_figure, empty_rankings
+from hibprune.stages.credibility import well_formed
 from hibprune.stages.score import ATTRIBUTE
 
 STEM = "correlate"
@@ -65,42 +71,62 @@ def correlation_of(first: Path, second: Path) -> Correlation:
         heads=heads,
         first=_side(first, manifest, scores, a),
         second=_side(second, other, other_scores, b),
-        spearman=Estimate(
-            value=spearman(a, b), interval=Interval(*bootstrap_interval([a, b], rank_pearson))
-        ),
-        pearson=Estimate(
-            value=float(pearson(np.array(a), np.array(b))),
-            interval=Interval(*bootstrap_interval([a, b], pearson)),
-        ),
-        layers=_within_layers(heads, a, b),
+        spearman=_estimate(a, b, rank_pearson),
+        pearson=_estimate(a, b, pearson),
+        layers={} if _undefined(a, b) else _within_layers(heads, a, b),
         versions=installed_versions(),
     )
+
+
+def _undefined(a: list[float], b: list[float]) -> bool:
+    """Whether all scores of a side are equal but for rounding: then there is no correlation."""
+    return scores_equal(a) or scores_equal(b)
+
+
+def _estimate(a: list[float], b: list[float], statistic: Callable[..., np.ndarray]) -> Estimate:
+    """A correlation with its interval; where it is not defined, any could be the true one."""
+    if _undefined(a, b):
+        return Estimate(value=0.0, interval=Interval(-1.0, 1.0))
+    value = float(statistic(np.array(a), np.array(b)))
+    return Estimate(value=value, interval=Interval(*bootstrap_interval([a, b], statistic)))
 
 
 def read_run(directory: Path) -> tuple[Manifest, Scores]:
     """The manifest and the scores of a finished run.
 
     Raises:
-        UserError: the directory does not hold one.
+        UserError: the directory does not hold one, or holds what no run can have left.
     """
     path = directory / FILE_NAME
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        manifest = Manifest.model_validate_json(read_text_bounded(path))
     except OSError as error:
         raise UserError(
             f"{directory}: no finished hibprune run: no {FILE_NAME} that can be read in it"
         ) from error
-    except (ValidationError, ValueError) as error:
+    except ValueError as error:
         raise UserError(
             f"{path}: not of a run by this version of hibprune: run it again"
         ) from error
+    if not re.fullmatch(NAME_PATTERN, manifest.recipe) or len(manifest.recipe) > MAX_NAME:
+        raise UserError(f"{path}: '{shortened(manifest.recipe)}' is no name of a recipe")
     kept = kept_result(directory, ATTRIBUTE, Scores)
     if kept is None:
-        raise UserError(f"{directory}: its scores (steps/{ATTRIBUTE}.json) are gone: run it again")
+        there = (directory / f"steps/{ATTRIBUTE}.json").exists()
+        happened = "were changed" if there else "are gone"
+        raise UserError(
+            f"{directory}: its scores (steps/{ATTRIBUTE}.json) {happened}: run it again"
+        )
     scores, seconds = kept
-    if seconds != manifest.attribution.seconds:
+    # Of the first round, as the scores are.
+    if seconds != manifest.steps.get(ATTRIBUTE):
         raise UserError(
             f"{directory}: its scores are of a later run that did not finish: run it to the end"
+        )
+    if scores.method not in {method.name() for method in METHODS} or not well_formed(scores):
+        raise UserError(
+            f"{directory}: steps/{ATTRIBUTE}.json holds no scores that a method of hibprune gives: "
+            "run it again"
         )
     return manifest, scores
 
@@ -136,6 +162,11 @@ def _within_layers(heads: tuple[Head, ...], a: list[float], b: list[float]) -> d
         if len(own) >= FEWEST_HEADS:
             layers[layer] = spearman([a[i] for i in own], [b[i] for i in own])
     return layers
+
+
+def correlation_name(first: Path, second: Path) -> str:
+    """What to call the directory of a correlation: by the names of both runs, links followed."""
+    return "-".join(("correlate", *(Path(os.path.realpath(run)).name for run in (first, second))))
 
 
 def correlation_lines(correlation: Correlation) -> list[str]:

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from hibprune.attribution import METHODS, MethodBase
 from hibprune.attribution.methods import Random
 from hibprune.errors import UserError, did_you_mean
 from hibprune.execution.files import digest
 from hibprune.models.layouts import Family
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
+from hibprune.recipe.bounded_yaml import NotYAMLError, parse_yaml
 from hibprune.records.units import ENCODER
 from hibprune.stages.score import ATTRIBUTE
 
 SCOPES = ("global", "layerwise")
 ALL = "all"
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,23 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Ch
     task = loaded.recipe.task
     metrics = {
         metric.replace(" ", "-"): metric
-        for metric in (task.curve_metric, task.metric)
+        for metric in (task.curve_metric, task.metric_name)
         if metric is not None
     }
     wanted = wishes.metric or next(iter(metrics))
     if wanted not in metrics:
         raise UserError(f"--metric: '{wanted}' is not one of {', '.join(metrics)} ({task.kind})")
     metric = metrics[wanted]
-    if wishes.seeds < 1:
-        raise UserError(f"--seeds: should be at least 1, not {wishes.seeds}")
+    if not 1 <= wishes.seeds <= MAX_SEEDS:
+        bound = "at least 1" if wishes.seeds < 1 else f"at most {MAX_SEEDS:,}"
+        raise UserError(f"--seeds: should be {bound}, not {wishes.seeds}")
     return Choice(
         entries=entries_of(loaded, overrides, wishes),
         all_methods=wishes.methods == ALL,
         fractions=fractions_of("--fractions", wishes.fractions),
         scopes=_scopes(wishes.scope),
         metric=metric,
-        points=() if metric == task.metric else fractions_of("--points", wishes.points),
+        points=() if metric == task.metric_name else fractions_of("--points", wishes.points),
     )
 
 
@@ -201,11 +202,12 @@ def _with_method(
         if not key or not equals:
             raise UserError(f"--methods {text}: '{setting}': give it as setting=value")
         try:
-            content[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            content[key] = parse_yaml(value)
+        except NotYAMLError as error:
             raise UserError(f"--methods {text}: '{value}' is not a YAML value") from error
     try:
-        return load_recipe(loaded.path, (*overrides, f"attribution={json.dumps(content)}"))
+        override = f"attribution={json.dumps(content, default=str)}"
+        return load_recipe(loaded.path, (*overrides, override))
     except UserError as error:
         faults = str(error).replace(f"{loaded.path}: attribution.", "")
         raise UserError(

@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hibprune.errors import UserError
-from hibprune.records.units import ENCODER, Head, HeadShare, Plan, Scope, Scores
+from hibprune.records.units import ENCODER, Head, HeadShare, Plan, Scope, Scores, Unit
 
 
 class Budget(BaseModel):
-    """How many heads to remove: a `fraction` of them, or a number of `heads`.
+    """How much to remove: of the heads a `fraction`, or a number of `heads`; a share of `neurons`.
 
     `scope: global` removes the lowest scores over the whole model, `layerwise` the same number from
-    every layer (`heads` then counts per layer). No layer is left with fewer than
-    `min_heads_per_layer`.
+    every layer (`heads` then counts per layer), of either kind. No layer is left with fewer heads
+    than `min_heads_per_layer`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
     heads: int | None = Field(default=None, ge=1)
+    neurons: float = Field(default=0.0, ge=0, lt=1)
     scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)
 
@@ -142,6 +143,28 @@ def lowest_heads(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> tu
             for layer in sorted({head.layer for head in ranking})
             for head in _lowest_of_layer(ranking, layer, budget, part)
         ]
+    return tuple(sorted(removed))
+
+
+def lowest_neurons(scores: Scores, budget: Budget) -> tuple[Unit, ...]:
+    """The neurons that a budget removes, sorted: the lowest over the model, or of every layer.
+
+    A share is rounded down to whole neurons.
+
+    Raises:
+        UserError: a score is not finite.
+    """
+    values = scores.values
+    if not all(map(math.isfinite, values.values())):
+        raise UserError("attribution of neurons: a score is not finite: see the model's outputs")
+    groups: dict[int | None, list[Unit]] = {}
+    for neuron in sorted(values, key=lambda neuron: (values[neuron], neuron)):
+        groups.setdefault(neuron.layer if budget.scope == "layerwise" else None, []).append(neuron)
+    removed = [
+        neuron
+        for ranking in groups.values()
+        for neuron in ranking[: int(round(budget.neurons * len(ranking), 9))]
+    ]
     return tuple(sorted(removed))
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from hibprune.records.units import Head, Plan, heads_by_layer
+from hibprune.compression.neuron_pruning import remove_neurons
+from hibprune.records.units import Plan, Unit, heads_by_layer
 
 NOTE = (
     "Attention heads were removed with hibprune. Before from_pretrained, `import hibprune` (with "
@@ -17,6 +18,17 @@ NOTE = (
     "other shapes. The ONNX files need neither."
 )
 """For config.json, where whoever cannot load the model will look."""
+
+
+def remove_units(model: PreTrainedModel, units: Iterable[Unit]) -> None:
+    """Remove heads and neurons from a live model, for good."""
+    chosen = tuple(units)
+    heads = tuple(unit for unit in chosen if unit.kind == "head")
+    neurons = tuple(unit for unit in chosen if unit.kind == "neuron")
+    if heads:
+        remove_heads(model, Plan(removed=heads, kept=()))
+    if neurons:
+        remove_neurons(model, neurons)
 
 
 def remove_heads(model: PreTrainedModel, plan: Plan) -> None:
@@ -32,10 +44,10 @@ def remove_heads(model: PreTrainedModel, plan: Plan) -> None:
         model.config._hibprune = NOTE
 
 
-def copy_without(model: PreTrainedModel, heads: Iterable[Head]) -> PreTrainedModel:
-    """A copy of a model with some heads removed for good."""
+def copy_without(model: PreTrainedModel, units: Iterable[Unit]) -> PreTrainedModel:
+    """A copy of a model with some units removed for good."""
     smaller = copy.deepcopy(model)
-    remove_heads(smaller, Plan(removed=tuple(heads), kept=()))
+    remove_units(smaller, units)
     return smaller
 
 

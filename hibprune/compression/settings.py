@@ -1,7 +1,27 @@
-"""What a recipe may say about removal: how many units go, in how many rounds, and what stays."""
+"""What a recipe may say about removal: what is done with the weights that stay."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-RepairKind = Literal["mean", "scale", "least-squares"]
+from pydantic import BaseModel, ConfigDict, Field
+
+RepairKind = Literal["none", "mean", "scale", "least-squares"]
+
+
+class RemovalSettings(BaseModel):
+    """What happens to the weights that stay, once units are gone.
+
+    `repair` fits them to what the model did before, on the calibration clips and without labels:
+    `least-squares` all that write where units went, and behind; `scale` one factor for each unit
+    that stays; `mean` the biases alone; `none` leaves them. `memory_gib` bounds the hidden states
+    that are held in memory for it; what is more goes to files.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    renamed: ClassVar[dict[str, str]] = {"leave": "repair"}
+    """Keys of earlier versions, and what they are called now."""
+
+    repair: RepairKind = "least-squares"
+    memory_gib: float = Field(default=2.0, gt=0)

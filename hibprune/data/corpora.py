@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from hibprune.data.labels import LabelledSource
 from hibprune.data.paths import directory_fault, inside, is_there, legible, located
 from hibprune.data.source import Remote, Source
 from hibprune.data.tree import AUDIO_SUFFIXES, refuse_special_files
@@ -84,8 +85,11 @@ class LibriSpeech(Source):
         return [root / "LibriSpeech" / self.subset]
 
 
-class FluentSpeechCommands(Source):
-    """Fluent Speech Commands below `root/fluent_speech_commands_dataset`."""
+class FluentSpeechCommands(LabelledSource):
+    """Fluent Speech Commands below `root/fluent_speech_commands_dataset`.
+
+    `label_names` gives the model's name for labels of any slot.
+    """
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND,)
 
@@ -119,7 +123,7 @@ class FluentSpeechCommands(Source):
             values = {"text": text, **dict(zip(FLUENT_SLOTS, slots, strict=True))}
             target = target_from(fields, values)
             found.append(corpus_clip(directory, path, target))
-        return Listing(found)
+        return self.renamed(Listing(found), fields)
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""
@@ -133,10 +137,11 @@ class FluentSpeechCommands(Source):
         return [root / "fluent_speech_commands_dataset" / "data" / f"{self.subset}_data.csv"]
 
 
-class VoxCeleb1(Source):
+class VoxCeleb1(LabelledSource):
     """VoxCeleb1 for speaker identification: `root/wav/id…` and `root/iden_split.txt`.
 
-    Labels are the speakers' directory names, `id10001` to `id11251`.
+    Labels are the speakers' directory names, `id10001` to `id11251`, unless `label_names` gives
+    the model's names for them.
     """
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND,)
@@ -165,7 +170,8 @@ class VoxCeleb1(Source):
             return VoxCeleb1Identification(root, subset=self.subset, download=self.download)
 
         speakers = ((path, legible(Path(path).parts[0])) for path, *_ in metadata(opened, root))
-        return Listing([corpus_clip(root / "wav", *speaker) for speaker in speakers])
+        found = [corpus_clip(root / "wav", *speaker) for speaker in speakers]
+        return self.renamed(Listing(found), fields)
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""

@@ -40,7 +40,7 @@ def files_on_card(top: Path) -> Iterator[str]:
 
 
 def _settings(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.safe_load(read_text_bounded(path, MAX_RECIPE_BYTES))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from hibprune.data.labels import LabelledSource
 from hibprune.data.paths import directory_fault, legible, located
-from hibprune.data.source import Source
 from hibprune.data.tree import AUDIO_SUFFIXES, sound_files
 from hibprune.data.utterances import AudioFile, Listing, TargetFields, Utterance, require_kind
 from hibprune.errors import UserError
 from hibprune.records.medium import SOUND, Medium
 
 
-class Folder(Source):
+class Folder(LabelledSource):
     """A directory with a sub-directory for each class, named as its label.
 
-    With `labelled: false` a tree of clips without classes. Links to files are followed, links to
+    `label_names` gives the model's name for directories: a mapping, or a list by number. With
+    `labelled: false` a tree of clips without classes. Links to files are followed, links to
     directories are not; hidden files are left out.
     """
 
@@ -41,7 +42,7 @@ class Folder(Source):
             Utterance(legible(name.as_posix()), AudioFile(top / name), self._label(name, top))
             for name in tree.clips
         ]
-        return Listing(found, tree.passed_over)
+        return self.renamed(Listing(found, tree.passed_over), fields)
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when the directory does not exist."""

@@ -15,8 +15,9 @@ from hibprune.data.dataset_files import (
     not_loaded,
     taken_split,
 )
+from hibprune.data.labels import LabelledSource
 from hibprune.data.paths import RowFiles
-from hibprune.data.source import Remote, Source
+from hibprune.data.source import Remote
 from hibprune.data.utterances import (
     Content,
     DatasetRow,
@@ -36,15 +37,15 @@ STRINGS = ("string", "large_string")
 """How `datasets` calls columns of text."""
 
 
-class HuggingFaceDataset(Source):
+class HuggingFaceDataset(LabelledSource):
     """A data set that `datasets` reads, from the recipe's directory or else from the Hub.
 
     `path` is a `save_to_disk` directory, a directory of data files, one such file (`.parquet`,
     `.csv`, `.tsv`, `.json`, `.jsonl`, `.arrow`, `.txt`), or a Hub id. `name`, `split` and
     `revision` are those of `datasets.load_dataset`; no code of the data set is ever run.
-    `label_names` renames labels: class names or numbers to the model's names. For tasks on text,
-    `text` is the column that goes in. Rows may name sound files: relative to the data and inside
-    them, or, on this machine only, by an absolute path.
+    `label_names` gives the model's name for labels: a mapping from class names or numbers, or a
+    list by number. For tasks on text, `text` is the column that goes in. Rows may name sound
+    files: relative to the data and inside them, or, on this machine only, by an absolute path.
     """
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND, TEXT)
@@ -58,7 +59,6 @@ class HuggingFaceDataset(Source):
     label: str = "label"
     text: str = "text"
     slots: dict[str, str] = Field(default_factory=dict)
-    label_names: dict[int | str, str] = Field(default_factory=dict)
     labelled: bool = True
 
     def listing(self, fields: TargetFields, base: Path) -> Listing:
@@ -79,7 +79,10 @@ class HuggingFaceDataset(Source):
                 )
         is_text = fields.medium is TEXT
         contents = self._texts(dataset) if is_text else self._clips(dataset, place.files)
-        values = {field: self._values(dataset, column) for field, column in columns.items()}
+        values = {
+            field: self._values(dataset, column, is_label=field != "text")
+            for field, column in columns.items()
+        }
         found = []
         for index, content in enumerate(contents):
             row = {field: column[index] for field, column in values.items()}
@@ -157,8 +160,8 @@ class HuggingFaceDataset(Source):
         # datasets 4 and later would decode with torchcodec, which need not be installed.
         return rows.cast_column(self.audio, datasets.Audio(decode=False))
 
-    def _values(self, dataset: Any, column: str) -> list[str]:
-        """The column as text; class numbers become class names, then `label_names` applies."""
+    def _values(self, dataset: Any, column: str, is_label: bool) -> list[str]:
+        """The column as text; class numbers become class names, labels the model's names."""
         import datasets
 
         feature = dataset.features[column]
@@ -173,7 +176,9 @@ class HuggingFaceDataset(Source):
                     f"but there are {len(classes)} classes"
                 )
             name = "" if withheld else str(value if classes is None else classes[value]).strip()
-            name = self.label_names.get(value, self.label_names.get(name, name))
+            if is_label and self.label_names:
+                number = None if classes is None else value
+                name = self.model_label(name, number)
             if not name:
                 raise UserError(f"{self._place}: row {index}: '{column}' is empty")
             values.append(name)

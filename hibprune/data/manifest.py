@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from hibprune.data.labels import LabelledSource
 from hibprune.data.paths import directory_fault, file_fault, inside, legible, located
 from hibprune.data.rows import Row, rows_of
-from hibprune.data.source import Source
 from hibprune.data.utterances import (
     AudioFile,
     Content,
@@ -31,12 +31,13 @@ Entry = tuple[str, str, Content, Row]
 """Place for errors, id, content, and the row it stands in."""
 
 
-class Manifest(Source):
+class Manifest(LabelledSource):
     """A `.jsonl` or `.csv` file with a clip or a text a line.
 
     `root` is the directory that audio paths start from (default: the manifest's). `audio`,
     `label`, `text` and `slots` name the columns; `slots` maps a slot to its column. For tasks on
-    text, `text` is what goes in.
+    text, `text` is what goes in. `label_names` gives the model's name for labels: a mapping, or a
+    list by number. Labels that are whole numbers and no names of the model's count its classes.
     """
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND, TEXT)
@@ -61,12 +62,15 @@ class Manifest(Source):
         listed = self._texts if fields.medium is TEXT else self._clips
         found: list[Utterance] = []
         for place, name, content, row in listed(path, base, [entering, *columns.values()]):
-            values = {field: _text(row, column, place) for field, column in columns.items()}
+            values = {
+                field: _text(row, column, place, is_label=field != "text")
+                for field, column in columns.items()
+            }
             target = target_from(fields, values) if self.labelled else None
             found.append(Utterance(name, content, target))
         if not found:
             raise UserError(f"{path}: lists no {fields.medium.many}")
-        return Listing(found)
+        return self.renamed(Listing(found), fields)
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line for each path that does not exist."""
@@ -107,17 +111,25 @@ class Manifest(Source):
 
 
 def _text(
-    row: Row, column: str, place: str, *, is_path: bool = False, is_input: bool = False
+    row: Row,
+    column: str,
+    place: str,
+    *,
+    is_path: bool = False,
+    is_input: bool = False,
+    is_label: bool = False,
 ) -> str:
-    """What a column holds, without white space around it. Raises UserError.
+    """What a column holds, without white space around it; a label may be a whole number.
 
-    Halves of characters, which JSON can hold, make the names of files that are not UTF-8; as an
-    input of the model they are a fault of that input alone, told when it is read.
+    Raises UserError. Halves of characters, which JSON can hold, make the names of files that are
+    not UTF-8; as an input of the model they are a fault of that input alone, told when it is read.
     """
     value = row.get(column)
     if value is None:
         present = ", ".join(str(name) for name, held in row.items() if name and held is not None)
         raise UserError(f"{place}: no '{column}'; the line has {shortened(present) or 'nothing'}")
+    if is_label and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, str):
         written = shortened(json.dumps(value))
         raise UserError(f"{place}: '{column}' is {written}; write it as text")

@@ -30,6 +30,19 @@ class Selection:
     utterances: tuple[Utterance, ...]
     skipped: tuple[tuple[str, str], ...]
     identity: str
+    described: tuple[str, ...] = ()
+    """What `identity` is a digest of: a line for each utterance."""
+
+    def first(self, number: int) -> Selection:
+        """The first of them, with a digest of their own."""
+        if number >= len(self.utterances):
+            return self
+        described = self.described[:number]
+        return Selection(self.utterances[:number], self.skipped, _identity(described), described)
+
+
+def _identity(described: Sequence[str]) -> str:
+    return hashlib.sha256("".join(f"{line}\n" for line in described).encode()).hexdigest()
 
 
 def drawing_order(
@@ -77,7 +90,7 @@ def usable(
         raise UserError(_too_few(place, wanted, candidates, 0))
     chosen: list[Utterance] = []
     skipped: list[tuple[str, str]] = []
-    identity = hashlib.sha256()
+    described: list[str] = []
     for utterance in candidates:
         if len(chosen) == wanted:
             break
@@ -93,13 +106,12 @@ def usable(
                 raise UserError(_too_many(place, skipped, examined, max_unreadable)) from None
             continue
         chosen.append(utterance)
-        line = json.dumps([utterance.id, utterance.target, content], sort_keys=True)
-        identity.update(line.encode() + b"\n")
+        described.append(json.dumps([utterance.id, utterance.target, content], sort_keys=True))
         if progress is not None:
             progress(len(chosen), wanted)
     if samples is not None and len(chosen) < samples:
         raise UserError(_too_few(place, samples, candidates, len(skipped)))
-    return Selection(tuple(chosen), tuple(skipped), identity.hexdigest())
+    return Selection(tuple(chosen), tuple(skipped), _identity(described), tuple(described))
 
 
 def missing_audio(utterances: Sequence[Utterance]) -> list[str]:

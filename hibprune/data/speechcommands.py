@@ -18,8 +18,9 @@ from hibprune.data.corpora import (
     publisher,
     require_corpus,
 )
+from hibprune.data.labels import LabelledSource
 from hibprune.data.paths import is_there, located
-from hibprune.data.source import Remote, Source
+from hibprune.data.source import Remote
 from hibprune.data.utterances import (
     AudioFile,
     ContentFault,
@@ -36,13 +37,14 @@ SUBSETS = ("training", "validation", "testing")
 SILENCE_MILLISECONDS = 1000
 
 
-class SpeechCommands(Source):
+class SpeechCommands(LabelledSource):
     """Speech Commands below `root/SpeechCommands/speech_commands_<version>`.
 
     Words outside `words` become `unknown`; `silence` is cut from the corpus's noise recordings.
     Either name can be null, which leaves the class out. `unknown_clips` and `silence_clips` are
     by default a tenth of the clips of `words` each, the mix of the published test set
-    (2,567 + 257 + 257 clips in v0.01) on which SUPERB reports.
+    (2,567 + 257 + 257 clips in v0.01) on which SUPERB reports. `label_names` gives the model's
+    name for words and the two classes.
     """
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND,)
@@ -86,7 +88,7 @@ class SpeechCommands(Source):
         if self.silence is not None:
             count = tenth if self.silence_clips is None else self.silence_clips
             found += self._silences(top, release, count)
-        return Listing(found)
+        return self.renamed(Listing(found), fields)
 
     def problems(self, base: Path, offline: bool = False) -> list[str]:
         """A line when `root` is absent, unless `offline`."""

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.execution.files import scratch_directory, write_via_temporary
-from hibprune.tasks.generation import MERGED_DECODER
+from hibprune.tasks.seq2seq import MERGED_DECODER
 
 
 def export_onnx(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field, FiniteFloat, PositiveInt
+from pydantic import Field, FiniteFloat, PositiveInt, field_validator
 
 from hibprune.records.medium import LengthSettings
+from hibprune.records.precision import Precision
 
 
 class ExportSettings(LengthSettings):
-    """How to export, and how closely the ONNX files must agree with PyTorch.
+    """In which precisions to export, and how closely ONNX files must agree with PyTorch.
+
+    `variants` are those of the pruned model; fp32 is among them, since the others are made from it:
+    int8 for processors, fp16 for GPUs and browsers.
 
     Every output is compared at every combination of `seconds` (of text, `tokens`) and `batches`.
     `tolerance` is the largest difference that passes, as a share of the output's largest absolute
@@ -16,8 +20,18 @@ class ExportSettings(LengthSettings):
     hidden states of a Whisper, whose sums ONNX Runtime takes in another order).
     """
 
+    variants: tuple[Precision, ...] = Field(default=("fp32", "int8"), min_length=1)
     opset: int = Field(default=18, ge=14, le=20)
     tolerance: FiniteFloat = Field(default=1e-3, gt=0)
     seconds: tuple[FiniteFloat, ...] = Field(default=(1.0, 2.5, 5.0), min_length=1)
     tokens: tuple[int, ...] = Field(default=(16, 40, 128), min_length=1)
     batches: tuple[PositiveInt, ...] = Field(default=(1, 3), min_length=1)
+
+    @field_validator("variants")
+    @classmethod
+    def _fp32_is_among_them(cls, variants: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        if "fp32" not in variants:
+            raise ValueError("fp32 is what the others are made from: leave it in")
+        if len(set(variants)) < len(variants):
+            raise ValueError("name each precision once")
+        return variants

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from hibprune.data import DurationLimits, Utterance
 from hibprune.errors import UserError
@@ -22,8 +23,9 @@ def predict_targets(
     utterances: Sequence[Utterance],
     limits: DurationLimits,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    inputs: Callable[[Utterance], dict[str, Tensor]] | None = None,
 ) -> list[Target]:
-    """What the model says about each clip or text.
+    """What the model says about each clip or text; `inputs` gives those that are made already.
 
     One at a time, as at deployment: padding would change the outputs of many checkpoints.
 
@@ -32,7 +34,12 @@ def predict_targets(
     """
     predictions: list[Target] = []
     for utterance in utterances:
-        output = predict(checkpoint.inputs(checkpoint.read(utterance.content, limits)))[0]
+        made = (
+            checkpoint.inputs(checkpoint.read(utterance.content, limits))
+            if inputs is None
+            else inputs(utterance)
+        )
+        output = predict(made)[0]
         if not np.isfinite(output).all():
             raise UserError(
                 f"{utterance.id}: the model's outputs are not finite: its weights are damaged, "
@@ -50,9 +57,10 @@ def evaluate(
     utterances: Sequence[Utterance],
     limits: DurationLimits,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    inputs: Callable[[Utterance], dict[str, Tensor]] | None = None,
 ) -> tuple[Evaluation, list[Target]]:
     """The task's metric over labelled clips or texts, with its 95 % interval, and predictions."""
-    predictions = predict_targets(predict, checkpoint, task, utterances, limits, progress)
+    predictions = predict_targets(predict, checkpoint, task, utterances, limits, progress, inputs)
     references = [utterance.target for utterance in utterances if utterance.target is not None]
     measure = OwnMetric(task, checkpoint.vocabulary)
     return measure.evaluate(predictions, references), predictions

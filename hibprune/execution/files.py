@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import os
 import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from hibprune.errors import UserError
 
@@ -27,6 +29,14 @@ SPECIAL_FILES = (
     (stat.S_ISCHR, "a device, not a file"),
     (stat.S_ISBLK, "a device, not a file"),
 )
+
+
+IN_THE_WAY = (
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EIO, errno.EILSEQ,
+)  # fmt: skip
+"""What the system says of places that cannot be written to as they are."""
+REMOVE_OR_CHOOSE = "remove it or choose another --output"
 
 
 class UnfitFileError(OSError):
@@ -122,15 +132,74 @@ def _too_large(path: Path, max_bytes: int) -> UnfitFileError:
     return UnfitFileError(errno.EFBIG, f"larger than {max_bytes / 1e6:,.0f} MB", str(path))
 
 
+def require_own(directory: Path) -> None:
+    """See that what lies below a directory of ours is in it: files and directories, no links.
+
+    The directory itself may be reached by a link.
+
+    Raises:
+        UserError: something there leads elsewhere, or is neither.
+    """
+    waiting = [directory]
+    while waiting:
+        # Another run at work there may rename and remove things meanwhile.
+        with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                waiting += _required_own(entry)
+
+
+def _required_own(entry: os.DirEntry[str]) -> list[Path]:
+    """The directory that an entry is, if it is one. Raises UserError for what leads elsewhere."""
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return []
+    fault = _foreign(mode)
+    if fault is not None:
+        raise UserError(f"{entry.path}: {fault}: {REMOVE_OR_CHOOSE}")
+    return [Path(entry.path)] if stat.S_ISDIR(mode) else []
+
+
+def _foreign(mode: int) -> str | None:
+    if stat.S_ISLNK(mode):
+        return "a link, and nothing is written behind links"
+    return next((named for is_special, named in SPECIAL_FILES if is_special(mode)), None)
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Open a text file of ours to write at its end; one that is not there is made.
+
+    Raises:
+        OSError: it cannot be written to, is a link or no file, or has another name elsewhere, where
+            what is written would be, too (UnfitFileError).
+    """
+    if os.path.lexists(path):
+        status = path.lstat()
+        fault = _foreign(status.st_mode)
+        if fault is None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            fault = "has another name elsewhere (a hard link)"
+        if fault is not None:
+            raise UnfitFileError(errno.EINVAL, fault, str(path))
+    file = path.open("a", encoding="utf-8")
+    # Another file may have been put there in between.
+    if not os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+        file.close()
+        raise UnfitFileError(errno.EINVAL, "has just been replaced", str(path))
+    return file
+
+
 @contextmanager
 def plain_disk_errors(directory: Path) -> Iterator[None]:
     """Turn a full disk, a missing permission and the like into one line that names the place.
 
     Raises:
-        UserError: no space is left, the quota is used up, or `directory` cannot be written to.
+        UserError: no space is left, the quota is used up, `directory` cannot be written to, or a
+            file of ours in it is none.
     """
     try:
         yield
+    except UnfitFileError as error:
+        raise UserError(f"{error.filename}: {error.strerror}: {REMOVE_OR_CHOOSE}") from error
     except Exception as error:
         fault = _disk_fault(_error_number(error))
         if fault is None:
@@ -151,7 +220,7 @@ def _disk_fault(number: int | None) -> str | None:
         return "the disk is full: free some space and run again, finished steps are kept"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "no permission to write: choose another --output"
-    if number in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO):
+    if number in IN_THE_WAY:
         return f"cannot be written: {os.strerror(number).lower()}: choose another --output"
     return None
 
@@ -204,8 +273,10 @@ def scratch_directory(directory: Path) -> Iterator[Path]:
     """A temporary directory in `directory`, gone afterwards; on its disk, so that a move is safe.
 
     `remove_leftovers` also finds it after a kill, which the system's own place does not offer.
+    One may be asked for while another is in use.
     """
-    scratch = directory / f".scratch.{os.getpid()}.partial"
+    names = (f".scratch.{number}.{os.getpid()}.partial" for number in itertools.count())
+    scratch = next(place for name in names if not (place := directory / name).exists())
     try:
         scratch.mkdir(parents=True)
         yield scratch
@@ -237,9 +308,9 @@ def _write_utf8(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's content."""
-    with open_bounded(path) as file:
+def sha256_of(path: Path, within: Path | None = None) -> str:
+    """Hex sha256 of a file's content; `within` is that of `open_bounded`. Raises OSError."""
+    with open_bounded(path, within=within) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

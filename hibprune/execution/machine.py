@@ -29,6 +29,26 @@ PACKAGES = (
 )
 
 
+PROCESSOR_FLAGS = {
+    "avx2": "avx2",
+    "f16c": "f16c",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx_vnni": "avx_vnni",
+    "avx512_fp16": "avx512_fp16",
+    "amx_int8": "amx_int8",
+    "amx_fp16": "amx_fp16",
+    "asimd": "neon",
+    "asimddp": "neon_dotprod",
+    "asimdhp": "neon_fp16",
+    "i8mm": "i8mm",
+    "sve": "sve",
+}
+"""What Linux calls the instructions that decide how int8 and fp16 fare, and what others do."""
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
 def describe_machine() -> Machine:
     """Processor, cores this process may use, memory, GPU and operating system."""
     return Machine(
@@ -37,7 +57,20 @@ def describe_machine() -> Machine:
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         system=platform.platform(),
+        instruction_set=instruction_set(),
     )
+
+
+def instruction_set() -> tuple[str, ...]:
+    """What the processor has for int8 and fp16: `avx2`, `avx512_vnni`; empty if unknown.
+
+    On an x86 processor without VNNI, int8 saturates unless weights keep to 7 bits.
+    """
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        # Every processor that Apple sells with it.
+        return ("neon", "neon_dotprod", "neon_fp16")
+    flags = set(_cpu_info("flags", "Features").split())
+    return tuple(name for flag, name in PROCESSOR_FLAGS.items() if flag in flags)
 
 
 def installed_versions() -> dict[str, str]:
@@ -59,8 +92,14 @@ def available_cores() -> int:
 
 
 def _processor() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(*keys: str) -> str:
+    """The first line of Linux's description of the processor with one of these keys; else empty."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return ""
+    fields = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in fields if key.strip() in keys), "")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from hibprune.errors import UserError
-from hibprune.execution.files import plain_disk_errors, remove_leftovers, sha256_of
+from hibprune.execution.files import (
+    open_to_append,
+    plain_disk_errors,
+    remove_leftovers,
+    require_own,
+    sha256_of,
+)
 from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.records.manifest import FILE_NAME
 
@@ -29,21 +36,35 @@ def check_output(directory: Path) -> None:
     """See that a run may write here, without writing anything.
 
     Raises:
-        UserError: it is a file, holds something that is not a run of ours, or its path is no text.
+        UserError: it is a file, holds links or something that is not a run of ours, or its path is
+            no text.
     """
     # `new/../there` would not exist yet here, and be `there` once `new` is made.
-    directory = directory.resolve()
+    directory = Path(os.path.realpath(directory))
     _require_text(directory)
     with plain_disk_errors(directory):
-        if directory.exists() and not directory.is_dir():
-            raise UserError(f"{directory}: is a file: choose another --output")
-        # Empty directories are what is left when the disk was full from the start.
-        holds_something = any(not path.is_dir() for path in directory.rglob("*"))
-    if holds_something and not (directory / MARKER).is_file():
-        raise UserError(
-            f"{directory}: holds something that is not a hibprune run: "
-            "choose another --output or empty it"
-        )
+        if os.path.lexists(directory) and not directory.is_dir():
+            kind = "is a file" if directory.is_file() else "is no directory"
+            raise UserError(f"{directory}: {kind}: choose another --output")
+        if not (directory / MARKER).is_file() and _holds_something(directory):
+            raise UserError(
+                f"{directory}: holds something that is not a hibprune run: "
+                "choose another --output or empty it"
+            )
+        require_own(directory)
+
+
+def _holds_something(directory: Path) -> bool:
+    """Whether there is more than empty directories, which a disk full from the start leaves."""
+    return any(
+        files or any((Path(place) / name).is_symlink() for name in directories)
+        for place, directories, files in os.walk(directory, onerror=_raise_unless_missing)
+    )
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _require_text(directory: Path) -> None:
@@ -68,7 +89,7 @@ def open_output(directory: Path) -> Iterator[None]:
     with plain_disk_errors(directory):
         try:
             marker.parent.mkdir(parents=True, exist_ok=True)
-            lock = marker.open("a")
+            lock = open_to_append(marker)
         except FileNotFoundError as error:
             raise UserError(f"{directory}: cannot be made: choose another --output") from error
     with lock:

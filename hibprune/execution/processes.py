@@ -18,7 +18,7 @@ from torch import distributed
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 
 PATIENCE = timedelta(days=7)
 """Helpers wait while the leader evaluates, however long that takes."""
@@ -85,13 +85,20 @@ def joined() -> Iterator[Ranks]:
     When they end before their time, the first to do so says why, and the others raise a UserError
     that has no line.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if _told("WORLD_SIZE", 1) < 2:
         yield ALONE
         return
     if torch.cuda.is_available():
         # What `cuda` means from here on.
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+        torch.cuda.set_device(_told("LOCAL_RANK", 0) % torch.cuda.device_count())
+    try:
+        store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = shortened(" ".join(str(error).split()), 200)
+        raise UserError(
+            f"torchrun: the processes cannot find one another: {reason}: start them by torchrun, "
+            "or unset WORLD_SIZE to run alone"
+        ) from error
     distributed.init_process_group(
         "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE
     )
@@ -111,6 +118,18 @@ def joined() -> Iterator[Ranks]:
         raise UserError from error
     finally:
         distributed.destroy_process_group()
+
+
+def _told(variable: str, otherwise: int) -> int:
+    """A number that torchrun sets in the environment.
+
+    Raises:
+        UserError: something else has set it, to no number.
+    """
+    value = os.environ.get(variable) or str(otherwise)
+    if not value.isdecimal():
+        raise UserError(f"{variable}='{shortened(value)}' is no number: unset it to run alone")
+    return int(value)
 
 
 def _ends_first(store: Store, number: int) -> bool:

@@ -15,6 +15,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hibprune.errors import UserError, printable
+from hibprune.execution.console import output_fault
+from hibprune.execution.files import open_to_append
+
 
 def quiet_libraries() -> None:
     """Keep other libraries' progress bars, warnings and telemetry out of what a run says."""
@@ -49,6 +53,13 @@ def counted(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         yield advance
 
 
+class Terminal(Console):
+    """A console whose reader may go away, of which the command line is told."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 @dataclass
 class Narrator:
     """Says one line per step on a console, with a progress bar while it runs if `bars`.
@@ -62,8 +73,10 @@ class Narrator:
     _unlogged: list[str] = field(default_factory=list)
 
     def say(self, line: str) -> None:
-        """Print a line and log it."""
-        self.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        """Print a line and log it; what would steer a terminal goes to neither."""
+        line = printable(line)
+        with _plain_output():
+            self.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self._unlogged.append(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}")
         self._flush()
 
@@ -74,7 +87,7 @@ class Narrator:
 
     def _flush(self) -> None:
         if self.log is not None:
-            with self.log.open("a", encoding="utf-8") as file:
+            with open_to_append(self.log) as file:
                 file.writelines(f"{line}\n" for line in self._unlogged)
             self._unlogged.clear()
 
@@ -99,6 +112,17 @@ class Narrator:
         took = f"{time.perf_counter() - start:6.1f} s" if seconds is None else "  done  "
         before = "" if seconds is None else f" (from an earlier run, {seconds:.1f} s)"
         self.say(f"{name:<11} {took}  {narration.finding}{before}")
+
+
+@contextmanager
+def _plain_output() -> Iterator[None]:
+    """Tell a terminal that takes no more from a full disk in the output directory."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(output_fault(error)) from error
 
 
 class StepNarration:

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-Predict = Callable[[dict[str, Tensor]], np.ndarray]
+Predict = Callable[["dict[str, Tensor]"], np.ndarray]
 """Takes a model's inputs, returns what its task decodes with the batch first: logits or tokens."""
 
-Outputs = Callable[[dict[str, Tensor]], dict[str, np.ndarray]]
+Outputs = Callable[["dict[str, Tensor]"], dict[str, np.ndarray]]
 """Takes a model's inputs, returns all that it gives out for them, by what each is called."""
 
-Timed = Callable[[dict[str, Tensor]], dict[str, Callable[[], object]]]
+Timed = Callable[["dict[str, Tensor]"], dict[str, Callable[[], object]]]
 """Takes a model's inputs, returns the work on them to time, by name: first that of the whole model,
 then that of its parts."""
 
 ONNX_DIRECTORY = "onnx"
 """Where the graphs lie in a directory shaped like a Hub repository."""
+
+MAX_GRAPH_BYTES = 2**31
+"""What one ONNX file holds at most."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -39,6 +45,8 @@ def choose_device(wanted: str) -> torch.device:
     Raises:
         UserError: cuda is asked for where there is none.
     """
+    import torch
+
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but torch sees no GPU: use auto or cpu")
     if wanted == "auto":
@@ -48,6 +56,8 @@ def choose_device(wanted: str) -> torch.device:
 
 def torch_predict(model: PreTrainedModel) -> Predict:
     """Prediction under PyTorch, on the device the model is on."""
+    import torch
+
     device = next(model.parameters()).device
 
     def predict(inputs: dict[str, Tensor]) -> np.ndarray:
@@ -62,6 +72,8 @@ def session_options(device: str, threads: int | None = None) -> Any:
     """Options of an ONNX Runtime session, with the number of threads pinned if given."""
     import onnxruntime
 
+    # What the package asks for when it is imported, where someone else has imported this before.
+    onnxruntime.disable_telemetry_events()
     if device == "cuda":
         onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
@@ -102,8 +114,15 @@ def plain_onnx_errors(said: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # onnxruntime raises its own types, without a common base
-        reason = next(iter(str(error).strip().splitlines()), repr(error))[:200]
-        raise UserError(f"{said}: {reason}") from error
+        raise UserError(f"{said}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says, without its own prefix."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    if isinstance(error, MemoryError) or re.search("bad_alloc|Failed to allocate|Arena", text):
+        return "it takes more memory than there is"
+    return shortened(text.partition("\n")[0] or repr(error), 200)
 
 
 def guarded(call: Callable[Arguments, Result], path: Path) -> Callable[Arguments, Result]:

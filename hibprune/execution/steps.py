@@ -1,22 +1,30 @@
 """Runs a step once: its result is kept under a key made of everything it depends on.
 
 A killed run takes up where it stopped, and a changed recipe redoes what the change reaches. A step
-counts as done when its record carries the right key and the files it made are unchanged; never
-because a file merely exists.
+counts as done when its record carries the right key, its result and the files it made are as they
+were left, and the result can be true; never because a file merely exists. The key of a step that
+builds on another is made of that one's result, so that it is redone where that has changed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from hibprune.execution.files import digest, sha256_of, write_text
+from hibprune.execution.files import (
+    digest,
+    read_text_bounded,
+    require_own,
+    sha256_of,
+    write_text,
+)
 from hibprune.records.units import Training
 
 Result = TypeVar("Result")
@@ -41,7 +49,11 @@ class Partial:
 
 @dataclass(frozen=True)
 class Done(Generic[Result]):
-    """A step's result. `seconds` is what it took when it ran; `resumed` if that was before."""
+    """A step's result. `seconds` is what it took when it ran; `resumed` if that was before.
+
+    `key` is a digest of the result, of the files that belong to it and of all it depends on: it
+    stands for this step among the inputs of those that build on it.
+    """
 
     key: str
     result: Result
@@ -54,7 +66,8 @@ class Step(Generic[Result]):
     """A step of a run in `directory`. Raise `version` when its code computes something else.
 
     `inputs` is everything that the result depends on, as JSON values: the step's slice of the
-    recipe, the keys of steps before it, the identity of model and data.
+    recipe, the keys of what was done before it, the identity of model and data. `timed` are fields
+    of the result that tell of time taken, which nothing depends on.
     """
 
     directory: Path
@@ -62,10 +75,11 @@ class Step(Generic[Result]):
     version: int
     inputs: Mapping[str, Any]
     result_type: Any
+    timed: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
-        inputs = json.dumps(self.inputs, sort_keys=True, ensure_ascii=False)
+        inputs = json.dumps(self.inputs, sort_keys=True)
         return digest(self.name, str(self.version), inputs)
 
     @property
@@ -77,62 +91,92 @@ class Step(Generic[Result]):
         return self.directory / "steps" / f"{self.name}.partial.json"
 
     def once(
-        self, compute: Callable[[], Result], files: Callable[[Result], list[str]] = lambda _: []
+        self,
+        compute: Callable[[], Result],
+        files: Callable[[Result], list[str]] = lambda _: [],
+        credible: Callable[[Result], bool] = lambda _: True,
     ) -> Done[Result]:
         """The kept result, or that of `compute`, which is then kept.
 
         `files` names the files, relative to the directory, that the step left there. Those it left
-        for an earlier recipe, and not this time, are removed.
+        for an earlier recipe, and not this time, are removed. `credible` says whether a result that
+        was kept can be that of this step.
+
+        Raises:
+            UserError: something in the directory leads out of it.
         """
-        kept = self.kept(files)
+        kept = self.kept(files, credible)
         if kept is not None:
             return kept
+        require_own(self.directory)
         start = time.perf_counter()
         result = compute()
         seconds = time.perf_counter() - start
+        left = {name: sha256_of(self.directory / name) for name in files(result)}
+        plain = json.loads(
+            json.dumps(TypeAdapter(self.result_type).dump_python(result, mode="json"))
+        )
         record = _Record(
             step=self.name,
             version=self.version,
             key=self.key,
             seconds=seconds,
             inputs=dict(self.inputs),
-            files={name: sha256_of(self.directory / name) for name in files(result)},
-            result=TypeAdapter(self.result_type).dump_python(result, mode="json"),
+            files=left,
+            digest=result_digest(self.key, plain, left),
+            result=plain,
         )
         self._remove_stale(record)
-        text = json.dumps(record.model_dump(), indent=1, ensure_ascii=False)
-        write_text(self._record_path, text + "\n")
+        # In ASCII, which also holds names that are no UTF-8.
+        write_text(self._record_path, json.dumps(record.model_dump(), indent=1) + "\n")
         self._partial_path.unlink(missing_ok=True)
-        return Done(self.key, result, seconds, resumed=False)
+        return Done(self._key_of(record), result, seconds, resumed=False)
 
-    def kept(self, files: Callable[[Result], list[str]] = lambda _: []) -> Done[Result] | None:
-        """The result that an earlier run kept, if it is of this very step."""
-        record = _read(self._record_path, _Record)
-        if record is None or record.key != self.key:
+    def kept(
+        self,
+        files: Callable[[Result], list[str]] = lambda _: [],
+        credible: Callable[[Result], bool] = lambda _: True,
+    ) -> Done[Result] | None:
+        """The result that an earlier run kept, if it is of this very step and as it was left."""
+        record = _read(self._record_path, _Record, self.directory)
+        if record is None or record.key != self.key or not record.intact:
             return None
         try:
             result: Result = TypeAdapter(self.result_type).validate_python(record.result)
         except ValidationError:
             return None
-        if record.files.keys() != set(files(result)):
+        if not credible(result) or record.files.keys() != set(files(result)):
             return None
-        for name, sha256 in record.files.items():
-            path = self.directory / name
-            if not path.is_file() or sha256_of(path) != sha256:
-                return None
-        return Done(self.key, result, record.seconds, resumed=True)
+        if not all(self._unchanged(name, sha256) for name, sha256 in record.files.items()):
+            return None
+        return Done(self._key_of(record), result, record.seconds, resumed=True)
+
+    def _key_of(self, record: _Record) -> str:
+        """What stands for a finished step, the same in every run that comes to the same."""
+        lasting = record.result
+        if self.timed:
+            lasting = {name: value for name, value in lasting.items() if name not in self.timed}
+        return result_digest(record.key, lasting, record.files)
+
+    def _unchanged(self, name: str, sha256: str) -> bool:
+        """Whether a file in the directory is there with this content."""
+        # A record is a file like any other: no name in it leads out of the directory.
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            return False
+        try:
+            return sha256_of(self.directory / inside, within=self.directory) == sha256
+        except OSError:
+            return False
 
     def _remove_stale(self, record: _Record) -> None:
         """Remove what the step left before and not now, unless someone else has changed it."""
-        earlier = _read(self._record_path, _Record)
+        earlier = _read(self._record_path, _Record, self.directory)
         if earlier is None:
             return
         for name in earlier.files.keys() - record.files.keys():
-            path = self.directory / name
-            # A record is a file like any other: no name in it leads out of the directory.
-            ours = path.resolve().is_relative_to(self.directory.resolve())
-            if ours and path.is_file() and sha256_of(path) == earlier.files[name]:
-                path.unlink()
+            if self._unchanged(name, earlier.files[name]):
+                (self.directory / name).unlink()
 
     def save_partial(
         self,
@@ -141,22 +185,26 @@ class Step(Generic[Result]):
         steps: int | None = None,
         training: Training | None = None,
     ) -> None:
-        """Keep what there is so far of a long step."""
+        """Keep what there is so far of a long step. Raises UserError as `once` does."""
+        require_own(self.directory)
         kept = _Partial(key=self.key, rows=dict(rows), steps=steps, training=training)
         write_text(self._partial_path, json.dumps(kept.model_dump()))
 
     def partial(self) -> Partial:
         """What an interrupted run of this very step had so far; empty if there was none."""
-        kept = _read(self._partial_path, _Partial)
+        kept = _read(self._partial_path, _Partial, self.directory)
         if kept is None or kept.key != self.key:
             return Partial({})
         return Partial(kept.rows, kept.steps, kept.training)
 
 
 def kept_result(directory: Path, name: str, result_type: Any) -> tuple[Any, float] | None:
-    """What a step left in a directory and the seconds it took, whatever it depended on."""
+    """What a step left in a directory and the seconds it took, whatever it depended on.
+
+    None where there is no such result, or it is not as it was left.
+    """
     record = _read(directory / "steps" / f"{name}.json", _Record)
-    if record is None:
+    if record is None or not record.intact:
         return None
     try:
         return TypeAdapter(result_type).validate_python(record.result), record.seconds
@@ -170,10 +218,16 @@ class _Record(BaseModel):
     step: str
     version: int
     key: str
-    seconds: float
+    seconds: float = Field(ge=0)
     inputs: dict[str, Any]
     files: dict[str, str]
+    digest: str
     result: Any
+
+    @property
+    def intact(self) -> bool:
+        """Whether the result is the one that was kept."""
+        return self.digest == result_digest(self.key, self.result, self.files)
 
 
 class _Partial(BaseModel):
@@ -185,8 +239,25 @@ class _Partial(BaseModel):
     training: Training | None = None
 
 
-def _read(path: Path, kind: type[Kept]) -> Kept | None:
+def result_digest(key: str, result: object, files: Mapping[str, str]) -> str:
+    """A digest of a result in JSON values, of its files' content and of what both depend on.
+
+    It tells of change, not of origin: whoever can write a record can also make its digest.
+    """
+    return digest(key, *(json.dumps(part, sort_keys=True) for part in (result, dict(files))))
+
+
+def _read(path: Path, kind: type[Kept], within: Path | None = None) -> Kept | None:
+    """A record, or None where there is none that can be read; numbers in it are finite."""
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        text = read_text_bounded(path, within=within)
+        return kind.model_validate(json.loads(text, parse_float=_finite, parse_constant=_finite))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is not finite")
+    return value

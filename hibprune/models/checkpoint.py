@@ -25,6 +25,7 @@ from hibprune.models.preprocessing import (
     SoundPreprocessor,
     class_names,
     load_preprocessor,
+    output_size,
 )
 from hibprune.models.source import EXTRACTOR_FILES, TOKENIZER_FILES, ModelSource, weight_files
 from hibprune.models.staging import StagedCheckpoint
@@ -190,6 +191,8 @@ def _vocabulary(model: PreTrainedModel, task: TaskBase, staged: StagedCheckpoint
             tokenizer=tokenizer,
             generation=getattr(model, "generation_config", None),
             positions=getattr(model.config, "max_target_positions", None),
+            configuration=model.config,
+            outputs=output_size(model),
         )
         fault = task.vocabulary_fault(vocabulary)
     if fault:

@@ -17,6 +17,7 @@ from hibprune.models.staging import StagedCheckpoint
 LOWEST_RATE, HIGHEST_RATE = 1_000, 192_000
 LARGEST_SETTING = 1_000_000
 """Of a window, a spectrum or a number of frames."""
+SWITCHES = ("do_normalize", "return_attention_mask")
 FOLLOWS = ("n_samples", "nb_max_frames")
 """Settings that a feature extractor computes of others, whatever its file says."""
 MOST_SAMPLES = 30_000_000
@@ -41,6 +42,10 @@ def require_sane_settings(settings: Mapping[str, object], staged: StagedCheckpoi
             f"{place}: sampling_rate: should be a whole number of Hz from {LOWEST_RATE} to "
             f"{HIGHEST_RATE}, not {str(rate)[:40]}: set that of the sound the model was trained on"
         )
+    for key in SWITCHES:
+        if settings.get(key) is not None and not isinstance(settings[key], bool):
+            said = str(settings[key])[:40]
+            raise UserError(f"{place}: {key}: should be true or false, not {said}: mend it")
     numbers = {key: value for key, value in settings.items() if isinstance(value, int | float)}
     for key, value in numbers.items():
         if key not in FOLLOWS and not abs(value) <= LARGEST_SETTING:

@@ -215,4 +215,10 @@ def load_preprocessor(medium: Medium, config: Any, staged: StagedCheckpoint) -> 
 
 def class_names(config: Any) -> tuple[str, ...]:
     """The labels of a model's classes, in the order of its outputs."""
-    return tuple(config.id2label[number] for number in sorted(config.id2label))
+    return tuple(str(config.id2label[number]) for number in sorted(config.id2label))
+
+
+def output_size(model: torch.nn.Module) -> int:
+    """How many logits a model gives out for a clip, a frame or a token: what its last layer has."""
+    linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
+    return linear[-1].out_features

@@ -69,8 +69,11 @@ class StagedCheckpoint:
 
     def __init__(self, directory: Path, source: str, small: Iterable[str]) -> None:
         self.source = source
-        with plain_disk_errors(Path(tempfile.gettempdir())):
+        try:
             self.directory = Path(tempfile.mkdtemp(prefix="hibprune-"))
+        except OSError as error:
+            fault = read_fault(error)
+            raise UserError(f"no temporary directory can be made: {fault}: set TMPDIR") from error
         # Slow tokenizers copy their files from here when they are saved.
         weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
         self._origin = directory

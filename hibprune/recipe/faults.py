@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hibprune.errors import did_you_mean
+from hibprune.errors import did_you_mean, shortened
 
 GOOD_NAME = "use letters, digits, '.', '_' and '-'"
 
@@ -87,7 +87,7 @@ def fault_lines(error: ValidationError, whole: type[BaseModel]) -> Iterator[str]
                 misspelt = next((key for key, hint in hints.items() if hint), None)
                 if misspelt is not None:
                     keys, explained = (*keys, misspelt), f"unknown key{hints[misspelt]}"
-            named_place = ".".join(map(str, keys))
+            named_place = ".".join(shortened(str(key)) for key in keys)
             yield f"{f'{named_place}: ' if named_place else ''}{explained}"
 
 
@@ -109,8 +109,9 @@ def left_behind(
             if override is not None:
                 value = override.partition("=")[2]
                 yield (
-                    f"{section}: --set {override} leaves keys that {kind} '{value}' does not have: "
-                    f"replace them all, e.g. --set '{section}={{{kind}: {value}}}'"
+                    f"{section}: --set {shortened(override)} leaves keys that {kind} "
+                    f"'{shortened(value)}' does not have: "
+                    f"replace them all, e.g. --set '{section}={{{kind}: {shortened(value)}}}'"
                 )
 
 
@@ -126,20 +127,21 @@ def _explain(fault: Any, place: Place) -> str:
     if kind == "invalid_key":
         return "a key should be text"
     if kind == "string_pattern_mismatch":
-        return f"'{fault['input']}' does not do: {GOOD_NAME}"
+        return f"{named(fault['input'])} does not do: {GOOD_NAME}"
     if kind == "union_tag_not_found":
         return f"missing key {fault['ctx']['discriminator']}"
     if kind == "union_tag_invalid":
         context = fault["ctx"]
         known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return (
-            f"unknown {context['discriminator'].strip(chr(39))} '{context['tag']}'"
-            f"{_did_you_mean(context['tag'], known) or ': one of ' + ', '.join(known)}"
-        )
+        kind, tag = context["discriminator"].strip("'"), context["tag"]
+        hint = _did_you_mean(tag, known) or f": one of {', '.join(known)}"
+        return f"unknown {kind} '{shortened(tag)}'{hint}"
     if kind == "literal_error":
         return f"{named(fault['input'])} is not one of {fault['ctx']['expected']}"
     if kind == "value_error":
         return str(message.removeprefix("Value error, "))
+    if kind == "finite_number":
+        return "should be a finite number"
     if kind == "too_short":
         return f"should have at least {fault['ctx']['min_length']} entry"
     plain = PLAIN_TYPES.get(kind.rpartition("_")[0])
@@ -153,9 +155,9 @@ def _stranger(key: str, place: Place) -> str:
     """What to say of a key that its section does not have."""
     if place.model is None:
         return "unknown key"
-    now = getattr(place.model, "renamed", {}).get(key)
+    now = getattr(place.model, "former_names", {}).get(key)
     if now is not None:
-        return f"is called {now} now"
+        return f"write {now} instead"
     owners = [kind for kind in place.kinds if key in kind.model_fields]
     if not owners:
         return f"unknown key{_did_you_mean(key, list(place.model.model_fields))}"
@@ -170,7 +172,8 @@ def _one_of(choice: Any, value: Any) -> str:
     wanted = [noun for member in schema["anyOf"] for noun in _nouns(member)]
     words = [word for member in schema["anyOf"] for word in _words(member)]
     said = " or ".join(part for part in (", ".join(wanted[:-1]), wanted[-1]) if part)
-    return f"{said}, not {named(value)}{_did_you_mean(str(value), words)}"
+    hint = _did_you_mean(value, words) if isinstance(value, str) else ""
+    return f"{said}, not {named(value)}{hint}"
 
 
 def _words(schema: Mapping[str, Any]) -> list[str]:
@@ -196,14 +199,14 @@ def _did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def named(value: Any) -> str:
-    """A value that stands where it should not, as one would say it."""
+    """A value that stands where it should not, as one would say it; not all of a long one."""
     if value is None:
         return "nothing"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    return f"'{shortened(value)}'" if isinstance(value, str) else shortened(str(value))
 
 
 def _place(location: Sequence[str | int], whole: type[BaseModel]) -> Place:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 from hibprune.execution.files import MAX_RECIPE_BYTES, read_fault, read_text_bounded
+from hibprune.recipe.bounded_yaml import MAX_DEPTH, NotYAMLError, parse_yaml
 from hibprune.recipe.faults import GOOD_NAME, fault_lines, left_behind, named
 from hibprune.recipe.settings import NAME_PATTERN, Recipe
+
+MOST_FAULTS = 20
+LONGEST_FAULT = 500
+LARGEST_NUMBER = 2**53
+"""Up to which every whole number is exact in JSON, as it is in most programs that read it."""
 
 
 @dataclass(frozen=True)
@@ -50,67 +56,70 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     for override in overrides:
         _apply(content, override)
     if "name" not in content:
-        content["name"] = path.stem
-        # The copy a run keeps has another file name.
-        text = f"name: {path.stem}\n{text}"
-        if not re.match(NAME_PATTERN, path.stem):
+        name = path.stem
+        if not re.fullmatch(NAME_PATTERN, name):
             raise UserError(
-                f"{path}: name: missing, and '{path.stem}' does not do for one: {GOOD_NAME}"
+                f"{path}: name: missing, and '{shortened(name)}' does not do for one: {GOOD_NAME}"
             )
+        content["name"] = name
+        # The copy a run keeps has another file name.
+        text = _with_name(text, content)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        lines = [*left_behind(error, Recipe, overrides), *fault_lines(error, Recipe)]
-        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from error
-    faults = [f"{path}: {key}: should be a finite number" for key in _not_finite("", content)]
+        faults = [*left_behind(error, Recipe, overrides), *fault_lines(error, Recipe)]
+        raise _refusal(path, faults) from error
+    faults = [*_unfit_numbers("", recipe.model_dump())]
     if faults:
-        raise UserError("\n".join(faults))
+        raise _refusal(path, faults)
     if overrides:
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = _dumped(content)
     return LoadedRecipe(recipe, path, text)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error instead of a silent override."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key}' is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+def _refusal(path: Path, faults: Sequence[str]) -> UserError:
+    """A line for each fault; past a page of them, how many more there are."""
+    lines = [f"{path}: {shortened(fault, LONGEST_FAULT)}" for fault in faults[:MOST_FAULTS]]
+    if len(faults) > MOST_FAULTS:
+        lines.append(f"{path}: {len(faults) - MOST_FAULTS:,} more faults")
+    return UserError("\n".join(lines))
 
 
-NOT_YAML = (yaml.YAMLError, TypeError, ValueError, RecursionError)
-"""What the parser raises: TypeError for a list as a key, ValueError for the 99th of a month."""
+def _with_name(text: str, content: dict[str, Any]) -> str:
+    """A recipe's text with its name in front, where that comes to `content`; else a new text."""
+    # In quotes where the name alone would be a number or a date.
+    first = _dumped({"name": content["name"]})
+    try:
+        same = parse_yaml(f"{first}{text}") == content
+    except NotYAMLError:
+        # One mapping in braces, or a text that begins with marks of its own.
+        same = False
+    return f"{first}{text}" if same else _dumped(content)
+
+
+def _dumped(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: not valid YAML: nested too deeply") from error
-    except TypeError as error:
-        raise UserError(f"{path}: not valid YAML: a list or a mapping cannot be a key") from error
-    except NOT_YAML as error:
-        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+        content = parse_yaml(text)
+    except NotYAMLError as error:
+        line = f":{error.line}" if error.line else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys to values, not {named(content)}")
+        # What a link leads to may be nothing to repeat.
+        found = "text" if isinstance(content, str) and len(content) > 40 else named(content)
+        raise UserError(f"{path}: a recipe is a mapping of keys to values, not {found}")
     return content
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
     keys, equals, value = override.partition("=")
-    if not equals or not all(keys.split(".")):
-        raise UserError(f"--set {override}: give it as key.path=value, e.g. budget.fraction=0.3")
     *parents, last = keys.split(".")
+    said = f"--set {shortened(override)}"
+    if not equals or not all((*parents, last)) or len(parents) >= MAX_DEPTH:
+        raise UserError(f"{said}: give it as key.path=value, e.g. budget.fraction=0.3")
     target = content
     for place, key in enumerate(parents):
         # An empty section (`export:`) is None in YAML.
@@ -118,17 +127,21 @@ def _apply(content: dict[str, Any], override: str) -> None:
             target[key] = {}
         target = target[key]
         if not isinstance(target, dict):
-            raise UserError(f"--set {override}: {'.'.join(parents[: place + 1])} has no keys in it")
+            named_place = shortened(".".join(parents[: place + 1]))
+            raise UserError(f"{said}: {named_place} has no keys in it")
     try:
-        target[last] = yaml.load(value, Loader=_UniqueKeyLoader)
-    except NOT_YAML as error:
-        raise UserError(f"--set {override}: '{value}' is not a YAML value") from error
+        target[last] = parse_yaml(value)
+    except NotYAMLError as error:
+        raise UserError(f"{said}: '{shortened(value)}' is not a YAML value") from error
 
 
-def _not_finite(key: str, value: Any) -> Iterator[str]:
+def _unfit_numbers(key: str, value: Any) -> Iterator[str]:
+    """A line for each number that is not finite, or whole and beyond what JSON holds exactly."""
     if isinstance(value, float) and not math.isfinite(value):
-        yield key
-    elif isinstance(value, dict | list):
+        yield f"{key}: should be a finite number"
+    elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        yield f"{key}: should be at most {LARGEST_NUMBER:,}"
+    elif isinstance(value, dict | list | tuple):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, member in items:
-            yield from _not_finite(f"{key}.{name}" if key else str(name), member)
+            yield from _unfit_numbers(f"{key}.{name}" if key else str(name), member)

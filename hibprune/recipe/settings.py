@@ -7,16 +7,20 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hibprune.attribution import HeadInformationBottleneck, Method
-from hibprune.compression.means import RemovalSettings
+from hibprune.attribution.methods import NeuronMethod, Reconstruction
 from hibprune.compression.plan import Budget, Schedule
+from hibprune.compression.quantize.settings import QuantizeSettings
+from hibprune.compression.settings import RemovalSettings
 from hibprune.data import DataSource, DurationLimits
 from hibprune.deployment.settings import ExportSettings
 from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
 from hibprune.records.medium import Unit
+from hibprune.records.variants import VariantName
 from hibprune.tasks import Task
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MAX_NAME = 100
 """A recipe's name is that of a directory and of a model on the Hub."""
 
 SHORTEST_EXAMPLE: dict[Unit, float] = {"seconds": 0.1, "tokens": 1}
@@ -32,6 +36,7 @@ METRIC_GATES = {
     "cer": "max_cer_rise",
 }
 """The gate on each metric, named in small letters."""
+MAX_REPETITIONS, MAX_THREADS, MAX_BATCH = 100_000, 1024, 1024
 
 
 class Settings(BaseModel):
@@ -39,8 +44,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    renamed: ClassVar[dict[str, str]] = {}
-    """Keys of earlier versions, and what they are called now."""
+    former_names: ClassVar[dict[str, str]] = {}
+    """Keys that were or could be looked for here, and what to write instead."""
 
 
 class InputLimits(Settings):
@@ -67,15 +72,17 @@ class InputLimits(Settings):
 
 
 class Calibration(InputLimits):
-    """What heads are scored on, drawn by the recipe's seed and balanced over classes.
+    """What units are scored on, drawn by the recipe's seed and balanced over classes.
 
-    `labels: model` takes the model's own predictions for the truth, for data without labels.
-    `crop_seconds` scores on the beginning of each clip, for tasks with labels: the memory of
-    attribution grows with the square of the length.
+    Removal is repaired on `repair_samples`: those and, where it is more, others behind them; left
+    open, on those alone. `labels: model` takes the model's own predictions for the truth, for data
+    without labels. `crop_seconds` scores on the beginning of each clip, for tasks with labels: the
+    memory of attribution grows with the square of the length.
     """
 
     source: DataSource
     samples: int = Field(default=200, ge=1)
+    repair_samples: int | None = Field(default=None, ge=1)
     labels: Literal["dataset", "model"] = "dataset"
     crop_seconds: float | None = Field(default=None, gt=0)
 
@@ -95,14 +102,14 @@ class Validation(InputLimits):
 class Gates(Settings):
     """Limits that make the run end with exit code 3 when one is broken; drops as shares (0.02).
 
-    The metric is that of the exported model against the original one; the speed-up counts at every
-    measured length; the file is the ONNX model. What has a 95 % interval is held to the limit by
-    it: a gate fails when the whole interval is beyond the limit, passes when the whole interval is
-    within, and is undecided otherwise, which does not fail the run. `strict` wants the whole
-    interval within: what is undecided fails.
+    They hold the `variant` named: its metric against the original's, its speed-up at every measured
+    length, its ONNX files. What has a 95 % interval is held to the limit by it: a gate fails when
+    the whole interval is beyond the limit, passes when the whole interval is within, and is
+    undecided otherwise, which does not fail the run. `strict` wants the whole interval within: what
+    is undecided fails.
     """
 
-    renamed: ClassVar[dict[str, str]] = {
+    former_names: ClassVar[dict[str, str]] = {
         "largest_accuracy_drop": "max_accuracy_drop",
         "largest_wer_rise": "max_wer_rise",
         "smallest_speedup": "min_speedup",
@@ -115,21 +122,28 @@ class Gates(Settings):
     min_speedup: float | None = Field(default=None, gt=0)
     max_file_mb: float | None = Field(default=None, gt=0)
     strict: bool = False
+    variant: VariantName = "pruned"
 
 
 class Recipe(Settings):
     """Everything a run depends on."""
 
-    name: str = Field(pattern=NAME_PATTERN, max_length=100)
+    former_names: ClassVar[dict[str, str]] = {
+        "allow_chance_baseline": "validation.allow_chance_baseline"
+    }
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=MAX_NAME)
     model: ModelSource
     task: Task
     calibration: Calibration
     validation: Validation
     attribution: Method = HeadInformationBottleneck(method="hib")
+    neuron_attribution: NeuronMethod = Reconstruction(method="reconstruction")
     budget: Budget
     schedule: Schedule = Schedule()
     removal: RemovalSettings = RemovalSettings()
     export: ExportSettings = ExportSettings()
+    quantize: QuantizeSettings = QuantizeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gates: Gates = Gates()
     seed: int = Field(default=0, ge=0)
@@ -161,13 +175,23 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _gates_hold_a_variant_that_is_made(self) -> Recipe:
+        precision = self.gates.variant.partition("-")[2] or "fp32"
+        if precision not in self.export.variants:
+            raise ValueError(
+                f"gates.variant: {self.gates.variant} is not made: add {precision} to "
+                "export.variants"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gates_fit_the_task(self) -> Recipe:
-        right = METRIC_GATES[self.task.metric.lower()]
+        metric = self.task.metric_name
+        right = METRIC_GATES[metric.lower()]
         for gate in METRIC_GATES.values():
             if gate != right and getattr(self.gates, gate) is not None:
                 raise ValueError(
-                    f"gates.{gate}: the metric of {self.task.kind} is {self.task.metric}: "
-                    f"use {right}"
+                    f"gates.{gate}: the metric of {self.task.kind} is {metric}: use {right}"
                 )
         return self
 
@@ -181,8 +205,17 @@ class Recipe(Settings):
                     f"{place}.{unit}: should be at least {SHORTEST_EXAMPLE[unit]:g}, "
                     f"not {shortest:g}"
                 )
-        if min(self.export.batches) < 1:
-            raise ValueError(
-                f"export.batches: should be at least 1, not {min(self.export.batches)}"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _work_comes_to_an_end(self) -> Recipe:
+        timed = self.benchmark
+        for key, value, most in (
+            ("benchmark.repetitions", timed.repetitions, MAX_REPETITIONS),
+            ("benchmark.warmup", timed.warmup, MAX_REPETITIONS),
+            ("benchmark.threads", timed.threads, MAX_THREADS),
+            ("export.batches", max(self.export.batches), MAX_BATCH),
+        ):
+            if value > most:
+                raise ValueError(f"{key}: should be at most {most:,}, not {value:,}")
         return self

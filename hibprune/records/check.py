@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from hibprune.records.base import Record
 from hibprune.records.manifest import SkippedClip
 from hibprune.records.medium import MediumName
@@ -32,7 +36,9 @@ class CheckedData(Record):
 class CheckReport(Record):
     """Whether a recipe can be run, as far as that can be known, and what it would run on.
 
-    `ok` is that there are no `faults`; `not_checked` says in plain lines what was not looked at.
+    `ok` is that there are no `faults`; `not_checked` says in plain lines what was not looked at,
+    `notes` what is odd about model and labels that can be used all the same. JSON leaves `notes`
+    out where there are none.
     """
 
     schema_version: int = 1
@@ -40,4 +46,10 @@ class CheckReport(Record):
     ok: bool
     faults: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     data: tuple[CheckedData, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_notes(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        return {name: value for name, value in content.items() if name != "notes" or value}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hibprune.records.base import Interval, Record
 from hibprune.records.manifest import DataSummary, Machine, ModelSummary
 from hibprune.records.ranking import RankingFault
+from hibprune.records.transcripts import TranscriptRules
 from hibprune.records.units import Head
 
 
@@ -77,7 +78,8 @@ class Comparison(Record):
 
     `points` are the task's own metric at a few shares, where the curves show a cheaper one.
     `rank_correlations[i][j]` is Spearman's, of the scores of methods i and j. By the metrics of
-    `guessing` the whole model is no better than chance.
+    `guessing` the whole model is no better than chance. `transcripts` are the rules by which texts
+    were compared.
     """
 
     recipe: str
@@ -101,6 +103,7 @@ class Comparison(Record):
     points: tuple[Curve, ...]
     rank_correlations: tuple[tuple[float, ...], ...]
     evaluations: int
+    transcripts: TranscriptRules | None = None
     machine: Machine
     versions: dict[str, str]
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from hibprune.records.base import Interval, Record
+from hibprune.records.base import Record
 from hibprune.records.generation import GenerationSettings
-from hibprune.records.measurements import AtWork, Gate, Measurement, Percentiles
-from hibprune.records.medium import MEDIA, Medium, MediumName, Unit
+from hibprune.records.measurements import AtWork, Gate
+from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
-from hibprune.records.units import HeadShare
+from hibprune.records.repair import Repair
+from hibprune.records.transcripts import TranscriptRules
+from hibprune.records.units import HeadShare, Scope
+from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
 
 FILE_NAME = "manifest.json"
+SCHEMA_VERSION: Literal[2] = 2
+"""Of the manifest: raised when a key changes its meaning or goes."""
 SPEEDUP = "min_speedup"
 """The gate whose value is a ratio of medians, at the length that keeps to it least."""
-
-
-ModelName = Literal["baseline", "pruned", "exported"]
 
 
 class ModelSummary(Record):
@@ -55,14 +55,32 @@ class AttributionSummary(Record):
 class HeadSummary(Record):
     """`removed` maps a layer to the original indices of the heads that are gone.
 
-    `budget` is the share asked for, None where the recipe gives a number of heads. `left` is what
-    they left behind in their layers.
+    `budget` is the share asked for, None where the recipe gives a number of heads.
     """
 
     total: int
     budget: HeadShare | None = None
-    left: Literal["nothing", "mean"] = "nothing"
     removed: dict[int, tuple[int, ...]]
+
+    @property
+    def removed_count(self) -> int:
+        return sum(len(indices) for indices in self.removed.values())
+
+
+class NeuronSummary(Record):
+    """How many of the encoder's neurons went, and by what scores.
+
+    `removed` maps a layer to the original indices of those that are gone, `kept` to how many stay.
+    """
+
+    total: int
+    share: float
+    scope: Scope
+    method: str
+    settings: dict[str, str | int | float | bool | tuple[str, ...] | None]
+    seconds: float
+    removed: dict[int, tuple[int, ...]]
+    kept: dict[int, int]
 
     @property
     def removed_count(self) -> int:
@@ -78,103 +96,38 @@ class RoundSummary(Record):
     ranking_fault: RankingFault | None = None
 
 
-class Change(Record):
-    """A count before and after removal."""
-
-    before: int
-    after: int
-
-
-class MacsChange(AtWork, Change):
-    """Multiply-adds before and after for one input of some length."""
+class CountedWork(AtWork):
+    """What multiply-adds are counted for: one input of some length."""
 
     length_prefix: ClassVar[str] = "at_"
 
 
 class MetricSummary(Record):
-    """The task metric of the original, the pruned and the exported model, all by one code.
+    """The task metric that all variants are measured by, over `n` inputs, by one code.
 
-    A change is the 95 % interval of the model's value minus the baseline's, taken input by input;
-    None where the two were not given the same. What each said of every input, and how much of it
-    was wrong, is in `predictions/`. `chance` is the metric of the best answer that does not look at
-    the input; `constant` holds, by model, what one said that said the same of every input.
+    `chance` is the metric of the best answer that does not look at the input; `transcripts` are the
+    rules by which texts were compared.
     """
 
     name: str
     higher_is_better: bool
     n: int
-    baseline: Measurement
-    pruned: Measurement
-    exported: Measurement
-    pruned_change: Interval | None
-    exported_change: Interval | None
     chance: float | None = None
-    constant: dict[ModelName, str] = Field(default_factory=dict)
-
-
-class OutputParity(Record):
-    """How far an output of the ONNX files is from PyTorch's where that is furthest from it.
-
-    `relative_diff` is `max_abs_diff` as a share of `scale`, PyTorch's largest absolute value.
-    """
-
-    output: str
-    max_abs_diff: float
-    scale: float
-    relative_diff: float
-
-
-class ParitySummary(Record):
-    """How closely every output of the ONNX files follows PyTorch, and where that was looked for.
-
-    `tolerance` limits the relative differences; `lengths` are in `unit`.
-    """
-
-    tolerance: float
-    outputs: tuple[OutputParity, ...]
-    lengths: tuple[int | float, ...]
-    unit: Unit = "seconds"
-    batches: tuple[int, ...]
-
-    @property
-    def max_relative_diff(self) -> float:
-        return max(output.relative_diff for output in self.outputs)
-
-
-class TimingSummary(Record):
-    """Latency in milliseconds; `ratio` above 1 means the pruned model is faster."""
-
-    before: Percentiles
-    after: Percentiles
-    ratio: float
-    ratio_interval: Interval
-
-
-class PartTimingSummary(TimingSummary):
-    """Latency of a part of the model alone."""
-
-    part: str
-
-
-class LatencySummary(AtWork, TimingSummary):
-    """Latency at one length, of the whole model and of its parts where it is run in parts."""
-
-    runtime: str
-    provider: str
-    threads: int
-    batch: int
-    repetitions: int
-    parts: tuple[PartTimingSummary, ...] = ()
+    transcripts: TranscriptRules | None = None
 
 
 class Machine(Record):
-    """Where the figures were measured."""
+    """Where the figures were measured.
+
+    `instruction_set` names what the processor has for int8 and fp16; empty where that is unknown.
+    """
 
     processor: str
     cores: int
     memory_gib: float
     gpu: str | None
     system: str
+    instruction_set: tuple[str, ...] = ()
 
 
 class SkippedClip(Record):
@@ -199,10 +152,12 @@ class DataSummary(Record):
 class Manifest(Record):
     """Everything a run found out.
 
-    `size_bytes` is that of all ONNX graphs, `graph_bytes` that of each by its file's name. `files`
+    `variants` are the models that were measured, the original first; `missing` those that could not
+    be made. Gates hold the variant `judged`. Multiply-adds of all are for `counted_work`. `files`
     maps a path in the directory to its sha256. `generation` is what a model with a decoder is told.
     """
 
+    schema_version: Literal[2] = SCHEMA_VERSION
     recipe: str
     model: ModelSummary
     task: str
@@ -213,15 +168,15 @@ class Manifest(Record):
     validation: DataSummary
     attribution: AttributionSummary
     heads: HeadSummary
+    neurons: NeuronSummary | None = None
+    repair: Repair | None = None
     rounds: tuple[RoundSummary, ...] = ()
-    parameters: Change
-    macs: MacsChange
-    size_bytes: Change
-    graph_bytes: dict[str, Change] = Field(default_factory=dict)
+    counted_work: CountedWork
     generation: GenerationSettings | None = None
     metric: MetricSummary
-    parity: ParitySummary
-    latency: tuple[LatencySummary, ...]
+    variants: tuple[Variant, ...]
+    missing: tuple[MissingVariant, ...] = ()
+    judged: str = PRUNED
     gates: tuple[Gate, ...]
     steps: dict[str, float]
     machine: Machine
@@ -232,3 +187,17 @@ class Manifest(Record):
     def medium(self) -> Medium:
         """What goes into the model, with the words for it."""
         return MEDIA[self.input]
+
+    def variant(self, name: str) -> Variant:
+        """The variant of a name."""
+        return next(one for one in self.variants if one.name == name)
+
+    @property
+    def original(self) -> Variant:
+        """The model before anything was done to it."""
+        return self.variant(ORIGINAL)
+
+    @property
+    def held(self) -> Variant:
+        """The variant that the gates hold."""
+        return self.variant(self.judged)

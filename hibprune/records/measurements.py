@@ -11,7 +11,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 
 from hibprune.records.base import Interval, Record
 from hibprune.records.medium import SYMBOLS, Length
-from hibprune.records.statistics import bootstrap_interval, error_change_interval
+from hibprune.records.statistics import error_change_interval
 
 
 class Measurement(Record):
@@ -165,82 +165,38 @@ class Percentiles(Record):
     real_time_factor: float | None
 
 
-class Timing(Record):
-    """Raw interleaved times (milliseconds) of the original and the pruned model.
-
-    `before_ms[i]` and `after_ms[i]` were measured one right after the other.
-    """
-
-    before_ms: tuple[float, ...]
-    after_ms: tuple[float, ...]
-
-    @property
-    def seconds_of_sound(self) -> float | None:
-        """The length of the sound that was taken in, where that means something."""
-        return None
-
-    @property
-    def before(self) -> Percentiles:
-        return _percentiles(self.before_ms, self.seconds_of_sound)
-
-    @property
-    def after(self) -> Percentiles:
-        return _percentiles(self.after_ms, self.seconds_of_sound)
-
-    @property
-    def ratio(self) -> float:
-        """Speed-up: median time before over median after; above 1 the pruned model is faster."""
-        return self.before.p50 / self.after.p50
-
-    @property
-    def ratio_interval(self) -> Interval:
-        """95 % bootstrap interval of `ratio` over the measured pairs."""
-
-        def ratio(before: np.ndarray, after: np.ndarray, axis: int) -> np.ndarray:
-            return np.asarray(np.median(before, axis=axis) / np.median(after, axis=axis))
-
-        return Interval(*bootstrap_interval([self.before_ms, self.after_ms], ratio))
-
-
-class PartTiming(Timing):
-    """Times of a part of the model alone, such as one step of a decoder."""
-
-    part: str
-
-
-class Latency(AtWork, Timing):
-    """Times of the whole model at one length, and of its parts where it is run in parts."""
-
-    runtime: str
-    provider: str
-    threads: int
-    batch: int
-    parts: tuple[PartTiming, ...] = ()
-
-    @property
-    def seconds_of_sound(self) -> float | None:
-        return self.length.seconds
-
-
-def _percentiles(times_ms: tuple[float, ...], seconds_of_sound: float | None) -> Percentiles:
+def percentiles(times_ms: Sequence[float], seconds_of_sound: float | None) -> Percentiles:
+    """Percentiles of some times; `seconds_of_sound` is the length of what was taken in."""
     p50, p90, p99 = (float(value) for value in np.percentile(times_ms, [50, 90, 99]))
     factor = None if seconds_of_sound is None else p50 / 1000 / seconds_of_sound
     return Percentiles(p50=p50, p90=p90, p99=p99, real_time_factor=factor)
 
 
+class Latency(AtWork):
+    """Raw times (milliseconds) of every variant at one length, taken in turn in every round.
+
+    `times[part][variant][i]` is of round i. The first part is the whole model; others are there
+    where it is run in parts.
+    """
+
+    runtime: str
+    provider: str
+    threads: int
+    batch: int
+    times: dict[str, dict[str, tuple[float, ...]]]
+
+
 class Removal(Record):
-    """What removal changed by count, and the files of the pruned model."""
+    """What removal changed by count."""
 
     before: Footprint
     after: Footprint
-    files: tuple[str, ...]
 
 
 class Benchmark(Record):
-    """Latency of original and pruned ONNX model, and the size of the original's files in bytes."""
+    """Latency of all variants at every length."""
 
     latencies: tuple[Latency, ...]
-    original_bytes: dict[str, int]
 
 
 Verdict = Literal["passed", "failed", "undecided"]
@@ -251,12 +207,12 @@ class Gate(Record):
 
     Where there is an interval the verdict is by it: `passed` when all of it is within the limit,
     `failed` when all of it is beyond, `undecided` otherwise; where the recipe is `strict`, what
-    would be undecided is failed.
+    would be undecided is failed. There is no `value` of a variant that could not be made.
     """
 
     name: str
     limit: float
-    value: float
+    value: float | None
     interval: Interval | None = None
     verdict: Verdict
     strict: bool = False

@@ -53,3 +53,10 @@ class Repair(Record):
     def left_alone(self) -> tuple[SublayerRepair, ...]:
         """Sublayers whose fit did not help on clips held out of it."""
         return tuple(one for one in self.sublayers if not one.refitted)
+
+
+class PrunedModel(Record):
+    """The pruned model as saved: its files, and how its weights were repaired, if they were."""
+
+    repair: Repair | None
+    files: tuple[str, ...]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from hibprune.records.base import Record
 from hibprune.records.ranking import RankingFault, ranking_fault
@@ -54,6 +54,11 @@ def heads_by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
     for head in sorted(heads):
         grouped.setdefault(head.layer, []).append(head.index)
     return grouped
+
+
+def neurons_by_layer(neurons: Iterable[Unit]) -> dict[int, tuple[int, ...]]:
+    """Group neurons as `{layer: indices}`, the form of plans and of the manifest."""
+    return {layer: tuple(indices) for layer, indices in heads_by_layer(neurons).items()}
 
 
 class Effort(Record):
@@ -118,10 +123,24 @@ class Training(Record):
 
 
 class Plan(Record):
-    """Which heads go and which stay; both sorted by (layer, index)."""
+    """Which heads go and which stay, both sorted by (layer, index), and which neurons go.
+
+    `neurons` maps a layer to the original indices of the neurons that go.
+    """
 
     removed: tuple[Head, ...]
     kept: tuple[Head, ...]
+    neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """All that go, of either kind."""
+        neurons = (
+            Unit(layer, index, ENCODER, "neuron")
+            for layer, indices in self.neurons.items()
+            for index in indices
+        )
+        return (*self.removed, *neurons)
 
     @property
     def total(self) -> int:

@@ -22,9 +22,9 @@ def write_report(
     head_map(scores, plan, directory / "figures/heads.png", label)
     one_round = len(manifest.rounds) < 2
     score_spread(scores, plan, directory / "figures/spread.png", label, with_cut=one_round)
-    if manifest.latency:
+    if manifest.original.latency:
         written.append("figures/latency.png")
-        latency_figure(manifest.latency, directory / "figures/latency.png")
+        latency_figure(manifest.variants, directory / "figures/latency.png")
     write_text(directory / "report.md", report_markdown(manifest, scores, plan, recipe_yaml))
     write_text(directory / "README.md", model_card(manifest, recipe_yaml))
     return [*written, "report.md", "README.md"]

@@ -9,10 +9,17 @@ from hibprune.report import wording
 from hibprune.report.caveats import caveats
 from hibprune.report.gates import gates_sentence
 from hibprune.report.markdown import fenced, plain, table
+from hibprune.report.numbers import capitalised
 from hibprune.report.ranking import scored_by
-from hibprune.report.summary import SummaryRow, summary_rows
+from hibprune.report.transcripts import transcripts_sentence
 from hibprune.report.usage import USAGES, caution, usage_section
-from hibprune.tasks.steering import language_code
+from hibprune.report.variants import (
+    deployment_sentences,
+    missing_sentences,
+    speed_headings,
+    variant_rows,
+)
+from hibprune.tasks.languages import language_code
 
 
 def model_card(manifest: Manifest, recipe_yaml: str) -> str:
@@ -49,7 +56,7 @@ def _front_matter(manifest: Manifest) -> str:
 
 def _what_it_is(manifest: Manifest) -> str:
     revision = f" at revision {plain(manifest.model.revision)}" if manifest.model.revision else ""
-    metric = wording.metric_sentence(manifest.metric, manifest.medium)
+    metric = wording.metric_sentence(manifest)
     return (
         f"{plain(manifest.model.source)}{revision} for {plain(manifest.task)}, made smaller by "
         "removing attention heads with hibprune; it was not trained afterwards. "
@@ -58,34 +65,41 @@ def _what_it_is(manifest: Manifest) -> str:
 
 
 def _results(manifest: Manifest) -> str:
-    rows = [_result(row) for row in summary_rows(manifest)]
-    settings = "; ".join(wording.by_setting(manifest.latency))
+    name = capitalised(wording.metric_name(manifest.metric.name))
+    header = ["", name, "ONNX", *(f"speed, {one}" for one in speed_headings(manifest))]
+    rows = [
+        [
+            f"{row.name} ({row.done})",
+            f"{row.metric} ({row.interval})",
+            row.size,
+            *(
+                f"{speed} ({interval})" if interval else speed
+                for speed, interval in zip(row.speeds, row.speed_intervals, strict=True)
+            ),
+        ]
+        for row in variant_rows(manifest)
+    ]
+    settings = "; ".join(wording.by_setting(manifest.original.latency))
     latency = (
-        f" Latency is the median ({plain(settings)}) on {plain(manifest.machine.processor)}."
+        f" Speed is against the original, by medians ({plain(settings)}) on "
+        f"{plain(manifest.machine.processor)}."
         if settings
         else ""
     )
+    sentence = transcripts_sentence(manifest.metric.transcripts)
+    rules = f" {sentence}" if sentence else ""
     return "\n\n".join(
         [
             "## Results",
-            table("lrrr", ["", "original", "pruned", "change"], rows),
+            table("l" + "r" * (len(header) - 1), header, rows),
+            plain(" ".join([*missing_sentences(manifest), *deployment_sentences(manifest)])),
             f"Ranges are 95 % intervals; the metric is over "
-            f"{manifest.medium.counted(manifest.metric.n)}.{latency} "
+            f"{manifest.medium.counted(manifest.metric.n)}.{rules}{latency} "
             f"{plain(gates_sentence(manifest.gates))} All figures, pictures and limits: "
             "[report.md](report.md).",
             "![Score of every head, the removed ones crossed out](figures/heads.png)",
         ]
     )
-
-
-def _result(row: SummaryRow) -> list[str]:
-    pairs = (
-        (row.label, row.label_detail),
-        (row.original, row.original_detail),
-        (row.pruned, row.pruned_detail),
-        (row.change, row.change_detail),
-    )
-    return [f"{figure} ({detail})" if detail else figure for figure, detail in pairs]
 
 
 def _removed(manifest: Manifest) -> str:
@@ -113,6 +127,6 @@ def _limits(manifest: Manifest) -> str:
         "No training followed the removal of heads.",
         "Licence and intended use are those of the original model.",
     ]
-    if manifest.latency:
+    if manifest.original.latency:
         limits.insert(2, "Latency holds for the machine and settings named above.")
     return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)])

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from textwrap import shorten
 
-from hibprune.records.manifest import Manifest, ModelName
-from hibprune.records.measurements import Measurement
+from hibprune.records.manifest import Manifest
 from hibprune.records.statistics import FEW
 from hibprune.report.numbers import capitalised, listing, percent
 from hibprune.report.ranking import empty_ranking_sentence
 from hibprune.report.wording import metric_name
 
-MODELS: dict[ModelName, str] = {
-    "baseline": "the original",
-    "pruned": "the pruned",
-    "exported": "the exported",
-}
 LONGEST = 40
 """Letters of an answer that are quoted."""
 
@@ -45,16 +39,13 @@ def _no_better_than_chance(manifest: Manifest) -> list[str]:
         if metric.higher_is_better
         else f"saying nothing has a {name} of 100 %"
     )
-    measured: dict[ModelName, Measurement] = {
-        "baseline": metric.baseline,
-        "pruned": metric.pruned,
-        "exported": metric.exported,
-    }
-    guessing = [MODELS[model] for model, one in measured.items() if not one.beats(metric.chance)]
+    guessing = [
+        f"the {one.name}" for one in manifest.variants if not one.metric.beats(metric.chance)
+    ]
     if not guessing:
         return []
     sentence = f"{_models(guessing)} no better than chance ({by_chance})"
-    if metric.baseline.beats(metric.chance):
+    if manifest.original.metric.beats(metric.chance):
         return [f"{sentence}."]
     return [f"{sentence}: no difference between the models says what removal costs."]
 
@@ -69,8 +60,9 @@ def _models(names: list[str]) -> str:
 def _constant(manifest: Manifest) -> list[str]:
     given = manifest.medium.counted(manifest.metric.n)
     models: dict[str, list[str]] = {}
-    for model, answer in manifest.metric.constant.items():
-        models.setdefault(answer, []).append(MODELS[model])
+    for one in manifest.variants:
+        if one.constant is not None:
+            models.setdefault(one.constant, []).append(f"the {one.name}")
     sentences = []
     for answer, names in models.items():
         shown = "".join(letter if letter.isprintable() else "�" for letter in answer)
@@ -88,7 +80,7 @@ def _few(manifest: Manifest) -> list[str]:
             f"{subject} few to measure on: the intervals of the metric are wide and rough; "
             f"take at least {FEW}, better hundreds."
         )
-    pairs = min((one.repetitions for one in manifest.latency), default=FEW)
+    pairs = min((one.repetitions for one in manifest.original.latency), default=FEW)
     if pairs < FEW:
         subject = "1 pair of times is" if pairs == 1 else f"{pairs} pairs of times are"
         sentences.append(

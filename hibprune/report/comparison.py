@@ -15,6 +15,7 @@ from hibprune.report.curves import curve_figure
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.numbers import MINUS, duration, listing, metric_decimals, percent, points
 from hibprune.report.ranking import ranking_finding
+from hibprune.report.transcripts import transcripts_sentence
 from hibprune.report.wording import metric_name, percent_interval
 
 COLUMNS = (
@@ -69,13 +70,15 @@ def _what(comparison: Comparison) -> str:
     model = comparison.model
     whole = comparison.whole[comparison.metric]
     n = comparison.validation.n
+    sentence = transcripts_sentence(comparison.transcripts)
+    rules = f" {sentence}" if sentence else ""
     return (
         f"Every method scored the {len(comparison.heads)} heads of {plain(model.source)} "
         f"({model.family}) on {comparison.calibration.n} calibration clips; then the heads with "
         f"the lowest scores were silenced, which gives what removing them gives, and the "
         f"{metric_name(comparison.metric)} was measured on {n} validation clips. Nothing was "
         f"retrained. With no head removed it is {_estimate(whole, n)}. "
-        "Ranges in parentheses are 95 % intervals."
+        f"Ranges in parentheses are 95 % intervals.{rules}"
         + "".join(f"\n\n**{plain(caveat)}**" for caveat in caveats(comparison))
     )
 
@@ -213,15 +216,20 @@ def _agreement(comparison: Comparison) -> str:
     labels = [comparison.methods[i].label for i in ranked]
     rows = []
     for place, i in enumerate(ranked):
-        row = comparison.rank_correlations[i]
-        rows.append(
-            [f"{place + 1} {labels[place]}", *(f"{row[j]:.2f}".replace("-", MINUS) for j in ranked)]
-        )
+        row = [_correlation(comparison, i, j) for j in ranked]
+        rows.append([f"{place + 1} {labels[place]}", *row])
     header = ["", *(str(place + 1) for place in range(len(ranked)))]
     return (
         "## How far the rankings agree\n\nSpearman's rank correlation of the mean scores over the "
         f"{len(comparison.heads)} heads.\n\n{table('l' + 'r' * len(ranked), header, rows)}"
     )
+
+
+def _correlation(comparison: Comparison, i: int, j: int) -> str:
+    """Of two methods' scores; a dash where those of one are equal, so that there is none."""
+    if any(comparison.methods[place].ranking_fault == "equal" for place in (i, j)):
+        return "–"
+    return f"{comparison.rank_correlations[i][j]:.2f}".replace("-", MINUS)
 
 
 def _reading(comparison: Comparison) -> str:

@@ -62,6 +62,8 @@ def correlation_figure(correlation: Correlation, path: Path) -> None:
         figure.suptitle(
             "\n".join(lines), x=0.02, ha="left", size=TEXT_SIZE, color=REMOVED, linespacing=1.3
         )
+    # Scores that are close together have long numbers.
+    heads.xaxis.set_major_locator(MaxNLocator(nbins=4))
     low, high = correlation.spearman.interval
     dress(
         heads,
@@ -76,6 +78,8 @@ def correlation_figure(correlation: Correlation, path: Path) -> None:
     by_layer.set_xlim(-1.08, 1.08)
     by_layer.set_ylim(-0.6, max(layers, default=0) + 0.6)
     by_layer.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=13))
+    if not layers:
+        by_layer.set_yticks([])
     dress(by_layer, "Within each layer", "Spearman's rank correlation", "layer")
     by_layer.set_xticks(np.linspace(-1, 1, 5))
     save(figure, path)

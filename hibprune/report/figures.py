@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hibprune.execution.files import write_via_temporary
-from hibprune.records.manifest import LatencySummary
 from hibprune.records.units import Plan, Scores
+from hibprune.records.variants import ORIGINAL, Variant
 from hibprune.report.numbers import capitalised, milliseconds
 from hibprune.report.ranking import ranking_finding
 from hibprune.report.spread import cut_of, score_limits, spread_of
-from hibprune.report.wording import by_setting, speed_finding, work
+from hibprune.report.variants import latency_work
+from hibprune.report.wording import ratio_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -228,18 +229,19 @@ def score_spread(
     save(figure, path)
 
 
-def latency_figure(latency: Sequence[LatencySummary], path: Path) -> None:
-    """Draw median times before and after at every length, each length on a scale of its own."""
+def latency_figure(variants: Sequence[Variant], path: Path) -> None:
+    """Draw median times of all variants at every length, each length on a scale of its own."""
     from matplotlib.figure import Figure
 
-    groups = by_setting(latency)
-    panels = [(setting, one) for setting, group in groups.items() for one in group]
-    figure = Figure(figsize=(7, 0.45 + 1.2 * len(panels)), layout="constrained")
-    all_axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for axes, (setting, one) in zip(all_axes, panels, strict=True):
-        _latency_panel(axes, one, setting if len(groups) > 1 else "")
+    lengths = range(len(variants[0].latency))
+    height = 0.45 + len(lengths) * (0.45 + 0.36 * len(variants))
+    figure = Figure(figsize=(7, height), layout="constrained")
+    all_axes = figure.subplots(len(lengths), 1, squeeze=False)[:, 0]
+    for axes, place in zip(all_axes, lengths, strict=True):
+        _latency_panel(axes, variants, place)
     figure.supxlabel(
-        "Bar: median; whisker: to the 90th percentile; in parentheses: 95 % interval.",
+        "Bar: median; whisker: to the 90th percentile; in parentheses: 95 % interval of the "
+        "speed-up.",
         x=0.01,
         ha="left",
         size=TEXT_SIZE - 1,
@@ -248,29 +250,28 @@ def latency_figure(latency: Sequence[LatencySummary], path: Path) -> None:
     save(figure, path)
 
 
-def _latency_panel(axes: Axes, latency: LatencySummary, setting: str) -> None:
+def _latency_panel(axes: Axes, variants: Sequence[Variant], place: int) -> None:
     """Bars start at zero, so that their lengths compare as the times do."""
-    rows = (("original", 1, latency.before, FAINT), ("pruned", 0, latency.after, KEPT))
-    longest = max(times.p90 for _, _, times, _ in rows)
-    for _, y, times, colour in rows:
-        axes.barh(y, times.p50, height=0.56, color=colour)
+    longest = max(one.latency[place].times.p90 for one in variants)
+    for row, variant in enumerate(variants):
+        y, one = len(variants) - 1 - row, variant.latency[place]
+        times = one.times
+        axes.barh(y, times.p50, height=0.62, color=FAINT if variant.is_rival else KEPT)
         axes.plot([times.p50, times.p90], [y, y], color=INK, linewidth=1.1)
         axes.plot([times.p90] * 2, [y - 0.16, y + 0.16], color=INK, linewidth=1.1)
-        gap = 0.015 * longest
-        for at, side, colour, text in (
-            (times.p50 - gap, "right", "white", milliseconds(times.p50)),
-            (times.p90 + gap, "left", INK, f"p90 {milliseconds(times.p90)}"),
-        ):
-            axes.text(at, y, text, ha=side, va="center", size=TEXT_SIZE, color=colour)
-    axes.set_yticks([y for _, y, _, _ in rows], [name for name, _, _, _ in rows])
-    axes.set(xlim=(0, 1.3 * longest), ylim=(-0.55, 1.55), xticks=[])
+        told = milliseconds(times.p50)
+        if variant.name != ORIGINAL:
+            told += f"  {one.ratio:.2f}× ({ratio_interval(one)})"
+        axes.text(
+            times.p90 + 0.015 * longest, y, told, ha="left", va="center", size=TEXT_SIZE, color=INK
+        )
+    names = [variant.name for variant in variants]
+    axes.set_yticks(range(len(names) - 1, -1, -1), names)
+    axes.set(xlim=(0, 1.45 * longest), ylim=(-0.55, len(variants) - 0.45), xticks=[])
     axes.tick_params(length=0, labelsize=TEXT_SIZE, labelcolor=INK)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(FAINT)
-    finding = speed_finding(latency)
-    heading = f"{', '.join([latency.length.as_input, *work(latency)])}: {finding}"
-    if setting:
-        heading = f"{heading}\n{setting}"
+    heading = latency_work(variants[0].latency[place])
     axes.set_title(heading, loc="left", size=TEXT_SIZE, color=INK)
 
 

@@ -72,7 +72,9 @@ def gate_interval(gate: Gate) -> str:
     return "–" if gate.interval is None else " to ".join(map(gate_number, gate.interval))
 
 
-def gate_number(number: float) -> str:
+def gate_number(number: float | None) -> str:
     """A limit or what is held against it, in the unit the recipe gives limits in."""
+    if number is None:
+        return "nothing: the variant was not made"
     # A drop of nothing is a zero with a sign.
     return f"{number + 0.0:.4g}".replace("-", MINUS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hibprune.records.manifest import DataSummary, Manifest
-from hibprune.records.measurements import Gate, Measurement
+from hibprune.records.measurements import Gate
 from hibprune.records.medium import SYMBOLS
 from hibprune.records.units import Plan, Scores
 from hibprune.report import numbers, wording
@@ -19,6 +19,14 @@ from hibprune.report.gates import (
 from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.ranking import samples
+from hibprune.report.repair import neurons_section, repair_section
+from hibprune.report.transcripts import transcripts_sentence
+from hibprune.report.variants import (
+    deployment_sentences,
+    missing_sentences,
+    speed_headings,
+    variant_rows,
+)
 
 NAMED_CLIPS = 20
 
@@ -28,12 +36,14 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
     sections = [
         f"# Pruning report: {plain(manifest.recipe)}",
         _verdict(manifest),
+        _variants(manifest),
         _metric(manifest),
         latency_section(manifest),
         size_section(manifest),
         _gates(manifest),
         heads_section(manifest, scores, plan),
         scoring_section(manifest),
+        *filter(None, [neurons_section(manifest), repair_section(manifest)]),
         parity_section(manifest),
         _data(manifest),
         _steps(manifest),
@@ -45,10 +55,11 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
 
 
 def _verdict(manifest: Manifest) -> str:
-    metric = wording.metric_sentence(manifest.metric, manifest.medium)
+    metric = wording.metric_sentence(manifest)
     sentences = [
         f"**{wording.heads_sentence(manifest)}** {metric}",
-        wording.speed_sentences(manifest.latency),
+        plain(" ".join([*missing_sentences(manifest), *deployment_sentences(manifest)])),
+        wording.speed_sentences(manifest.held.latency),
         wording.size_sentence(manifest),
         plain(gates_sentence(manifest.gates)),
         *(f"**{plain(sentence)}**" for sentence in caveats(manifest)),
@@ -57,35 +68,50 @@ def _verdict(manifest: Manifest) -> str:
     return "\n\n".join(sentences)
 
 
-def _metric(manifest: Manifest) -> str:
-    metric = manifest.metric
+def _variants(manifest: Manifest) -> str:
     rows = [
-        _metric_row("original", metric.baseline, ""),
-        _metric_row(
-            "pruned, PyTorch",
-            metric.pruned,
-            wording.metric_finding(
-                metric.baseline, metric.pruned, metric.pruned_change, manifest.medium
+        (
+            one.name,
+            one.done,
+            f"{one.metric} ({one.interval})",
+            one.size,
+            *(
+                f"{speed} ({interval})" if interval else speed
+                for speed, interval in zip(one.speeds, one.speed_intervals, strict=True)
             ),
-        ),
-        _metric_row(
-            "pruned, ONNX Runtime",
-            metric.exported,
-            wording.metric_finding(
-                metric.baseline, metric.exported, metric.exported_change, manifest.medium
-            ),
-        ),
+        )
+        for one in variant_rows(manifest)
+    ]
+    name = numbers.capitalised(wording.metric_name(manifest.metric.name))
+    speeds = [f"speed, {one}" for one in speed_headings(manifest)]
+    header = ["variant", "what was done", name, "ONNX", *speeds]
+    return f"## Variants\n\n{table('ll' + 'r' * (len(header) - 2), header, rows)}"
+
+
+def _metric(manifest: Manifest) -> str:
+    original, metric = manifest.original, manifest.metric
+    rows: list[list[object]] = [
+        [
+            one.name,
+            numbers.percent(one.metric.value, numbers.metric_decimals(metric.n)),
+            wording.percent_interval(one.metric.interval, metric.n),
+            metric.n,
+            ""
+            if one is original
+            else wording.metric_finding(original.metric, one.metric, one.change, manifest.medium),
+        ]
+        for one in manifest.variants
     ]
     name = wording.metric_name(metric.name)
     aim = "higher" if metric.higher_is_better else "lower"
     measured = manifest.medium.many
-    header = ["model", f"{name} ({aim} is better)", "95 % interval", measured, "finding"]
-    return f"## {numbers.capitalised(name)}\n\n{table('lrrrl', header, rows)}"
-
-
-def _metric_row(model: str, result: Measurement, finding: str) -> list[object]:
-    value = numbers.percent(result.value, numbers.metric_decimals(result.n))
-    return [model, value, wording.percent_interval(result.interval, result.n), result.n, finding]
+    header = ["variant", f"{name} ({aim} is better)", "95 % interval", measured, "finding"]
+    parts = [
+        f"## {numbers.capitalised(name)}",
+        table("lrrrl", header, rows),
+        transcripts_sentence(metric.transcripts),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _gates(manifest: Manifest) -> str:
@@ -147,6 +173,7 @@ def _machine(manifest: Manifest) -> str:
         ("device of scoring and pruning", manifest.device),
         ("seed", manifest.seed),
         ("processor", f"{machine.processor}, {machine.cores} cores"),
+        ("instructions for int8 and fp16", ", ".join(machine.instruction_set) or "not known"),
         ("memory", f"{machine.memory_gib:.0f} GiB"),
         ("GPU", machine.gpu or "none"),
         ("system", machine.system),
@@ -183,12 +210,13 @@ def _ranking_limits(manifest: Manifest) -> str:
 
 
 def _latency_limits(manifest: Manifest) -> str:
-    if not manifest.latency:
+    latency = manifest.original.latency
+    if not latency:
         return "Latency: not measured at all."
     medium = manifest.medium
-    values = sorted({f"{one.length.value:g}" for one in manifest.latency}, key=float)
+    values = sorted({f"{one.length.value:g}" for one in latency}, key=float)
     lengths = f"{numbers.listing(values)} {SYMBOLS[medium.unit]}"
-    settings = plain("; ".join(wording.by_setting(manifest.latency)))
+    settings = plain("; ".join(wording.by_setting(latency)))
     return (
         f"Other latencies: measured at {lengths} with {settings} on the machine above and "
         f"nowhere else; without {medium.preparation}."

@@ -11,14 +11,20 @@ from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import Gate, Verdict
 from hibprune.report.caveats import caveats
 from hibprune.report.gates import MARKS, gate_reason, gate_summary
-from hibprune.report.summary import summary_rows
-from hibprune.report.wording import by_setting, loss_sentence
+from hibprune.report.numbers import capitalised
+from hibprune.report.variants import (
+    deployment_sentences,
+    missing_sentences,
+    speed_headings,
+    variant_rows,
+)
+from hibprune.report.wording import by_setting, heads_sentence, loss_sentence, metric_name
 
 STYLES: dict[Verdict, str] = {"passed": "green", "failed": "bold red", "undecided": "yellow"}
 
 
 def closing_table(manifest: Manifest) -> Group:
-    """Original against pruned at a glance, then the gates; fits 80 columns, needs no colour."""
+    """All variants at a glance, which to deploy, then the gates; needs no colour."""
     # Text, never markup strings: a recipe's name may hold square brackets.
     table = Table(
         title=Text(manifest.recipe, style="bold", overflow="ellipsis", no_wrap=True),
@@ -26,17 +32,20 @@ def closing_table(manifest: Manifest) -> Group:
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
+    name = capitalised(metric_name(manifest.metric.name))
     table.add_column("")
-    for heading in ("original", "pruned", "change"):
+    for heading in (name, "ONNX", *(f"× at {one}" for one in speed_headings(manifest))):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in summary_rows(manifest):
+    for row in variant_rows(manifest):
+        speeds = zip(row.speeds, row.speed_intervals, strict=True)
         table.add_row(
-            _cell(row.label, row.label_detail),
-            _cell(row.original, row.original_detail),
-            _cell(row.pruned, row.pruned_detail),
-            _cell(row.change, row.change_detail),
+            _cell(row.name, ""),
+            _cell(row.metric, row.interval),
+            _cell(row.size, row.size_change),
+            *(_cell(speed, interval) for speed, interval in speeds),
         )
-    lines: list[RenderableType] = [table, _footnote(manifest)]
+    said = [heads_sentence(manifest), *missing_sentences(manifest), *deployment_sentences(manifest)]
+    lines: list[RenderableType] = [table, _footnote(manifest), Text(), Text(" ".join(said))]
     if warned := caveats(manifest):
         lines.append(Text())
         lines.extend(Text.assemble(("!", "bold yellow"), f" {sentence}") for sentence in warned)
@@ -56,10 +65,10 @@ def _cell(figure: str, detail: str) -> Text:
 def _footnote(manifest: Manifest) -> Text:
     given = manifest.medium.counted(manifest.metric.n)
     parts = [f"Ranges are 95 % intervals; metric over {given}"]
-    settings = list(by_setting(manifest.latency))
+    settings = list(by_setting(manifest.original.latency))
     if settings:
-        parts.append("latency is the median" + (f" ({settings[0]})" if len(settings) == 1 else ""))
-    sentences = [f"{'; '.join(parts)}.", *filter(None, [loss_sentence(manifest.metric)])]
+        parts.append("speed by medians" + (f" ({settings[0]})" if len(settings) == 1 else ""))
+    sentences = [f"{'; '.join(parts)}.", *filter(None, [loss_sentence(manifest)])]
     return Text(" ".join(sentences), style="dim")
 
 

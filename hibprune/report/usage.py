@@ -75,12 +75,31 @@ def usage_section(manifest: Manifest) -> str:
             fenced(f"hibprune predict . {argument}", "sh"),
             "With ONNX Runtime through Optimum (hibprune not needed):",
             fenced(_onnx_example(usage, manifest), "python"),
+            *_other_precisions(manifest),
             "With PyTorch. Layers with fewer heads need hibprune's loading code, so import it "
             "before `from_pretrained`, which else stops at a missing `_prune_heads`; transformers "
             "must be 4.57, later ones cannot read pruned heads:",
             fenced(_torch_example(usage, manifest), "python"),
         ]
     )
+
+
+def _other_precisions(manifest: Manifest) -> list[str]:
+    """How to load the graphs in lower precision, where there are some."""
+    lower = [one for one in manifest.variants if one.agreement is not None and not one.is_rival]
+    if not lower:
+        return []
+    files = "; ".join(
+        f"{one.precision}: "
+        + ", ".join(f"`{file.path.rpartition('/')[2]}`" for file in one.files if file.path)
+        for one in lower
+    )
+    options = (
+        "`encoder_file_name` and `decoder_file_name`"
+        if manifest.generation is not None
+        else "`file_name`"
+    )
+    return [f"The same model in lower precision lies beside it ({files}); name it by {options}."]
 
 
 def _onnx_example(usage: Usage, manifest: Manifest) -> str:
@@ -140,7 +159,7 @@ def _generation(settings: GenerationSettings, window: float | None) -> str:
 
 
 def _window(manifest: Manifest) -> float | None:
-    return manifest.macs.window_seconds
+    return manifest.counted_work.window_seconds
 
 
 def caution(manifest: Manifest) -> str:

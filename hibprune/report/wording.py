@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from hibprune.records.base import Interval
-from hibprune.records.manifest import LatencySummary, Manifest, MetricSummary, TimingSummary
+from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import AtWork, Measurement
 from hibprune.records.medium import SOUND, Medium
+from hibprune.records.variants import Timing, VariantLatency
 from hibprune.report.numbers import (
     MINUS,
     capitalised,
@@ -121,48 +122,34 @@ def _loss(loss: float, n: int) -> str:
     return points(loss, n).lstrip("+")
 
 
-def loss_sentence(metric: MetricSummary) -> str | None:
-    """How large a loss the data cannot rule out, of the pruned and of the exported model."""
-    pruned, exported = (
-        _loss(possible_loss(change, metric.higher_is_better), metric.n)
-        for change in (metric.pruned_change, metric.exported_change)
-    )
-    if (
-        metric.exported_change is None
-        or possible_loss(metric.exported_change, metric.higher_is_better)
-        == possible_loss(metric.pruned_change, metric.higher_is_better)
-        == 0
-    ):
+def loss_sentence(manifest: Manifest) -> str | None:
+    """How large a loss the data cannot rule out, of the variant that the gates hold."""
+    held, metric = manifest.held, manifest.metric
+    loss = possible_loss(held.change, metric.higher_is_better)
+    if held.change is None or loss == 0:
         return None
-    of_pruned = "" if pruned == exported else f", {pruned} before export"
     name = metric_name(metric.name)
-    return f"A loss of up to {exported} of {name} cannot be ruled out{of_pruned}."
+    return f"A loss of up to {_loss(loss, metric.n)} of {name} cannot be ruled out of {held.name}."
 
 
-def metric_sentence(metric: MetricSummary, medium: Medium = SOUND) -> str:
-    """Baseline, pruned and exported metric with intervals, and what the change amounts to."""
+def metric_sentence(manifest: Manifest) -> str:
+    """The metric of the original and of the variant that the gates hold, and what changed."""
+    original, held, metric = manifest.original, manifest.held, manifest.metric
     name = metric_name(metric.name)
     aim = "higher" if metric.higher_is_better else "lower"
-    finding = metric_finding(metric.baseline, metric.pruned, metric.pruned_change, medium)
-    sentence = (
-        f"{capitalised(name)} ({aim} is better) went from {measurement(metric.baseline)} "
-        f"to {measurement(metric.pruned)}: {finding}."
-    )
-    if metric.exported.value == metric.pruned.value:
-        return f"{sentence} The exported ONNX model scores the same as the pruned one."
-    finding = metric_finding(metric.baseline, metric.exported, metric.exported_change, medium)
+    finding = metric_finding(original.metric, held.metric, held.change, manifest.medium)
     return (
-        f"{sentence} The exported ONNX model scores {measurement(metric.exported)}; "
-        f"against the original that is {finding}."
+        f"{capitalised(name)} ({aim} is better) went from {measurement(original.metric)} "
+        f"to {measurement(held.metric)} ({held.name}): {finding}."
     )
 
 
-def ratio_interval(latency: TimingSummary) -> str:
+def ratio_interval(latency: Timing) -> str:
     """The interval of the speed-up: `1.28–1.34`."""
     return f"{latency.ratio_interval.low:.2f}–{latency.ratio_interval.high:.2f}"
 
 
-def speed_changed(latency: TimingSummary) -> bool:
+def speed_changed(latency: Timing) -> bool:
     """Whether the interval of the ratio leaves out 1.
 
     Judged on the digits that are printed: an interval shown as 1.00–1.01 is no speed-up.
@@ -171,7 +158,7 @@ def speed_changed(latency: TimingSummary) -> bool:
     return round(low, 2) > 1 or round(high, 2) < 1
 
 
-def speed_finding(latency: LatencySummary) -> str:
+def speed_finding(latency: VariantLatency) -> str:
     """How many times as fast, or that there is no measurable speed-up, with the interval."""
     ratio, interval = f"{latency.ratio:.2f}×", ratio_interval(latency)
     if not speed_changed(latency):
@@ -180,7 +167,7 @@ def speed_finding(latency: LatencySummary) -> str:
     return f"{slower}{ratio} as fast ({interval})"
 
 
-def latency_setting(latency: LatencySummary) -> str:
+def latency_setting(latency: VariantLatency) -> str:
     """Under what it was measured: `onnxruntime, CPUExecutionProvider, 2 threads, batch 1`."""
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
     setting = f"{latency.runtime}, {latency.provider}, {threads}, batch {latency.batch}"
@@ -209,15 +196,15 @@ def counted_work(given: AtWork) -> str:
     return heard + said
 
 
-def by_setting(latency: Sequence[LatencySummary]) -> dict[str, list[LatencySummary]]:
+def by_setting(latency: Sequence[VariantLatency]) -> dict[str, list[VariantLatency]]:
     """Latencies grouped by what they were measured under, in order of first appearance."""
-    groups: dict[str, list[LatencySummary]] = {}
+    groups: dict[str, list[VariantLatency]] = {}
     for one in latency:
         groups.setdefault(latency_setting(one), []).append(one)
     return groups
 
 
-def speed_sentences(latency: Sequence[LatencySummary]) -> str:
+def speed_sentences(latency: Sequence[VariantLatency]) -> str:
     """One sentence per setting with the finding at every length."""
     if not latency:
         return "Latency was not measured."
@@ -236,20 +223,34 @@ def heads_sentence(manifest: Manifest) -> str:
     verb = "was" if heads.removed_count == 1 else "were"
     share = percent(heads.removed_count / heads.total, 0)
     rounding = heads.budget.rounding(heads.removed_count) if heads.budget else None
-    stays = " Their mean output stays, in biases." if heads.left == "mean" else ""
     return (
         f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed"
-        f"{f': {rounding}' if rounding else ''}.{stays}"
+        f"{f': {rounding}' if rounding else ''}.{neurons_sentence(manifest)}"
     )
 
 
+def neurons_sentence(manifest: Manifest) -> str:
+    """How many neurons went, and what was done with the weights that stay; begins with a space."""
+    neurons, repair = manifest.neurons, manifest.repair
+    went = (
+        ""
+        if neurons is None
+        else f" So were {neurons.removed_count} of {neurons.total} neurons of the feed-forwards "
+        f"({percent(neurons.removed_count / neurons.total, 0)})."
+    )
+    if repair is None or not repair.sublayers:
+        return went
+    clips = manifest.medium.counted(repair.clips + repair.held_out)
+    return f"{went} What stays was fitted to the original on {clips}, without training."
+
+
 def size_sentence(manifest: Manifest) -> str:
-    """ONNX file, parameters and multiply-adds, before and after."""
-    size, parameters, macs = manifest.size_bytes, manifest.parameters, manifest.macs
-    files = "The ONNX files" if len(manifest.graph_bytes) > 1 else "The ONNX file"
+    """ONNX file, parameters and multiply-adds of the original and of what the gates hold."""
+    original, held = manifest.original, manifest.held
+    files = "The ONNX files" if len(held.files) > 1 else "The ONNX file"
     return (
-        f"{files} went from {megabytes(size.before)} to {megabytes(size.after)} "
-        f"({change(size.before, size.after)}), parameters from {count(parameters.before)} to "
-        f"{count(parameters.after)}, multiply-adds for {counted_work(macs)} from "
-        f"{count(macs.before)} to {count(macs.after)}."
+        f"{files} went from {megabytes(original.size_bytes)} to {megabytes(held.size_bytes)} "
+        f"({change(original.size_bytes, held.size_bytes)}), parameters from "
+        f"{count(original.parameters)} to {count(held.parameters)}, multiply-adds for "
+        f"{counted_work(manifest.counted_work)} from {count(original.macs)} to {count(held.macs)}."
     )

@@ -20,6 +20,7 @@ from hibprune.stages.load import (
     VALIDATION,
     calibration_order,
     check_model,
+    model_notes,
     require_distinct_labels,
     require_sources,
     try_loss,
@@ -42,6 +43,7 @@ def check_recipe(
     if faults:
         return CheckReport(recipe=name, ok=False, faults=tuple(map(legible, faults)))
     not_checked: list[str] = []
+    notes: list[str] = []
     checkpoint: Checkpoint | None = None
     with _gathered(faults):
         if recipe.model.local_directory(loaded.root) is not None:
@@ -49,6 +51,7 @@ def check_recipe(
                 recipe.model, recipe.task, loaded.root, torch.device("cpu")
             )
             check_model(recipe, checkpoint)
+            notes += model_notes(recipe, checkpoint)
         else:
             not_checked.append(f"model {recipe.model.source}: on the Hub")
             if not offline:
@@ -60,6 +63,7 @@ def check_recipe(
     for check in checks:
         faults += check.faults
         not_checked += check.not_checked
+        notes += check.notes
     calibration, validation = (check.listed for check in checks)
     if checkpoint is not None:
         with _gathered(faults):
@@ -78,6 +82,7 @@ def check_recipe(
         ok=not faults,
         faults=tuple(legible(line) for fault in faults for line in fault.splitlines()),
         not_checked=tuple(map(legible, not_checked)),
+        notes=tuple(map(legible, notes)),
         data=tuple(check.about for check in checks),
     )
 

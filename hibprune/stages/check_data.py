@@ -26,7 +26,8 @@ from hibprune.recipe import LoadedRecipe
 from hibprune.records.check import CheckedData
 from hibprune.records.manifest import SkippedClip
 from hibprune.stages.hub import require_on_hub
-from hibprune.stages.load import CALIBRATION, calibration_order, check_targets, validation_order
+from hibprune.stages.load import CALIBRATION, calibration_order, validation_order
+from hibprune.stages.targets import with_targets
 
 MOST_LOOKED_AT = 20_000
 """Clips of a set whose headers are read: more would take minutes."""
@@ -43,6 +44,7 @@ class DataCheck:
     listed: list[Utterance] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,15 @@ def check_data(
             "passed_over": tuple(passed_over),
         }
     )
-    if checkpoint and (use != CALIBRATION or recipe.calibration.labels == "dataset"):
+    measured = use != CALIBRATION
+    if checkpoint and (measured or recipe.calibration.labels == "dataset"):
         try:
-            check_targets(use, listing.utterances, recipe.task, checkpoint)
+            targeted = with_targets(use, check.listed, recipe.task, checkpoint.vocabulary, measured)
         except UserError as error:
             check.faults.append(str(error))
+        else:
+            check.listed, check.notes = targeted.utterances, list(targeted.notes)
+            check.about = check.about.model_copy(update={"classes": _classes(check.listed)})
     missing = missing_audio(listing.utterances)
     if missing:
         check.faults.append(

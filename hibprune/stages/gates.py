@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from hibprune.recipe import METRIC_GATES, Gates
 from hibprune.records.base import Interval
 from hibprune.records.manifest import SPEEDUP
-from hibprune.records.measurements import Gate, Latency, Measurement, Verdict
+from hibprune.records.measurements import Gate, Verdict
+from hibprune.records.variants import ORIGINAL, Variant, VariantLatency
 
 EXACT = 1e-12
 """A drop of exactly the limit passes, also where floats make it a hair more."""
@@ -15,35 +17,39 @@ EXACT = 1e-12
 WORST_FIRST: tuple[Verdict, ...] = ("failed", "undecided", "passed")
 
 
-def check_gates(
-    gates: Gates,
-    baseline: Measurement,
-    exported: Measurement,
-    change: Interval | None,
-    latencies: tuple[Latency, ...],
-    file_bytes: int,
-) -> tuple[Gate, ...]:
-    """The verdict of every gate that is set.
+def check_gates(gates: Gates, variants: Mapping[str, Variant]) -> tuple[Gate, ...]:
+    """The verdict of every gate that is set, on the variant that they hold.
 
-    `change` is the paired interval of the metric's change. The speed-up counts at every length:
-    the gate's is the worst verdict, and of lengths with the same the smallest ratio.
+    One that could not be made fails them all. The speed-up counts at every length: the gate's is
+    the worst verdict, and of lengths with the same the smallest ratio.
     """
+    original, held = variants[ORIGINAL].metric, variants.get(gates.variant)
+    limits = {
+        name: limit
+        for name in (METRIC_GATES[original.metric.lower()], SPEEDUP, "max_file_mb")
+        if (limit := getattr(gates, name)) is not None
+    }
+    if held is None:
+        return tuple(_not_made(name, limit, gates.strict) for name, limit in limits.items())
     checked = []
-    name = METRIC_GATES[baseline.metric.lower()]
-    limit = getattr(gates, name)
-    if limit is not None:
-        loss, interval = exported.value - baseline.value, change
-        if baseline.higher_is_better:
-            loss = -loss
-            interval = None if change is None else Interval(-change.high, -change.low)
-        checked.append(_at_most(name, limit, loss, interval, gates.strict))
-    if gates.min_speedup is not None:
-        lengths = [_at_least(gates.min_speedup, latency, gates.strict) for latency in latencies]
-        checked.append(min(lengths, key=lambda gate: (WORST_FIRST.index(gate.verdict), gate.value)))
-    if gates.max_file_mb is not None:
-        size = file_bytes / 1e6
-        checked.append(_at_most("max_file_mb", gates.max_file_mb, size, None, gates.strict))
+    for name, limit in limits.items():
+        if name == SPEEDUP:
+            lengths = [_at_least(limit, latency, gates.strict) for latency in held.latency]
+            worst = min(lengths, key=lambda gate: (WORST_FIRST.index(gate.verdict), gate.value))
+            checked.append(worst)
+        elif name == "max_file_mb":
+            checked.append(_at_most(name, limit, held.size_bytes / 1e6, None, gates.strict))
+        else:
+            loss, interval = held.metric.value - original.value, held.change
+            if original.higher_is_better:
+                loss = -loss
+                interval = None if interval is None else Interval(-interval.high, -interval.low)
+            checked.append(_at_most(name, limit, loss, interval, gates.strict))
     return tuple(checked)
+
+
+def _not_made(name: str, limit: float, strict: bool) -> Gate:
+    return Gate(name=name, limit=limit, value=None, verdict="failed", strict=strict)
 
 
 def _at_most(
@@ -60,7 +66,7 @@ def _at_most(
     )
 
 
-def _at_least(limit: float, latency: Latency, strict: bool) -> Gate:
+def _at_least(limit: float, latency: VariantLatency, strict: bool) -> Gate:
     low, high = interval = latency.ratio_interval
     return Gate(
         name=SPEEDUP,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hibprune.attribution.base import Sample
 from hibprune.attribution.batches import read_unmodified
-from hibprune.compression.means import mean_outputs, means_fault, move_means
 from hibprune.compression.plan import check_budget
 from hibprune.data import (
     Content,
@@ -31,7 +30,9 @@ from hibprune.models.preprocessing import Reading
 from hibprune.models.trial import REMEDY
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.report.checking import passed_over_lines
-from hibprune.tasks import Target, TaskBase
+from hibprune.stages.room import room_fault
+from hibprune.stages.targets import with_targets
+from hibprune.tasks import Target
 
 CALIBRATION, VALIDATION = "calibration", "validation"
 NAMED_WHEN_SKIPPED = 10
@@ -44,8 +45,12 @@ class Material:
     checkpoint: Checkpoint
     calibration: Selection
     validation: Selection
+    repair: Selection
+    """Clips that removal is repaired on: the calibration clips first, then others."""
     passed_over: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Files beside the clips that are taken for none, by the set, each with the reason."""
+    notes: tuple[str, ...] = ()
+    """What is odd about model and labels, a line each."""
 
     @property
     def references(self) -> list[Target]:
@@ -72,20 +77,29 @@ def load(
     calibration, validation = (listing.utterances for listing in listings)
     checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
     check_model(recipe, checkpoint, exports)
-    labelled_calibration = recipe.calibration.labels == "dataset"
-    if labelled_calibration:
-        check_targets(CALIBRATION, calibration, recipe.task, checkpoint)
-    check_targets(VALIDATION, validation, recipe.task, checkpoint)
+    notes = list(model_notes(recipe, checkpoint))
+    if recipe.calibration.labels == "dataset":
+        targeted = with_targets(
+            CALIBRATION, calibration, recipe.task, checkpoint.vocabulary, measured=False
+        )
+        calibration = targeted.utterances
+        notes += targeted.notes
+    targeted = with_targets(
+        VALIDATION, validation, recipe.task, checkpoint.vocabulary, measured=True
+    )
+    validation = targeted.utterances
+    notes += targeted.notes
     try_loss(recipe, checkpoint, validation)
 
     drawn = usable(
         calibration_order(recipe, calibration),
         CALIBRATION,
         reader(checkpoint, recipe.calibration),
-        recipe.calibration.samples,
+        max(recipe.calibration.samples, recipe.calibration.repair_samples or 0),
         recipe.calibration.max_unreadable,
         progress,
     )
+    scored = drawn.first(recipe.calibration.samples)
     limit = recipe.validation.limit
     measured = usable(
         validation_order(recipe, validation),
@@ -97,14 +111,12 @@ def load(
     )
     require_disjoint(drawn.utterances, measured.utterances)
     require_distinct_labels(recipe, measured.utterances)
-    if recipe.removal.leave == "mean":
-        clips = (calibration_inputs(recipe, checkpoint, clip) for clip in drawn.utterances)
-        move_means(checkpoint.model, mean_outputs(checkpoint.model, clips))
     passed_over = {
         use: listing.passed_over
         for (use, _), listing in zip(sources(recipe), listings, strict=True)
     }
-    return Material(checkpoint, drawn, measured, passed_over)
+    repaired = drawn.first(recipe.calibration.repair_samples or recipe.calibration.samples)
+    return Material(checkpoint, scored, measured, repaired, passed_over, tuple(notes))
 
 
 def calibration_inputs(
@@ -122,20 +134,19 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
     """See that the model has the heads to remove, and takes inputs as long as the recipe wants.
 
     Raises:
-        UserError: it has not, takes other lengths only, cannot keep what heads are to leave, or is
+        UserError: it has not, takes other lengths only, or is
             too large for the files it is to be exported to.
     """
     fault = graph_fault(checkpoint.model) if exports else None
     if fault is not None:
         raise UserError(f"{recipe.model.source}: {fault}")
     check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
-    unkept = means_fault(checkpoint.model) if recipe.removal.leave == "mean" else None
-    if unkept is not None:
-        raise UserError(f"removal.leave: {unkept}")
     medium = recipe.task.medium
     for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
         for length in settings.lengths(medium):
+            batch = max(recipe.export.batches) if place == "export" else 1
             fault = checkpoint.preprocessor.length_fault(length)
+            fault = fault or room_fault(checkpoint, length, batch)
             if fault:
                 raise UserError(f"{place}.{medium.unit}: {fault}")
     crop = recipe.calibration.crop_seconds
@@ -164,6 +175,12 @@ def try_loss(recipe: Recipe, checkpoint: Checkpoint, labelled: Sequence[Utteranc
             loss = task.loss(model, read_unmodified(model, [sample], attention=False).batch)
         if not torch.isfinite(loss).all():
             raise UserError(f"{place}: it is NaN or infinite{REMEDY}")
+
+
+def model_notes(recipe: Recipe, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is odd about a model that serves the task all the same, a line each."""
+    note = recipe.task.vocabulary_note(checkpoint.vocabulary)
+    return () if note is None else (f"{recipe.model.source}: {note}",)
 
 
 def reader(checkpoint: Checkpoint, limits: InputLimits) -> Callable[[Content], Reading]:
@@ -197,35 +214,6 @@ def validation_order(recipe: Recipe, clips: Sequence[Utterance]) -> list[Utteran
     if recipe.validation.limit is None:
         return list(clips)
     return drawing_order(clips, recipe.seed, balanced=False)
-
-
-def check_targets(
-    place: str, utterances: Sequence[Utterance], task: TaskBase, checkpoint: Checkpoint
-) -> None:
-    """See that the model has a number for every target, and that the metric is defined for them.
-
-    Raises:
-        UserError: names the first clip without a target, or with one the model does not know; or
-            there is nothing in the targets to measure by.
-    """
-    for utterance in utterances:
-        if utterance.target is None:
-            remedy = " or set calibration.labels: model" if place == CALIBRATION else ""
-            raise UserError(
-                f"{place}: {shortened(utterance.id)} has no {task.fields.kind}: label "
-                f"the {task.medium.many}{remedy}"
-            )
-        try:
-            task.encode(utterance.target, checkpoint.vocabulary)
-        except ValueError as error:
-            # A label may hold line breaks and go on for pages, an error is one line.
-            reason = shortened(" ".join(str(error).split()), 1000)
-            raise UserError(f"{place}: {shortened(utterance.id)}: {reason}") from error
-    if place == VALIDATION:
-        references = [clip.target for clip in utterances if clip.target is not None]
-        fault = task.references_fault(references, checkpoint.vocabulary)
-        if fault is not None:
-            raise UserError(f"{place}: {fault}")
 
 
 def require_distinct_labels(recipe: Recipe, validation: Sequence[Utterance]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,40 +12,34 @@ from hibprune.data import Selection
 from hibprune.evaluation.chance import chance_level
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
-from hibprune.execution.output import RECIPE_FILE, file_digests, graph_bytes
+from hibprune.execution.output import RECIPE_FILE, file_digests
 from hibprune.execution.steps import Done
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import (
     FILE_NAME,
     AttributionSummary,
-    Change,
+    CountedWork,
     DataSummary,
     HeadSummary,
-    LatencySummary,
-    MacsChange,
     Manifest,
     MetricSummary,
-    ModelName,
     ModelSummary,
-    OutputParity,
-    ParitySummary,
-    PartTimingSummary,
+    NeuronSummary,
     RoundSummary,
     SkippedClip,
-    TimingSummary,
 )
-from hibprune.records.measurements import (
-    Benchmark,
-    Evaluation,
-    Latency,
-    Parity,
-    ParityCase,
-    Removal,
-    Timing,
-    paired_change,
-)
+from hibprune.records.measurements import Benchmark, Removal, paired_change
+from hibprune.records.repair import PrunedModel
 from hibprune.records.units import Head, heads_by_layer
+from hibprune.records.variants import (
+    ORIGINAL,
+    MissingVariant,
+    ParitySummary,
+    Variant,
+    VariantLatency,
+)
 from hibprune.report import write_report
+from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
 from hibprune.stages.rounds import Choice, step_name
@@ -57,37 +52,42 @@ class Outcome:
     loaded: LoadedRecipe
     material: Material
     device: str
-    baseline: Done[Evaluation]
     choice: Choice
     removal: Done[Removal]
-    pruned: Done[Evaluation]
-    parity: Done[Parity]
-    exported: Done[Evaluation]
+    saved: Done[PrunedModel]
+    found: Findings
     benchmark: Done[Benchmark]
 
     @property
     def seconds(self) -> dict[str, float]:
         """What each step took when it ran."""
-        steps: dict[str, Done[Any]] = {
-            "baseline": self.baseline,
+        choice, made = self.choice, self.found.made
+        steps: dict[str, Done[Any] | None] = {
+            "export-original": made[ORIGINAL].parity,
+            f"measure-{ORIGINAL}": self.found.measured[ORIGINAL],
             **{
                 step_name(name, number): done
-                for number, one in enumerate(self.choice.rounds, start=1)
+                for number, one in enumerate(choice.rounds, start=1)
                 for name, done in (("attribute", one.scores), ("plan", one.plan))
             },
+            "attribute-neurons": choice.neurons.scores if choice.neurons else None,
+            "plan-neurons": choice.neurons.plan if choice.neurons else None,
             "prune": self.removal,
-            "validate": self.pruned,
-            "export": self.parity,
-            "exported": self.exported,
+            "repair": self.saved,
+            "export": next(
+                (one.parity for name, one in made.items() if one.parity and name != ORIGINAL), None
+            ),
+            **{f"convert-{name}": one.converted for name, one in made.items()},
+            **{f"measure-{name}": done for name, done in self.found.measured.items()},
             "benchmark": self.benchmark,
         }
-        return {name: step.seconds for name, step in steps.items()}
+        return {name: step.seconds for name, step in steps.items() if step is not None}
 
 
 def write_outcome(outcome: Outcome, directory: Path) -> Manifest:
     """Write report, model card, recipe and, last of all, the manifest."""
     write_text(directory / RECIPE_FILE, outcome.loaded.text)
-    draft = _manifest(outcome, directory)
+    draft = _manifest(outcome)
     choice = outcome.choice
     write_report(draft, choice.scores, choice.plan.result, outcome.loaded.text, directory)
     manifest = draft.model_copy(update={"files": file_digests(directory)})
@@ -95,25 +95,15 @@ def write_outcome(outcome: Outcome, directory: Path) -> Manifest:
     return manifest
 
 
-def _manifest(outcome: Outcome, directory: Path) -> Manifest:
+def _manifest(outcome: Outcome) -> Manifest:
     recipe, material = outcome.loaded.recipe, outcome.material
     rounds, plan = outcome.choice.rounds, outcome.choice.plan.result
     # The one of all heads; later rounds score fewer.
     scores = rounds[0].scores.result
-    before, after = outcome.removal.result.before, outcome.removal.result.after
-    benchmark = outcome.benchmark.result
-    own_bytes = graph_bytes(directory, recipe.task.graphs)
-    size = Change(before=sum(benchmark.original_bytes.values()), after=sum(own_bytes.values()))
-    baseline, pruned = outcome.baseline.result, outcome.pruned.result
-    exported = outcome.exported.result
-    exported_change = paired_change(baseline, exported)
-    models: dict[ModelName, Evaluation] = {
-        "baseline": baseline,
-        "pruned": pruned,
-        "exported": exported,
-    }
+    original = outcome.found.measured[ORIGINAL].result.evaluation
+    footprint = outcome.removal.result.before
     method = recipe.attribution.for_task(recipe.task.kind)
-    cases = outcome.parity.result.cases
+    variants = tuple(_variant(outcome, outcome.found.made[name]) for name in outcome.found.measured)
     return Manifest(
         recipe=recipe.name,
         model=model_summary(outcome.loaded, material),
@@ -135,9 +125,10 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
         heads=HeadSummary(
             total=plan.total,
             budget=recipe.budget.share(plan.total),
-            left=recipe.removal.leave,
             removed=_by_layer(plan.removed),
         ),
+        neurons=_neurons(outcome),
+        repair=outcome.saved.result.repair,
         rounds=tuple(
             RoundSummary(
                 removed=_by_layer(one.plan.result.removed),
@@ -147,51 +138,98 @@ def _manifest(outcome: Outcome, directory: Path) -> Manifest:
             )
             for one in rounds
         ),
-        parameters=Change(before=before.parameters, after=after.parameters),
-        macs=MacsChange(
-            before=before.macs,
-            after=after.macs,
-            length=before.length,
-            window_seconds=before.window_seconds,
-            decoded_tokens=before.decoded_tokens,
+        counted_work=CountedWork(
+            length=footprint.length,
+            window_seconds=footprint.window_seconds,
+            decoded_tokens=footprint.decoded_tokens,
         ),
-        size_bytes=size,
-        graph_bytes={
-            name: Change(before=benchmark.original_bytes[name], after=after_bytes)
-            for name, after_bytes in own_bytes.items()
-        },
         generation=recipe.task.generation,
         metric=MetricSummary(
-            name=baseline.metric,
-            higher_is_better=baseline.higher_is_better,
-            n=baseline.n,
-            baseline=baseline.measurement,
-            pruned=pruned.measurement,
-            exported=exported.measurement,
-            pruned_change=paired_change(baseline, pruned),
-            exported_change=exported_change,
-            chance=chance_level(baseline, material.references),
-            constant={
-                name: evaluation.constant
-                for name, evaluation in models.items()
-                if evaluation.constant is not None
-            },
+            name=original.metric,
+            higher_is_better=original.higher_is_better,
+            n=original.n,
+            chance=chance_level(original, material.references),
+            transcripts=recipe.task.transcript_rules(material.checkpoint.vocabulary),
         ),
-        parity=ParitySummary(
-            tolerance=outcome.parity.result.tolerance,
-            outputs=tuple(map(_output_parity, outcome.parity.result.worst_by_output)),
-            lengths=tuple(sorted({case.length.value for case in cases})),
-            unit=recipe.task.medium.unit,
-            batches=tuple(sorted({case.batch for case in cases})),
+        variants=variants,
+        missing=tuple(
+            MissingVariant(name=name, precision=one.plan.precision, reason=one.fault)
+            for name, one in outcome.found.made.items()
+            if one.fault is not None
         ),
-        latency=tuple(map(_latency, benchmark.latencies)),
-        gates=check_gates(
-            recipe.gates, baseline, exported, exported_change, benchmark.latencies, size.after
-        ),
+        judged=recipe.gates.variant,
+        gates=check_gates(recipe.gates, {one.name: one for one in variants}),
         steps=outcome.seconds,
         machine=describe_machine(),
         versions=installed_versions(),
         files={},
+    )
+
+
+def _variant(outcome: Outcome, made: Made) -> Variant:
+    plan, removal = made.plan, outcome.removal.result
+    found = outcome.found.measured[plan.name].result
+    original = outcome.found.measured[ORIGINAL].result
+    lower = None if made.converted is None else made.converted.result
+    counts = removal.before if plan.is_rival else removal.after
+    return Variant(
+        name=plan.name,
+        parent=plan.parent,
+        precision=plan.precision,
+        done=_done(outcome, plan.is_rival, plan.precision),
+        files=found.graphs,
+        size_bytes=sum(one.size_bytes for one in found.graphs),
+        parameters=counts.parameters,
+        macs=counts.macs,
+        metric=found.evaluation.measurement,
+        change=None
+        if plan.name == ORIGINAL
+        else paired_change(original.evaluation, found.evaluation),
+        constant=found.evaluation.constant,
+        parity=None
+        if made.parity is None
+        else ParitySummary.of(made.parity.result, outcome.loaded.recipe.task.medium.unit),
+        agreement=found.agreement,
+        guard=None if lower is None else lower.guard,
+        in_float=() if lower is None else lower.in_float,
+        latency=tuple(
+            VariantLatency.of(latency, plan.name) for latency in outcome.benchmark.result.latencies
+        ),
+    )
+
+
+def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
+    plan, repair = outcome.choice.plan.result, outcome.saved.result.repair
+    done = []
+    if not is_rival:
+        done.append(f"{len(plan.removed)} heads removed")
+        if plan.neurons:
+            done.append(f"{sum(map(len, plan.neurons.values()))} neurons removed")
+        if repair is not None:
+            done.append(f"repaired ({repair.kind})")
+    if precision != "fp32":
+        done.append(f"converted to {precision}")
+    return tuple(done)
+
+
+def _neurons(outcome: Outcome) -> NeuronSummary | None:
+    chosen = outcome.choice.neurons
+    if chosen is None:
+        return None
+    recipe, scores = outcome.loaded.recipe, chosen.scores.result
+    method = recipe.neuron_attribution.for_task(recipe.task.kind)
+    return NeuronSummary(
+        total=len(scores.heads),
+        share=recipe.budget.neurons,
+        scope=recipe.budget.scope,
+        method=method.name(),
+        settings=method.model_dump(mode="json", exclude={"method"}),
+        seconds=chosen.scores.seconds,
+        removed=chosen.plan.result.neurons,
+        kept={
+            layer: count - len(chosen.plan.result.neurons.get(layer, ()))
+            for layer, count in sorted(Counter(one.layer for one in scores.heads).items())
+        },
     )
 
 
@@ -219,31 +257,3 @@ def data_summary(selection: Selection, kind: str) -> DataSummary:
         identity=selection.identity,
         skipped=tuple(SkippedClip(id=clip, reason=why) for clip, why in selection.skipped),
     )
-
-
-def _output_parity(case: ParityCase) -> OutputParity:
-    return OutputParity(
-        output=case.output,
-        max_abs_diff=case.max_abs_diff,
-        scale=case.scale,
-        relative_diff=case.relative_diff,
-    )
-
-
-def _latency(latency: Latency) -> LatencySummary:
-    return LatencySummary(
-        runtime=latency.runtime,
-        provider=latency.provider,
-        threads=latency.threads,
-        batch=latency.batch,
-        length=latency.length,
-        window_seconds=latency.window_seconds,
-        decoded_tokens=latency.decoded_tokens,
-        repetitions=len(latency.before_ms),
-        parts=tuple(PartTimingSummary(part=one.part, **_timing(one)) for one in latency.parts),
-        **_timing(latency),
-    )
-
-
-def _timing(timing: Timing) -> dict[str, Any]:
-    return {name: getattr(timing, name) for name in TimingSummary.model_fields}

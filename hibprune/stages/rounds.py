@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hibprune.execution.files import digest
 from hibprune.execution.steps import Done
 from hibprune.records.units import Head, Plan, Scores
 
@@ -21,6 +22,8 @@ class Choice:
     """All rounds of a run, at least one."""
 
     rounds: tuple[FinishedRound, ...]
+    neurons: FinishedRound | None = None
+    """The scores of all neurons and which of them go, where the budget is of neurons too."""
 
     @property
     def removed(self) -> tuple[Head, ...]:
@@ -30,10 +33,14 @@ class Choice:
     @property
     def plan(self) -> Done[Plan]:
         """The plans of all rounds as one; its key hangs on those before through their scores."""
-        last = self.rounds[-1].plan
+        last, neurons = self.rounds[-1].plan, self.neurons
         return Done(
-            key=last.key,
-            result=Plan(removed=self.removed, kept=last.result.kept),
+            key=last.key if neurons is None else digest(last.key, neurons.plan.key),
+            result=Plan(
+                removed=self.removed,
+                kept=last.result.kept,
+                neurons={} if neurons is None else neurons.plan.result.neurons,
+            ),
             seconds=sum(one.plan.seconds for one in self.rounds),
             resumed=last.resumed,
         )

@@ -42,16 +42,11 @@ class Run:
     @property
     def basis(self) -> dict[str, Any]:
         """What every step's result depends on."""
-        basis: dict[str, Any] = {
+        return {
             "model": self.checkpoint.identity,
             "task": self.recipe.task.model_dump(mode="json"),
             "device": self.device.type,
         }
-        if self.recipe.removal.leave == "mean":
-            # Of these clips; the model was changed when it was loaded.
-            crop = self.recipe.calibration.crop_seconds
-            basis["means"] = [self.material.calibration.identity, crop]
-        return basis
 
 
 def once(
@@ -62,15 +57,19 @@ def once(
     compute: Callable[[Step[Result], StepNarration], Result],
     finding: Callable[[Result], str],
     files: Callable[[Result], list[str]] | None = None,
+    credible: Callable[[Result], bool] = lambda result: True,
+    timed: frozenset[str] = frozenset(),
     version: int = 1,
     said: str | None = None,
 ) -> Done[Result]:
     """A step of a run, told of as it goes: its result, kept from before or computed and kept.
 
     `inputs` are what it depends on beside the run's basis, `finding` says in a line what came out,
-    `files` are those it leaves, `said` is what to call it where `name` would mean nothing.
+    `files` are those it leaves, `credible` whether what was kept can be its result, `timed` what in
+    that tells of time taken, `said` what to call the step where `name` would mean nothing.
     """
-    step = Step[Result](run.directory, name, version, {**run.basis, **inputs}, result_type)
+    depends_on = {**run.basis, **inputs}
+    step = Step[Result](run.directory, name, version, depends_on, result_type, timed)
 
     def computed() -> Result:
         if files is not None:
@@ -78,6 +77,6 @@ def once(
         return compute(step, narration)
 
     with run.narrator.step(said or name) as narration:
-        done = step.once(computed, files or (lambda result: []))
+        done = step.once(computed, files or (lambda result: []), credible)
         narration.found(finding(done.result), done.seconds if done.resumed else None)
     return done

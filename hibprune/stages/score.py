@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from hibprune.attribution import MethodBase
 from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.passes import effort_measured
-from hibprune.compression.plan import ONLY_ROUND, Round, make_plan, plan_line
+from hibprune.compression.plan import ONLY_ROUND, Round, lowest_neurons, make_plan, plan_line
 from hibprune.compression.remove import copy_without
 from hibprune.data import Utterance
 from hibprune.errors import UserError
@@ -15,8 +16,10 @@ from hibprune.evaluation.metric import predict_targets
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Partial, Step
 from hibprune.models.attention import heads_of
-from hibprune.records.units import Head, Plan, Scores, heads_by_layer
+from hibprune.models.feed_forward import neurons_of
+from hibprune.records.units import Head, Plan, Scores, heads_by_layer, neurons_by_layer
 from hibprune.report.ranking import SAYS_NOTHING
+from hibprune.stages.credibility import credible_partial, credible_scores, credible_targets
 from hibprune.stages.load import calibration_inputs
 from hibprune.stages.rounds import Choice, FinishedRound, step_name
 from hibprune.stages.run import Run, once
@@ -35,8 +38,75 @@ def choose(run: Run) -> Choice:
         scores = attribute(run, targets, part)
         planned = plan(run, scores, part)
         choice = Choice((*choice.rounds, FinishedRound(scores, planned)))
+    if recipe.budget.neurons:
+        choice = replace(choice, neurons=choose_neurons(run, targets))
     run.ranks.tell(None)
     return choice
+
+
+def choose_neurons(run: Run, targets: tuple[dict[str, Target], str]) -> FinishedRound:
+    """Score the neurons of the model as it was, and plan which of them go."""
+    scores, budget = attribute_neurons(run, targets), run.recipe.budget
+    total = len(scores.result.heads)
+
+    def plan(_: Step[Plan], narration: StepNarration) -> Plan:
+        removed = lowest_neurons(scores.result, budget)
+        return Plan(removed=(), kept=(), neurons=neurons_by_layer(removed))
+
+    done = once(
+        run,
+        "plan-neurons",
+        {"scores": scores.key, "neurons": budget.neurons, "scope": budget.scope},
+        Plan,
+        plan,
+        lambda plan: (
+            f"{len(plan.units)} of {total} neurons to remove, {budget.scope} "
+            f"(share {budget.neurons:g})"
+        ),
+    )
+    return FinishedRound(scores, done)
+
+
+def attribute_neurons(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
+    """Score the neurons of the encoder's feed-forwards on the calibration clips."""
+    recipe = run.recipe
+    method: MethodBase = recipe.neuron_attribution.for_task(recipe.task.kind)
+    neurons = neurons_of(run.checkpoint.model)
+
+    def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
+        samples = [
+            _sample(run, clip, targets[0][clip.id]) for clip in run.material.calibration.utterances
+        ]
+        session = Session(
+            seed=recipe.seed,
+            progress=lambda done, total, loss: narration.advance(done, total),
+            notice=run.narrator.say,
+        )
+        model = run.checkpoint.model
+        with effort_measured(model, len(samples)) as effort:
+            scores = method.attribute(model, samples, recipe.task.loss, session, "neuron")
+        return scores.model_copy(update={"effort": effort()})
+
+    return once(
+        run,
+        "attribute-neurons",
+        {
+            "calibration": run.material.calibration.identity,
+            "crop_seconds": recipe.calibration.crop_seconds,
+            "targets": targets[1],
+            "method": method.model_dump(mode="json", exclude=set(method.resources)),
+            "seed": recipe.seed,
+        },
+        Scores,
+        attribute,
+        lambda scores: f"{len(scores.heads)} neurons by {scores.method}",
+        credible=lambda kept: (
+            kept.heads == neurons
+            and len(kept.per_sample) == 1
+            and all(map(math.isfinite, kept.per_sample[0]))
+        ),
+        timed=frozenset({"effort"}),
+    )
 
 
 def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
@@ -65,6 +135,7 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
         lambda targets: (
             f"{len(targets)} calibration {run.recipe.task.medium.many} labelled by the model itself"
         ),
+        credible=lambda kept: credible_targets(kept, [clip.id for clip in clips]),
     )
     return done.result, done.key
 
@@ -82,13 +153,16 @@ def attribute(
     """
     method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
     said = step_name(ATTRIBUTE, part.number)
+    samples = [clip.id for clip in run.material.calibration.utterances]
+    there = heads_of(run.checkpoint.model, method.scored_stacks())
+    heads = [head for head in there if head not in part.gone]
 
     def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
         def progress(done: float, total: int, loss: float | None) -> None:
             shown = "" if loss is None else f", loss {loss:.3f}"
             narration.advance(done, total, f"{done:.0f} of {total} samples{shown}")
 
-        before = step.partial()
+        before = credible_partial(step.partial(), heads, samples)
         if before.rows:
             run.narrator.say(f"{said}: going on after {len(before.rows)} samples scored before")
         if before.training:
@@ -120,6 +194,8 @@ def attribute(
         Scores,
         attribute,
         finding,
+        credible=lambda kept: credible_scores(kept, heads, samples),
+        timed=frozenset({"effort"}),
         said=said,
     )
 
@@ -191,4 +267,6 @@ def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
         Plan,
         lambda *_: make_plan(scores.result, budget, part),
         lambda plan: plan_line(plan, budget, part),
+        # To make it again costs nothing, and tells every other plan.
+        credible=lambda kept: kept == make_plan(scores.result, budget, part),
     )

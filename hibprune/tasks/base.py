@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
 from hibprune.execution.runtime import (
@@ -28,42 +25,13 @@ from hibprune.execution.runtime import (
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.medium import SOUND, Medium
+from hibprune.records.transcripts import TranscriptRules
 from hibprune.tasks.measures import Measure, OwnMetric
+from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
 
-Target = str | dict[str, str]
-"""What is true of a clip or text: a label, a text, or a label per slot."""
-
-Encoded = tuple[int, ...]
-"""A target in the model's own numbers: class, one class per slot, or tokens."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Clips or texts for one forward pass.
-
-    `inputs` are the model's keyword arguments; `frames` holds each one's number of frames in the
-    encoder's attention, `logits` that of its logits, where a model has some for every frame.
-    """
-
-    ids: tuple[str, ...]
-    inputs: dict[str, Tensor]
-    targets: tuple[Encoded, ...]
-    frames: tuple[int, ...]
-    logits: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What a model's output numbers mean: class names, or a tokenizer for text.
-
-    For a model with a decoder, `generation` is how transformers generates with it, and `positions`
-    the number of tokens the decoder has a table of positions for, None where it has no table.
-    """
-
-    labels: tuple[str, ...]
-    tokenizer: Any = None
-    generation: Any = None
-    positions: int | None = None
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class TaskBase(BaseModel, ABC):
@@ -83,7 +51,6 @@ class TaskBase(BaseModel, ABC):
     """The files its exported models consist of, the one that runs first in front."""
     beside_graphs: ClassVar[tuple[str, ...]] = ()
     """Other files that are looked for beside them."""
-    metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     curve_metric: ClassVar[str | None] = None
     """A metric that costs less than the task's own, where curves want hundreds of evaluations."""
@@ -103,9 +70,30 @@ class TaskBase(BaseModel, ABC):
         """What a decoder is told; None where the model has none."""
         return None
 
+    @property
+    @abstractmethod
+    def metric_name(self) -> str:
+        """What the task's metric is called."""
+
     @abstractmethod
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
         """Why a model with this vocabulary cannot serve the task, or None when it can."""
+
+    def vocabulary_note(self, vocabulary: Vocabulary) -> str | None:
+        """What is odd about a vocabulary that serves the task all the same, or None."""
+        return None
+
+    def transcript_rules(self, vocabulary: Vocabulary) -> TranscriptRules | None:
+        """By which rules transcripts are compared; None for a task without."""
+        return None
+
+    def named(self, target: Target, vocabulary: Vocabulary) -> Target:
+        """A target in the model's own words: its label where the data give its number.
+
+        Raises:
+            ValueError: the model does not know it.
+        """
+        return target
 
     @abstractmethod
     def encode(self, target: Target, vocabulary: Vocabulary) -> Encoded:
@@ -117,6 +105,10 @@ class TaskBase(BaseModel, ABC):
 
     def references_fault(self, references: Sequence[Target], vocabulary: Vocabulary) -> str | None:
         """Why the metric is not defined for these references, or None when it is."""
+        return None
+
+    def references_note(self, references: Sequence[Target], vocabulary: Vocabulary) -> str | None:
+        """Why the metric says little of these references, and the remedy; None when it does."""
         return None
 
     @abstractmethod
@@ -168,7 +160,7 @@ class TaskBase(BaseModel, ABC):
         return lambda inputs: {"model": partial(predict, inputs)}
 
     def measure(self, metric: str, vocabulary: Vocabulary) -> Measure:
-        """The way to measure `metric`, which is `self.metric` or `self.curve_metric`."""
+        """The way to measure `metric`, which is `metric_name` or `curve_metric`."""
         return OwnMetric(self, vocabulary)
 
     @abstractmethod

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
-from hibprune.errors import did_you_mean
 from hibprune.records.base import Interval
 from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import wilson_interval
-from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
+from hibprune.tasks.base import TaskBase
+from hibprune.tasks.labels import class_number, labels_fault, problem_fault, repeated_label
+from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class Classification(TaskBase):
@@ -25,20 +26,35 @@ class Classification(TaskBase):
     model_class: ClassVar[str] = "AutoModelForAudioClassification"
     export_task: ClassVar[str] = "audio-classification"
     onnx_class: ClassVar[str] = "ORTModelForAudioClassification"
-    metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
 
     @property
     def fields(self) -> TargetFields:
         return TargetFields("label", medium=self.medium)
 
+    @property
+    def metric_name(self) -> str:
+        return "accuracy"
+
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
-        return None if len(vocabulary.labels) > 1 else "it has a single class"
+        configuration = vocabulary.configuration
+        fault = None
+        if configuration is not None:
+            fault = problem_fault(configuration) or labels_fault(configuration, vocabulary.outputs)
+        if fault is None and len(vocabulary.labels) < 2:
+            fault = "it has a single class"
+        return fault or repeated_label(vocabulary.labels)
+
+    def named(self, target: Target, vocabulary: Vocabulary) -> Target:
+        return vocabulary.labels[class_number(str(target), vocabulary.labels)]
 
     def encode(self, target: Target, vocabulary: Vocabulary) -> Encoded:
         return (class_number(str(target), vocabulary.labels),)
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        import torch
+        from torch.nn import functional
+
         logits = model(**batch.inputs).logits
         classes = torch.tensor([target[0] for target in batch.targets], device=logits.device)
         return functional.cross_entropy(logits.float(), classes, reduction="none")
@@ -62,20 +78,6 @@ class SpeakerIdentification(Classification):
     """Who of a closed set speaks (SUPERB SID)."""
 
     kind: Literal["speaker-identification"]
-
-
-def class_number(label: str, labels: Sequence[str]) -> int:
-    """The place of a label among a model's classes.
-
-    Raises:
-        ValueError: the model has no such class; suggests the nearest.
-    """
-    if label in labels:
-        return labels.index(label)
-    shown = ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")
-    raise ValueError(
-        f"the model has no label '{label}'{did_you_mean(label, labels)}; it knows {shown}"
-    )
 
 
 def accuracy(predictions: Sequence[Target], references: Sequence[Target]) -> Evaluation:

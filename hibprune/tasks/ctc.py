@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import PreTrainedModel
 
-from hibprune.data import TargetFields
-from hibprune.records.measurements import Evaluation
-from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
-from hibprune.tasks.wer import word_error_rate, wordless_fault
+from hibprune.tasks.normalising import lowered, uppered
+from hibprune.tasks.tokens import blank_fault, delimiter_fault, letters_fault, special_tokens
+from hibprune.tasks.transcripts import SpeechRecognition
+from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
-class SpeechRecognitionCTC(TaskBase):
-    """Greedy CTC decoding and word error rate (WER).
+class SpeechRecognitionCTC(SpeechRecognition):
+    """Greedy CTC decoding and word or character error rate.
 
-    Before words are compared, both sides are normalised by `normalise_words`.
+    Special tokens of the tokenizer are no text: what a model says of `<s>` or `<unk>` is left out.
     """
 
     kind: Literal["asr-ctc"]
@@ -30,39 +29,46 @@ class SpeechRecognitionCTC(TaskBase):
     model_class: ClassVar[str] = "AutoModelForCTC"
     export_task: ClassVar[str] = "automatic-speech-recognition"
     onnx_class: ClassVar[str] = "ORTModelForCTC"
-    metric: ClassVar[str] = "WER"
-    higher_is_better: ClassVar[bool] = False
-
-    @property
-    def fields(self) -> TargetFields:
-        return TargetFields("text")
 
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
-        return None if vocabulary.tokenizer is not None else "it has no tokenizer"
+        if vocabulary.tokenizer is None:
+            return "it has no tokenizer"
+        return letters_fault(vocabulary) or blank_fault(vocabulary)
 
     def encode(self, target: Target, vocabulary: Vocabulary) -> Encoded:
-        """Tokens of the transcript, in the case of letters that the tokenizer knows."""
+        """Tokens of the transcript, in the case and Unicode form of letters the tokenizer knows."""
         tokenizer = vocabulary.tokenizer
         tokens: dict[str, int] = tokenizer.get_vocab()
         text = " ".join(str(target).split())
         if not any(token.islower() for token in tokens if len(token) == 1):
-            text = text.upper()
+            text = uppered(text, self.text.language)
         elif not any(token.isupper() for token in tokens if len(token) == 1):
-            text = text.lower()
-        numbers = tokenizer(text).input_ids
-        if tokenizer.unk_token_id in numbers:
+            text = lowered(text, self.text.language)
+        if not text:
+            raise ValueError("the transcript is empty")
+        if delimiter_fault(tokenizer, tokens) is not None:
+            if self.metric_name == "WER" and " " in text:
+                raise ValueError(f"{delimiter_fault(tokenizer, tokens)}, as in '{target}'")
+            text = text.replace(" ", "")
+        text, numbers = _in_known_form(text, tokenizer)
+        if _unknown(numbers, tokenizer):
             known = tokens.keys() | {" "}
             unknown = sorted({letter for letter in text if letter not in known})
             raise ValueError(f"the tokenizer cannot encode {unknown} in '{target}'")
-        if not numbers:
-            raise ValueError("the transcript is empty")
-        return tuple(numbers)
-
-    def references_fault(self, references: Sequence[Target], vocabulary: Vocabulary) -> str | None:
-        return wordless_fault(references, normalise_words)
+        special = special_tokens(tokenizer)
+        token = next((special[number] for number in numbers if number in special), None)
+        if token is not None:
+            raise ValueError(
+                f"'{token}' in '{target}' is no text but a special token of the tokenizer: "
+                "correct the transcript"
+            )
+        return tuple(number for number in numbers if number is not None)
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """CTC loss divided by the number of target tokens, torch's and SUPERB's 'mean'."""
+        import torch
+        from torch.nn import functional
+
         logits = model(**batch.inputs).logits.float()
         lengths = torch.tensor([len(target) for target in batch.targets], device=logits.device)
         losses = functional.ctc_loss(
@@ -78,16 +84,27 @@ class SpeechRecognitionCTC(TaskBase):
         return losses / lengths
 
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
-        return str(vocabulary.tokenizer.decode(output.argmax(-1).tolist()))
+        tokenizer = vocabulary.tokenizer
+        numbers = [number for number, _ in groupby(output.argmax(-1).tolist())]
+        special = special_tokens(tokenizer)
+        said = [number for number in numbers if number not in special]
+        # Repeated letters were merged above, while the blanks between them were still there.
+        merged = {"group_tokens": False} if hasattr(tokenizer, "word_delimiter_token") else {}
+        return str(tokenizer.decode(said, **merged))
 
-    def evaluate(
-        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
-    ) -> Evaluation:
-        """WER over all words, with a 95 % bootstrap interval over utterances."""
-        return word_error_rate(predictions, references, normalise_words)
+
+def _in_known_form(text: str, tokenizer: Any) -> tuple[str, list[int | None]]:
+    """A text in the Unicode form that the tokenizer knows all letters of, if any, with its tokens.
+
+    An accent may be part of a letter or stand behind it, a Korean syllable be whole or in letters.
+    """
+    forms = [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
+    encoded = [tokenizer(form, add_special_tokens=False).input_ids for form in forms]
+    known = [not _unknown(numbers, tokenizer) for numbers in encoded]
+    best = known.index(True) if any(known) else 0
+    return forms[best], encoded[best]
 
 
-def normalise_words(text: str) -> str:
-    """Text as WER compares it: NFKC, lower case, no punctuation but apostrophes, single spaces."""
-    lowered = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
-    return " ".join(re.sub(r"[^\w\s']|_", " ", lowered).split())
+def _unknown(numbers: list[int | None], tokenizer: Any) -> bool:
+    # A tokenizer without a token for unknown letters gives them no number at all.
+    return None in numbers or tokenizer.unk_token_id in numbers

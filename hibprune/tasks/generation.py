@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from hibprune.execution.runtime import (
@@ -26,11 +26,6 @@ from hibprune.execution.runtime import (
 from hibprune.records.generation import GenerationSettings
 from hibprune.tasks.steering import TRANSCRIBE
 
-ENCODER, MERGED_DECODER = "encoder_model.onnx", "decoder_model_merged.onnx"
-"""Names by which Optimum and transformers.js look for the graphs."""
-SETTINGS = ("config.json", "generation_config.json")
-"""What Optimum looks for beside the graphs. In the directory above, transformers finds the second
-by an absolute path only; where it finds none, it takes its own defaults without a word."""
 INPUTS_PER_SECOND = {"input_values": 16_000, "input_features": 100}
 """Samples that every published Moonshine takes, mel frames that every Whisper takes."""
 COMPARED_TOKENS, COMPARED_STEPS = 4, 2
@@ -41,13 +36,6 @@ GREEDY: dict[str, object] = {
     "num_return_sequences": 1,
     "return_dict_in_generate": False,
 }
-ONLY_OTHERWISE = (
-    "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
-    "num_beam_groups", "diversity_penalty", "length_penalty", "early_stopping", "constraints",
-    "force_words_ids",
-)  # fmt: skip
-"""What means something where tokens are sampled or several hypotheses kept: transformers refuses
-to save it beside greedy decoding."""
 
 
 def steered(settings: GenerationSettings) -> dict[str, object]:
@@ -62,10 +50,7 @@ def with_settings(model: PreTrainedModel, settings: GenerationSettings) -> PreTr
     calls `generate` without arguments gets the transcripts that were measured, but for
     `max_tokens_per_second`, which has no place in them.
     """
-    generation, usual = copy.deepcopy(model.generation_config), GenerationConfig()
-    for name in ONLY_OTHERWISE:
-        if hasattr(usual, name):
-            setattr(generation, name, getattr(usual, name))
+    generation = copy.deepcopy(model.generation_config)
     told = {**GREEDY, **steered(settings), "max_new_tokens": settings.max_new_tokens}
     for name, value in told.items():
         setattr(generation, name, value)

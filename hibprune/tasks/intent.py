@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
-from torch.nn import functional
-from transformers import PreTrainedModel
 
 from hibprune.data import TargetFields
 from hibprune.records.measurements import Evaluation
-from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
-from hibprune.tasks.classification import accuracy, class_number
+from hibprune.tasks.base import TaskBase
+from hibprune.tasks.classification import accuracy
+from hibprune.tasks.labels import class_number, labels_fault, problem_fault
+from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 FLUENT_SPEECH_COMMANDS: dict[str, tuple[str, ...]] = {
     "action": ("change language", "activate", "deactivate", "increase", "decrease", "bring"),
@@ -44,8 +47,8 @@ class IntentClassification(TaskBase):
     """A clip counts as right when every slot is.
 
     `slots` lists each slot's labels in the order of the model's logits, slot after slot; the
-    default is that of the SUPERB checkpoints: action 0–5, object 6–19, location 20–23. The model's
-    own `id2label` is not consulted: one label may stand in two slots.
+    default is that of the SUPERB checkpoints: action 0–5, object 6–19, location 20–23. A model
+    whose own `id2label` has them in another order is refused; one label may stand in two slots.
     """
 
     kind: Literal["intent-classification"]
@@ -54,7 +57,6 @@ class IntentClassification(TaskBase):
     model_class: ClassVar[str] = "AutoModelForAudioClassification"
     export_task: ClassVar[str] = "audio-classification"
     onnx_class: ClassVar[str] = "ORTModelForAudioClassification"
-    metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -74,11 +76,39 @@ class IntentClassification(TaskBase):
             yield name, start, start + len(labels)
             start += len(labels)
 
+    @property
+    def metric_name(self) -> str:
+        return "accuracy"
+
+    @property
+    def _outputs(self) -> list[tuple[str, str]]:
+        """Slot and label of each of the model's logits."""
+        return [(slot, label) for slot, labels in self.slots.items() for label in labels]
+
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
-        wanted = sum(len(labels) for labels in self.slots.values())
-        if len(vocabulary.labels) == wanted:
+        wanted, configuration = self._outputs, vocabulary.configuration
+        if len(vocabulary.labels) != len(wanted):
+            return (
+                f"its {len(vocabulary.labels)} logits are not the {len(wanted)} of task.slots "
+                "together"
+            )
+        if configuration is None:
             return None
-        return f"its {len(vocabulary.labels)} logits are not the {wanted} of task.slots together"
+        return (
+            problem_fault(configuration)
+            or labels_fault(configuration, vocabulary.outputs)
+            or order_fault(wanted, vocabulary.labels)
+        )
+
+    def vocabulary_note(self, vocabulary: Vocabulary) -> str | None:
+        return strange_names(self._outputs, vocabulary.labels)
+
+    def named(self, target: Target, vocabulary: Vocabulary) -> Target:
+        numbers = self.encode(target, vocabulary)
+        return {
+            name: labels[number]
+            for (name, labels), number in zip(self.slots.items(), numbers, strict=True)
+        }
 
     def encode(self, target: Target, vocabulary: Vocabulary) -> Encoded:
         if not isinstance(target, dict):
@@ -93,6 +123,9 @@ class IntentClassification(TaskBase):
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Sum over slots of the cross-entropy within the slot's logits, as SUPERB trains it."""
+        import torch
+        from torch.nn import functional
+
         logits = model(**batch.inputs).logits.float()
         targets = torch.tensor(batch.targets, device=logits.device)
         losses = [
@@ -111,3 +144,45 @@ class IntentClassification(TaskBase):
         self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
     ) -> Evaluation:
         return accuracy(predictions, references)
+
+
+def order_fault(wanted: Sequence[tuple[str, str]], labels: Sequence[str]) -> str | None:
+    """Why a model's own labels say that its logits come in another order than the slots', or None.
+
+    `wanted` holds slot and label of each logit. Labels that are none of the slots' say nothing.
+    """
+    spellings = [_spellings(slot, label) for slot, label in wanted]
+    everywhere = frozenset().union(*spellings)
+    for number, (label, own) in enumerate(zip(labels, spellings, strict=True)):
+        if _plain(label) not in own and _plain(label) in everywhere:
+            slot, due = wanted[number]
+            return (
+                f"its config.json calls output {number} '{label}' (id2label), task.slots calls it "
+                f"'{due}' of {slot}: list task.slots in the order of the model's outputs"
+            )
+    return None
+
+
+def strange_names(wanted: Sequence[tuple[str, str]], labels: Sequence[str]) -> str | None:
+    """A line when a model's labels are others than the slots', so that their order is unknown.
+
+    None where they are the same, or none but numbers, as transformers makes them up.
+    """
+    for number, ((slot, due), label) in enumerate(zip(wanted, labels, strict=True)):
+        made_up = re.fullmatch(r"(LABEL_)?[0-9]+", label)
+        if not made_up and _plain(label) not in _spellings(slot, due):
+            return (
+                f"its config.json calls output {number} '{label}' (id2label), task.slots calls it "
+                f"'{due}' of {slot}: it is scored as task.slots says; see that the order is right"
+            )
+    return None
+
+
+def _spellings(slot: str, label: str) -> frozenset[str]:
+    """How a label may be written: alone, or with its slot before or behind."""
+    return frozenset(map(_plain, (label, slot + label, label + slot)))
+
+
+def _plain(label: str) -> str:
+    """The letters and digits of a label, in small letters."""
+    return "".join(letter for letter in label.casefold() if letter.isalnum())

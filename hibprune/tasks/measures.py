@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.records.measurements import Evaluation
+from hibprune.tasks.vocabulary import Target, Vocabulary
 
 if TYPE_CHECKING:
-    from hibprune.tasks.base import Target, TaskBase, Vocabulary
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from hibprune.execution.runtime import Predict
 
 
 class Measure(ABC):
@@ -32,11 +34,23 @@ class Measure(ABC):
         """The metric over all clips, with its 95 % interval."""
 
 
+class Predicting(Protocol):
+    """What a task's own metric needs of the task."""
+
+    def torch_predict(self, model: PreTrainedModel) -> Predict: ...
+
+    def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target: ...
+
+    def evaluate(
+        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
+    ) -> Evaluation: ...
+
+
 @dataclass(frozen=True)
 class OwnMetric(Measure):
     """The task's metric, by the code that measures it everywhere else."""
 
-    task: TaskBase
+    task: Predicting
     vocabulary: Vocabulary
 
     def answers(

@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from pydantic import Field
-from torch import Tensor
-from torch.nn import functional
-from transformers import PreTrainedModel
-from transformers.models.whisper.english_normalizer import (
-    BasicTextNormalizer,
-    EnglishTextNormalizer,
-)
+from pydantic import Field, field_validator, model_validator
 
-from hibprune.data import TargetFields
 from hibprune.execution.runtime import Outputs, Predict, Timed, guarded
 from hibprune.records.base import Interval
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import error_rate_interval
-from hibprune.tasks.base import Batch, Encoded, Target, TaskBase, Vocabulary
-from hibprune.tasks.generation import (
-    ENCODER,
-    MERGED_DECODER,
-    SETTINGS,
-    generate_with,
-    load_exported,
-    outputs_of,
-    timed_parts,
-    with_mask,
-    with_settings,
-)
+from hibprune.records.transcripts import Normaliser
+from hibprune.tasks.languages import ENGLISH, TWO_LETTERS, language_code
 from hibprune.tasks.measures import Measure
-from hibprune.tasks.steering import language_code, language_fault, steering_tokens
-from hibprune.tasks.wer import word_error_rate, wordless_fault
+from hibprune.tasks.steering import language_fault, steering_tokens
+from hibprune.tasks.tokens import beyond_logits, decoder_fault
+from hibprune.tasks.transcripts import SpeechRecognition, english_fault, require_no_boolean
+from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+ENCODER, MERGED_DECODER = "encoder_model.onnx", "decoder_model_merged.onnx"
+"""Names by which Optimum and transformers.js look for the graphs."""
+SETTINGS = ("config.json", "generation_config.json")
+"""What Optimum looks for beside the graphs. In the directory above, transformers finds the second
+by an absolute path only; where it finds none, it takes its own defaults without a word."""
 
 IGNORED = -100
 
 
-class SpeechRecognitionSeq2Seq(TaskBase):
-    """Greedy decoding and word error rate (WER).
+class SpeechRecognitionSeq2Seq(SpeechRecognition):
+    """Greedy decoding and word or character error rate.
 
     The loss is teacher-forced: mean cross-entropy over the tokens of the transcript and the end of
-    text. Before words are compared, hyphens become spaces and Whisper's English normaliser is
-    applied to both sides; where `language`, which is for multilingual checkpoints only, is another
-    one, its basic normaliser. `max_tokens_per_second` limits what is said about a clip further, by
-    the seconds the model hears, as Moonshine's authors do (6.5) against repetition without end;
-    Whisper always hears 30 s.
+    text. `language` is what a multilingual checkpoint is told, and so that of the transcripts where
+    `text` names no other; a checkpoint of one language is taken for English. What stands in
+    brackets, and in English hyphens, does not count. `max_tokens_per_second` limits what is said
+    about a clip further, by the seconds the model hears, as Moonshine's authors do (6.5) against
+    repetition without end; Whisper always hears 30 s.
     """
 
     kind: Literal["asr-seq2seq"]
@@ -65,13 +58,33 @@ class SpeechRecognitionSeq2Seq(TaskBase):
     onnx_class: ClassVar[str] = "ORTModelForSpeechSeq2Seq"
     graphs: ClassVar[tuple[str, ...]] = (ENCODER, MERGED_DECODER)
     beside_graphs: ClassVar[tuple[str, ...]] = SETTINGS
-    metric: ClassVar[str] = "WER"
-    higher_is_better: ClassVar[bool] = False
     curve_metric: ClassVar[str | None] = "token accuracy"
+    usual_english: ClassVar[Normaliser] = "whisper-english"
+    hears_annotations: ClassVar[bool] = False
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _is_no_boolean(cls, language: object) -> object:
+        require_no_boolean(language)
+        return language
+
+    @model_validator(mode="after")
+    def _transcripts_are_of_what_is_told(self) -> SpeechRecognitionSeq2Seq:
+        told = None if self.language is None else language_code(self.language)
+        if told is not None and {told, self.text.language} <= TWO_LETTERS:
+            if told != self.text.language:
+                raise ValueError(
+                    f"text.language: '{self.text.language}', but language is '{self.language}': "
+                    "leave text.language out"
+                )
+        elif self.text.normaliser == "whisper-english" and told not in (None, ENGLISH):
+            raise ValueError(f"text.{english_fault(told)}")
+        return self
 
     @property
-    def fields(self) -> TargetFields:
-        return TargetFields("text")
+    def _language(self) -> str | None:
+        told = None if self.language is None else language_code(self.language)
+        return self.text.language or told
 
     @property
     def generation(self) -> GenerationSettings:
@@ -84,7 +97,7 @@ class SpeechRecognitionSeq2Seq(TaskBase):
     def vocabulary_fault(self, vocabulary: Vocabulary) -> str | None:
         if vocabulary.tokenizer is None:
             return "it has no tokenizer"
-        fault = language_fault(self.language, vocabulary.generation)
+        fault = decoder_fault(vocabulary) or language_fault(self.language, vocabulary.generation)
         if fault is not None or vocabulary.positions is None:
             return fault
         taken = 1 + len(steering_tokens(self.language, vocabulary.generation))
@@ -116,6 +129,9 @@ class SpeechRecognitionSeq2Seq(TaskBase):
                 f"the tokenizer cannot encode {shorten(', '.join(words), 60, placeholder=' …')} "
                 f"in '{text}'"
             )
+        fault = beyond_logits(spoken, vocabulary)
+        if fault is not None:
+            raise ValueError(fault)
         steering = steering_tokens(self.language, vocabulary.generation)
         encoded = (*(IGNORED - token for token in steering), *spoken, tokenizer.eos_token_id)
         if vocabulary.positions is not None and len(encoded) > vocabulary.positions:
@@ -126,6 +142,8 @@ class SpeechRecognitionSeq2Seq(TaskBase):
         return encoded
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        from torch.nn import functional
+
         logits, said = teacher_forced(model, batch.inputs, batch.targets)
         losses = functional.cross_entropy(logits.transpose(1, 2), said, reduction="none")
         return losses.sum(1) / (said != IGNORED).sum(1)
@@ -139,9 +157,13 @@ class SpeechRecognitionSeq2Seq(TaskBase):
         return self.model_copy(update={"max_new_tokens": min(2, self.max_new_tokens)})
 
     def deployed(self, model: PreTrainedModel) -> PreTrainedModel:
+        from hibprune.tasks.generation import with_settings
+
         return with_settings(model, self.generation)
 
     def deployed_extractor(self, extractor: Any) -> Any:
+        from hibprune.tasks.generation import with_mask
+
         return with_mask(extractor)
 
     def decoded_tokens(self, references: Sequence[Target], vocabulary: Vocabulary) -> int:
@@ -152,39 +174,37 @@ class SpeechRecognitionSeq2Seq(TaskBase):
         return min(self.max_new_tokens, max(1, round(float(np.median(lengths)))))
 
     def torch_predict(self, model: PreTrainedModel) -> Predict:
+        from hibprune.tasks.generation import generate_with
+
         return generate_with(model, next(model.parameters()).device, self.generation)
 
     def onnx_predict(self, directory: Path, device: str, threads: int | None = None) -> Predict:
+        import torch
+
+        from hibprune.tasks.generation import generate_with, load_exported
+
         exported = load_exported(directory, device, threads)
         return guarded(generate_with(exported, torch.device("cpu"), self.generation), directory)
 
     def torch_outputs(self, model: PreTrainedModel) -> Outputs:
+        from hibprune.tasks.generation import outputs_of
+
         return outputs_of(model)
 
     def onnx_outputs(self, directory: Path) -> Outputs:
+        from hibprune.tasks.generation import load_exported, outputs_of
+
         return outputs_of(load_exported(directory, "cpu"))
 
     def onnx_timed(self, directory: Path, device: str, threads: int, tokens: int | None) -> Timed:
+        from hibprune.tasks.generation import load_exported, timed_parts
+
         exported = load_exported(directory, device, threads)
         return timed_parts(exported, self.generation, tokens or self.max_new_tokens)
 
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
         text = vocabulary.tokenizer.decode(output.tolist(), skip_special_tokens=True)
         return str(text).strip()
-
-    def evaluate(
-        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
-    ) -> Evaluation:
-        return word_error_rate(predictions, references, self._normaliser(vocabulary))
-
-    def references_fault(self, references: Sequence[Target], vocabulary: Vocabulary) -> str | None:
-        return wordless_fault(references, self._normaliser(vocabulary))
-
-    def _normaliser(self, vocabulary: Vocabulary) -> Callable[[str], str]:
-        if self.language is not None and language_code(self.language) != "en":
-            basic = BasicTextNormalizer()
-            return lambda text: str(basic(text))
-        return english_normaliser(vocabulary.tokenizer)
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
@@ -199,6 +219,8 @@ def teacher_forced(
 
     Of the truth (batch, tokens), steering tokens and padding are `IGNORED`.
     """
+    import torch
+
     device = next(iter(inputs.values())).device
     longest = max(len(target) for target in targets)
     said = torch.full((len(targets), longest), IGNORED, device=device)
@@ -227,6 +249,8 @@ class TokenAccuracy(Measure):
         self, model: PreTrainedModel, inputs: dict[str, Tensor], targets: Sequence[Target]
     ) -> list[Any]:
         """Tokens that are wrong and tokens in all, for each clip."""
+        import torch
+
         device = next(model.parameters()).device
         on_device = {name: value.to(device) for name, value in inputs.items()}
         encoded = [self.task.encode(target, self.vocabulary) for target in targets]
@@ -249,19 +273,3 @@ class TokenAccuracy(Measure):
             errors=tuple(wrong),
             counted=tuple(tokens),
         )
-
-
-def english_normaliser(tokenizer: Any) -> Callable[[str], str]:
-    """Whisper's English normaliser after hyphens became spaces, without the periods it leaves.
-
-    With the tokenizer's own table of spellings where it has one. Of an ellipsis the normaliser
-    leaves a period, which would be counted as a word.
-    """
-    spellings = getattr(tokenizer, "english_spelling_normalizer", None) or {}
-    normaliser = EnglishTextNormalizer(spellings)
-
-    def normalise(text: str) -> str:
-        words = normaliser(text.replace("-", " ")).split()
-        return " ".join(word for word in words if word.strip("."))
-
-    return normalise

@@ -8,17 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
 from hibprune.errors import did_you_mean
+from hibprune.tasks.languages import language_code
 
 TRANSCRIBE = "transcribe"
-
-
-def language_code(language: str) -> str:
-    """The code of a language given by code or by English name, as `generate` reads it."""
-    lowered = language.lower()
-    return str(TO_LANGUAGE_CODE.get(lowered, lowered))
 
 
 def language_fault(language: str | None, generation: Any) -> str | None:

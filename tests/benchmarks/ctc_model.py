@@ -43,8 +43,8 @@ from transformers import (
 )
 
 from hibprune.records.measurements import Evaluation
-from hibprune.tasks.ctc import normalise_words
-from hibprune.tasks.wer import word_error_rate
+from hibprune.tasks.error_rate import error_rate as rate_of_errors
+from hibprune.tasks.normalising import normalised
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "recipes/quickstart"
@@ -324,7 +324,7 @@ def error_rate(folder: Path, manifest: Path) -> Evaluation:
         inputs = extractor(samples, sampling_rate=rate, return_tensors="pt")
         with torch.no_grad():
             said.append(tokenizer.decode(model(inputs.input_values).logits[0].argmax(-1)))
-    return word_error_rate(said, [row["text"] for row in rows], normalise_words)
+    return rate_of_errors(said, [row["text"] for row in rows], normalised, "word")
 
 
 def main() -> None:

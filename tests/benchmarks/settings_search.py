@@ -53,7 +53,7 @@ class Bench:
     def metric(self, plans: list[tuple[Head, ...]]) -> list[float]:
         """The metric on the calibration clips, as the model is used, without some heads."""
         task, checkpoint = self.loaded.recipe.task, self.material.checkpoint
-        measure = task.measure(task.curve_metric or task.metric, checkpoint.vocabulary)
+        measure = task.measure(task.curve_metric or task.metric_name, checkpoint.vocabulary)
         clips = self.material.calibration.utterances
         limits = self.loaded.recipe.calibration.durations
         found = evaluate_silenced(checkpoint, measure, clips, limits, self.batches, plans)

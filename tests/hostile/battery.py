@@ -55,6 +55,7 @@ class Verdict:
 def judge(case: Case, root: Path) -> Verdict:
     """Spoil the stand-in in `root`, run the case's command there, and say what was wrong."""
     case.spoil(StandIn(root))
+    there = (root / "out").exists()
     before = _snapshot(root)
     arguments = tuple(part.replace("{root}", str(root)) for part in case.command)
     said = root.parent / f"{root.name}.said"
@@ -62,8 +63,7 @@ def judge(case: Case, root: Path) -> Verdict:
     text = said.read_text(encoding="utf-8", errors="replace")
     faults = list(_faults(case, code, text))
     faults += [f"touched {path}" for path in sorted(_changed(before, _snapshot(root)))]
-    # The output of an earlier, finished run may stand there.
-    if code == 2 and not case.finished and (root / "out").exists():
+    if code == 2 and not there and (root / "out").exists():
         faults.append("refused, and left an output directory")
     if code in (0, 3) and case.command[0] == "run" and not (root / "out/manifest.json").is_file():
         faults.append("done, but there is no manifest")
@@ -118,9 +118,13 @@ def _command(arguments: tuple[str, ...], said: Path, directory: Path) -> None:
 def _snapshot(root: Path) -> dict[str, tuple[int, int, int]]:
     """What lies beside the output directory, and what must not change there."""
     found = {}
+    # An output directory may be reached by a link.
+    output = Path(os.path.realpath(root / "out")).name
     for parent, directories, files in os.walk(root):
         if Path(parent) == root:
-            directories[:] = [one for one in directories if one not in ("out", "exported_models")]
+            directories[:] = [
+                one for one in directories if one not in ("out", output, "exported_models")
+            ]
         for name in (*directories, *files):
             path = Path(parent) / name
             about = path.lstat()

@@ -1,0 +1,66 @@
+"""Sections of the report on neurons that went and on the repair of what stays."""
+
+from __future__ import annotations
+
+from hibprune.records.manifest import Manifest
+from hibprune.report.markdown import table
+from hibprune.report.numbers import percent
+
+
+def neurons_section(manifest: Manifest) -> str:
+    """How many neurons every layer keeps; empty where none were to go."""
+    neurons = manifest.neurons
+    if neurons is None:
+        return ""
+    rows = [
+        (layer, len(neurons.removed.get(layer, ())), kept) for layer, kept in neurons.kept.items()
+    ]
+    return "\n\n".join(
+        [
+            "## Neurons",
+            f"{neurons.removed_count} of {neurons.total} neurons of the feed-forwards went, scored "
+            f"by {neurons.method} ({neurons.scope}).",
+            table("rrr", ["layer", "removed", "kept"], rows),
+        ]
+    )
+
+
+def repair_section(manifest: Manifest) -> str:
+    """What the fit brought back, sublayer by sublayer; empty where nothing was fitted."""
+    repair = manifest.repair
+    if repair is None or not repair.sublayers:
+        return ""
+    rows = [
+        (
+            one.layer,
+            one.name,
+            one.removed,
+            one.kept,
+            percent(one.before, 1),
+            percent(one.after, 1) if one.refitted else "old weights kept",
+        )
+        for one in repair.sublayers
+    ]
+    alone = len(repair.left_alone)
+    stayed = (
+        f" In {alone} of {len(repair.sublayers)} sublayers the fit did not help on clips held out "
+        "of it, and the old weights stayed."
+        if alone
+        else ""
+    )
+    return "\n\n".join(
+        [
+            "## Repair",
+            f"The weights that stay were fitted ({repair.kind}) to what the original does, on "
+            f"{repair.clips} calibration {manifest.medium.many} and {repair.frames} frames; "
+            f"{repair.held_out} others were held out to tell how strongly, and whether at all."
+            f"{stayed} Nothing was trained, and no labels were used.",
+            table(
+                "rlrrrr",
+                ["layer", "sublayer", "removed", "kept", "error before", "error after"],
+                rows,
+            ),
+            "*Error: mean square of what is missing in a sublayer's output, drift of those below "
+            "included, as a share of the variance of what it should write; on clips held out.*",
+        ]
+    )

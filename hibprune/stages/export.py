@@ -1,0 +1,107 @@
+"""Export in a run: graphs that agree with PyTorch, or none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hibprune.deployment.export import export_onnx, write_metadata
+from hibprune.deployment.parity import check_parity
+from hibprune.execution.files import move_files, scratch_directory
+from hibprune.execution.output import graph_bytes
+from hibprune.execution.progress import StepNarration
+from hibprune.execution.runtime import ONNX_DIRECTORY
+from hibprune.execution.steps import Done, Step
+from hibprune.models.checkpoint import Checkpoint
+from hibprune.records.measurements import Evaluation, Parity
+from hibprune.records.repair import PrunedModel
+from hibprune.records.units import Plan, heads_by_layer
+from hibprune.stages.credibility import credible_parity
+from hibprune.stages.run import Run, once
+
+
+def original_parity(run: Run, directory: Path) -> Parity:
+    """How closely graphs of the original, in `directory`/onnx, follow PyTorch.
+
+    Raises:
+        UserError: by less than the recipe wants.
+    """
+    return _parity(run, run.checkpoint, directory)
+
+
+def export(
+    run: Run, plan: Done[Plan], saved: Done[PrunedModel], pruned: Checkpoint, original: Evaluation
+) -> Done[Parity]:
+    """Write the ONNX files of the pruned model and compare them with PyTorch.
+
+    Files that differ are not left.
+    """
+    settings, task = run.recipe.export, run.recipe.task
+
+    def export(_: Step[Parity], narration: StepNarration) -> Parity:
+        properties = {
+            "hibprune.recipe": run.recipe.name,
+            "hibprune.task": task.kind,
+            "hibprune.removed_heads": heads_by_layer(plan.result.removed),
+            "hibprune.removed_neurons": {
+                layer: len(neurons) for layer, neurons in plan.result.neurons.items()
+            },
+            "hibprune.metric": {"name": original.metric, "original": original.value},
+        }
+        with scratch_directory(run.directory) as scratch:
+            write_graphs(run, pruned.model, scratch, properties)
+            parity = _parity(run, pruned, scratch)
+            move_files(scratch / ONNX_DIRECTORY, run.directory / ONNX_DIRECTORY)
+        return parity
+
+    return once(
+        run,
+        "export",
+        {
+            "name": run.recipe.name,
+            "model": saved.key,
+            "settings": settings.model_dump(mode="json", exclude={"variants"}),
+        },
+        Parity,
+        export,
+        lambda parity: (
+            f"{sum(graph_bytes(run.directory, task.graphs).values()) / 1e6:.1f} MB, "
+            f"at most {parity.worst.relative_diff:.1e} from PyTorch"
+        ),
+        lambda _: [f"{ONNX_DIRECTORY}/{name}" for name in task.exported_files],
+        lambda kept: credible_parity(kept, settings.tolerance),
+        version=3,
+    )
+
+
+def write_graphs(
+    run: Run,
+    model: PreTrainedModel,
+    directory: Path,
+    properties: Mapping[str, object] | None = None,
+) -> None:
+    """Export a model to `directory`/onnx; the graphs say about themselves what `properties` say."""
+    task = run.recipe.task
+    export_onnx(
+        task.deployed(copy.deepcopy(model).cpu()),
+        directory / ONNX_DIRECTORY,
+        task.export_task,
+        run.recipe.export.opset,
+        task.exported_files,
+    )
+    for graph in task.graphs if properties is not None else ():
+        write_metadata(directory / ONNX_DIRECTORY / graph, properties or {})
+
+
+def _parity(run: Run, checkpoint: Checkpoint, directory: Path) -> Parity:
+    task = run.recipe.task
+    return check_parity(
+        task.torch_outputs(copy.deepcopy(checkpoint.model).cpu()),
+        task.onnx_outputs(directory),
+        checkpoint.preprocessor.example,
+        run.recipe.export,
+        task.medium,
+    )

@@ -1,0 +1,57 @@
+"""Removal in a run: what it takes away, and the pruned model as its users will load it."""
+
+from __future__ import annotations
+
+from hibprune.compression.remove import copy_without
+from hibprune.evaluation.footprint import measure_footprint
+from hibprune.evaluation.work import window_of
+from hibprune.execution.progress import StepNarration
+from hibprune.execution.steps import Done, Step
+from hibprune.models.checkpoint import Checkpoint, load_checkpoint
+from hibprune.models.source import ModelSource
+from hibprune.records.measurements import Removal
+from hibprune.records.units import Plan
+from hibprune.stages.credibility import credible_removal
+from hibprune.stages.run import Run, once
+
+
+def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
+    """Count what removal takes away."""
+    length = run.recipe.benchmark.lengths(run.recipe.task.medium)[0]
+    tokens, window = decoded_tokens(run), window_of(run.checkpoint.preprocessor)
+
+    def prune(_: Step[Removal], narration: StepNarration) -> Removal:
+        example = run.checkpoint.preprocessor.example(length, 1)
+        before, after = (
+            measure_footprint(model, example, length, tokens, window)
+            for model in (
+                run.checkpoint.model,
+                copy_without(run.checkpoint.model, plan.result.units),
+            )
+        )
+        return Removal(before=before, after=after)
+
+    return once(
+        run,
+        "prune",
+        {"plan": plan.key, length.unit: length.value, "decoded_tokens": tokens},
+        Removal,
+        prune,
+        lambda removal: (
+            f"{removal.before.parameters / 1e6:.2f} → "
+            f"{removal.after.parameters / 1e6:.2f} M parameters"
+        ),
+        credible=credible_removal,
+        version=3,
+    )
+
+
+def decoded_tokens(run: Run) -> int | None:
+    """How many tokens a decoder says for a validation clip of median length."""
+    return run.recipe.task.decoded_tokens(run.material.references, run.checkpoint.vocabulary)
+
+
+def reload(run: Run) -> Checkpoint:
+    """Load the pruned model from the directory, as its users will."""
+    own = ModelSource(source=str(run.directory.resolve()))
+    return load_checkpoint(own, run.recipe.task, run.loaded.root, run.device)

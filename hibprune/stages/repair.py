@@ -1,0 +1,83 @@
+"""The repair of a run: the pruned model's weights are fitted, and the model is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hibprune.compression.remove import copy_without, save_model
+from hibprune.compression.repair import repair
+from hibprune.execution.files import scratch_directory, write_files_via_temporary
+from hibprune.execution.progress import StepNarration
+from hibprune.execution.steps import Done, Step
+from hibprune.models.layerwise import CalibrationClip, calibration_clip
+from hibprune.records.repair import PrunedModel, Repair
+from hibprune.records.units import Plan
+from hibprune.stages.run import Run, once
+
+
+def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
+    """Remove a plan's units from a copy of the model, repair what stays, and save it."""
+    settings = run.recipe.removal
+
+    def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
+        model = copy_without(run.checkpoint.model, plan.result.units)
+        found: Repair | None = None
+        if settings.repair != "none":
+            with scratch_directory(run.directory) as scratch:
+                found = repair(
+                    run.checkpoint.model,
+                    model,
+                    calibration_clips(run),
+                    settings.repair,
+                    scratch,
+                    int(settings.memory_gib * 2**30),
+                    narration.advance,
+                )
+
+        def write(place: Path) -> None:
+            task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
+            save_model(task.deployed(model), place)
+            for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
+                if part is not None:
+                    part.save_pretrained(place)
+
+        files = write_files_via_temporary(run.directory, write)
+        return PrunedModel(repair=found, files=tuple(files))
+
+    return once(
+        run,
+        "repair",
+        {
+            "plan": plan.key,
+            "kind": settings.repair,
+            "clips": None if settings.repair == "none" else run.material.repair.identity,
+        },
+        PrunedModel,
+        compute,
+        lambda done: repair_line(done.repair),
+        lambda done: list(done.files),
+        lambda kept: len(kept.files) > 0 and (kept.repair is None) == (settings.repair == "none"),
+    )
+
+
+def calibration_clips(run: Run) -> list[CalibrationClip]:
+    """What removal is repaired on, as the model is used on it."""
+    limits = run.recipe.calibration.durations
+    return [
+        calibration_clip(run.checkpoint, run.checkpoint.read(clip.content, limits))
+        for clip in run.material.repair.utterances
+    ]
+
+
+def repair_line(repair: Repair | None) -> str:
+    """What repair came to, in a line."""
+    if repair is None:
+        return "no repair: the weights that stay are as they were"
+    if not repair.sublayers:
+        return "nothing to repair"
+    before = sum(one.before for one in repair.sublayers) / len(repair.sublayers)
+    after = sum(one.after for one in repair.sublayers) / len(repair.sublayers)
+    return (
+        f"{repair.kind} on {repair.clips + repair.held_out} clips, {len(repair.sublayers)} "
+        f"sublayers: error {before:.1%} → {after:.1%} of what they write"
+    )

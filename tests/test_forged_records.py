@@ -1,0 +1,238 @@
+"""Records that somebody changed are noticed, and what they stood for is made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import invoke, let_it_have_found
+
+from hibprune.execution.files import sha256_of
+from hibprune.execution.steps import Partial
+from hibprune.records.base import Interval
+from hibprune.records.measurements import Evaluation
+from hibprune.records.units import Head, Scores, Training
+from hibprune.stages.credibility import (
+    credible_evaluation,
+    credible_partial,
+    credible_scores,
+    credible_targets,
+)
+
+STEPS = (
+    "baseline", "attribute", "plan", "prune", "validate", "export", "exported", "benchmark"
+)  # fmt: skip
+PUBLISHED = ("config.json", "model.safetensors", "onnx/model.onnx", "predictions/pruned.jsonl")
+
+
+@pytest.fixture
+def output(finished: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A finished run of the keyword spotter, to be forged."""
+    return Path(shutil.copytree(finished("keyword_spotting"), tmp_path / "out"))
+
+
+def rerun(recipe_of: Path, output: Path) -> list[str]:
+    """Run once more into the same directory; returns the steps that were done anew."""
+    result = invoke("run", recipe_of / "recipe.yaml", "--output", output, "--quiet")
+    assert result.exit_code == 0, result.output or result.exception
+    lines = [line.split() for line in result.stdout.splitlines()]
+    return [line[0] for line in lines if line[0] in STEPS and line[1] != "done"]
+
+
+def forge(output: Path, step: str, change: Callable[[Any], object]) -> None:
+    """Edit the result in a record, as one would by hand."""
+    path = output / f"steps/{step}.json"
+    record = json.loads(path.read_text())
+    change(record["result"])
+    path.write_text(json.dumps(record))
+
+
+FORGERIES: dict[str, Callable[[Any], object]] = {
+    "baseline": lambda result: result.update(value=0.99, interval=[0.98, 1.0]),
+    "attribute": lambda result: result["per_sample"].reverse(),
+    "plan": lambda result: result.update(removed=[], kept=result["kept"] + result["removed"]),
+    "prune": lambda result: result["after"].update(parameters=1),
+    "validate": lambda result: result.update(value=1.0, interval=[0.9, 1.0]),
+    "export": lambda result: [case.update(max_abs_diff=1e-9) for case in result["cases"]],
+    "exported": lambda result: result.update(value=1.0, interval=[0.9, 1.0]),
+    "benchmark": lambda result: result["latencies"][0].update(after_ms=[0.1, 0.1, 0.1]),
+}
+
+
+def test_a_result_that_was_edited_is_made_again(
+    output: Path, finished: Callable[[str], Path], stand_ins: Callable[[str], Path]
+) -> None:
+    for step in STEPS:
+        forge(output, step, FORGERIES[step])
+    assert rerun(stand_ins("keyword_spotting"), output) == list(STEPS)
+    original = finished("keyword_spotting")
+    for name in PUBLISHED:
+        assert sha256_of(output / name) == sha256_of(original / name), name
+    assert rerun(stand_ins("keyword_spotting"), output) == []
+
+
+def test_a_single_forgery_is_enough(output: Path, stand_ins: Callable[[str], Path]) -> None:
+    forge(output, "exported", FORGERIES["exported"])
+    assert rerun(stand_ins("keyword_spotting"), output) == ["exported"]
+
+
+def test_a_plan_that_removes_nothing_is_not_carried_out(
+    output: Path, finished: Callable[[str], Path], stand_ins: Callable[[str], Path]
+) -> None:
+    """Not even where the record says of itself that nobody touched it."""
+    let_it_have_found(
+        output / "steps/plan.json", lambda record: FORGERIES["plan"](record["result"])
+    )
+    (output / "steps/prune.json").unlink()
+    assert rerun(stand_ins("keyword_spotting"), output) == ["plan", "prune"]
+    wanted = json.loads((finished("keyword_spotting") / "config.json").read_text())
+    assert json.loads((output / "config.json").read_text()) == wanted
+    assert wanted["pruned_heads"]
+
+
+def test_what_builds_on_another_result_is_done_again(
+    output: Path, stand_ins: Callable[[str], Path]
+) -> None:
+    """As if the model had been measured to be better: the ONNX file tells of that figure."""
+
+    def better(record: dict[str, Any]) -> None:
+        result = record["result"]
+        result["errors"] = [0.0] * len(result["errors"])
+        result.update(value=1.0, interval=[0.9, 1.0])
+
+    let_it_have_found(output / "steps/validate.json", better)
+    assert rerun(stand_ins("keyword_spotting"), output) == ["export", "exported", "benchmark"]
+
+
+def test_scores_of_another_model_are_not_believed(
+    output: Path, stand_ins: Callable[[str], Path]
+) -> None:
+    def of_other_heads(record: dict[str, Any]) -> None:
+        record["result"]["heads"][0]["index"] = 99
+
+    let_it_have_found(output / "steps/attribute.json", of_other_heads)
+    assert rerun(stand_ins("keyword_spotting"), output)[0] == "attribute"
+    kept = json.loads((output / "steps/plan.json").read_text())["result"]
+    assert all(head["index"] < 4 for head in kept["removed"] + kept["kept"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda partial: partial["rows"].update({"calibration/0.wav": [1.0]}),
+        lambda partial: partial["rows"].update({"nobody.wav": [1.0] * 8}),
+        lambda partial: partial["rows"].update({"calibration/0.wav": [float("nan")] * 8}),
+        lambda partial: partial.update(steps=-3),
+        lambda partial: partial.update(training={"steps": 2, "share": 7.0, "state": {}}),
+    ],
+)
+def test_partial_results_that_cannot_be_right_are_not_gone_on_from(
+    output: Path, stand_ins: Callable[[str], Path], spoil: Callable[[dict[str, Any]], object]
+) -> None:
+    record = json.loads((output / "steps/attribute.json").read_text())
+    partial: dict[str, Any] = {"key": record["key"], "rows": {}, "steps": None, "training": None}
+    spoil(partial)
+    (output / "steps/attribute.json").unlink()
+    (output / "steps/attribute.partial.json").write_text(json.dumps(partial))
+    assert "attribute" in rerun(stand_ins("keyword_spotting"), output)
+    again = json.loads((output / "steps/attribute.json").read_text())["result"]
+    np.testing.assert_allclose(again["per_sample"], record["result"]["per_sample"], atol=1e-4)
+
+
+HEADS = (Head(0, 0), Head(0, 1))
+SAMPLES = ("a", "b")
+SCORES = Scores(method="hib", heads=HEADS, samples=SAMPLES, per_sample=((1.0, 2.0), (3.0, 4.0)))
+
+
+@pytest.mark.parametrize(
+    ("change", "credible"),
+    [
+        ({}, True),
+        ({"per_sample": ((1.0, 2.0),)}, True),
+        ({"samples": (), "per_sample": ((1.0, 2.0),)}, True),
+        ({"per_sample": ()}, False),
+        ({"per_sample": ((1.0, 2.0), (3.0,))}, False),
+        ({"per_sample": ((1.0, 2.0, 3.0),) * 2}, False),
+        ({"per_sample": ((1.0, 2.0),) * 3}, False),
+        ({"per_sample": ((1.0, float("nan")), (3.0, 4.0))}, False),
+        ({"per_sample": ((1.0, float("inf")), (3.0, 4.0))}, False),
+        ({"per_sample": ((1.0, 1e300), (3.0, 4.0))}, False),
+        ({"samples": ("a", "c")}, False),
+        ({"samples": ("a",)}, False),
+        ({"heads": (Head(0, 0), Head(0, 0))}, False),
+        ({"heads": (Head(0, 0), Head(1, 1))}, False),
+        ({"heads": (Head(0, 0),)}, False),
+        ({"heads": ()}, False),
+    ],
+)
+def test_scores_are_of_these_heads_and_samples(change: dict[str, Any], credible: bool) -> None:
+    assert credible_scores(SCORES.model_copy(update=change), HEADS, SAMPLES) is credible
+
+
+EVALUATION = Evaluation(
+    metric="accuracy",
+    value=0.75,
+    interval=Interval(0.3, 0.95),
+    n=4,
+    higher_is_better=True,
+    errors=(0.0, 0.0, 1.0, 0.0),
+    counted=(1.0,) * 4,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "credible"),
+    [
+        ({}, True),
+        ({"value": 0.25, "higher_is_better": False}, True),
+        ({"value": 2.5, "higher_is_better": False, "errors": (7.0, 1.0, 1.0, 1.0),
+          "interval": Interval(1.0, 4.0)}, True),
+        ({"value": 0.76}, False),
+        ({"value": 1.75}, False),
+        ({"value": -0.25}, False),
+        ({"value": float("nan")}, False),
+        ({"interval": Interval(0.95, 0.3)}, False),
+        ({"interval": Interval(0.3, 1.5)}, False),
+        ({"interval": Interval(-0.5, 0.9)}, False),
+        ({"interval": Interval(float("nan"), 0.9)}, False),
+        ({"n": 5}, False),
+        ({"errors": (1.0,)}, False),
+        ({"errors": (-1.0, 1.0, 1.0, 0.0)}, False),
+        ({"counted": (0.0,) * 4}, False),
+    ],
+)  # fmt: skip
+def test_a_metric_is_in_range_and_what_its_errors_add_up_to(
+    change: dict[str, Any], credible: bool
+) -> None:
+    assert credible_evaluation(EVALUATION.model_copy(update=change), 4) is credible
+
+
+def test_partial_results_are_taken_whole_or_not_at_all() -> None:
+    training = Training(steps=3, share=0.5, state={})
+    for good in (
+        Partial({}),
+        Partial({"a": (1.0, 2.0)}),
+        Partial({"a": (1.0, 2.0)}, steps=40),
+        Partial({}, training=training),
+    ):
+        assert credible_partial(good, HEADS, SAMPLES) == good
+    for bad in (
+        Partial({"a": (1.0,)}),
+        Partial({"a": (1.0, 2.0), "b": (1.0,)}),
+        Partial({"c": (1.0, 2.0)}),
+        Partial({}, steps=0),
+        Partial({}, training=training.model_copy(update={"share": 1.5})),
+        Partial({}, training=training.model_copy(update={"steps": -1})),
+    ):
+        assert credible_partial(bad, HEADS, SAMPLES) == Partial({})
+
+
+def test_labels_of_the_model_are_those_of_all_its_samples() -> None:
+    assert credible_targets({"a": "x", "b": "y"}, SAMPLES)
+    assert not credible_targets({"a": "x"}, SAMPLES)
+    assert not credible_targets({"a": "x", "b": "y", "c": "z"}, SAMPLES)
