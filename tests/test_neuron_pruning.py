@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from test_hf_head_pruning import run_python
 from tiny_models import TINY_MODELS, TinyModel
 from transformers import PreTrainedModel
 
@@ -111,3 +113,60 @@ def test_a_configuration_that_contradicts_itself_is_an_error(tmp_path: Path) -> 
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="speaks of 37 neurons of which 8 are gone"):
         type(model).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("mask", ["-1", "4000000000", "x", ""])
+def test_neurons_that_are_gone_and_never_were_are_an_error(mask: str) -> None:
+    config = TINY_MODELS[0].config(pruned_neurons={"0": [(NEURONS, mask)]})
+    with pytest.raises(ValueError, match=r"never were|invalid literal"):
+        transformers.AutoModel.from_config(config)
+
+
+def test_removing_nothing_leaves_the_configuration_alone() -> None:
+    model = TINY_MODELS[0].build()
+    before = model.config.to_dict()
+    remove_neurons(model, [])
+    assert model.config.to_dict() == before
+
+
+LOAD = """
+import sys, torch, hibprune
+from transformers import AutoModel
+for directory in sys.argv[1:]:
+    model = AutoModel.from_pretrained(directory).eval()
+    expected = torch.load(f"{directory}/expected.pt")
+    with torch.no_grad():
+        print((model(**expected["inputs"])[0] - expected["output"]).abs().max().item())
+"""
+
+
+def test_loads_in_a_fresh_process(tmp_path: Path) -> None:
+    places = []
+    for name in ("wav2vec2", "whisper", "moonshine", "conformer-rotary"):
+        tiny = next(tiny for tiny in TINY_MODELS if tiny.name == name)
+        model = tiny.build()
+        remove_neurons(model, chosen(model, "emptied"))
+        remove_neurons(model, chosen(model, "uneven"))
+        model.prune_heads({0: [1], 1: [0, 1, 2, 3]})
+        model.save_pretrained(tmp_path / name)
+        with torch.no_grad():
+            output = model.base_model(**tiny.inputs())[0]
+        torch.save({"inputs": tiny.inputs(), "output": output}, tmp_path / name / "expected.pt")
+        places.append(str(tmp_path / name))
+    assert run_python(LOAD, *places).split() == ["0.0"] * len(places)
+
+
+@every_model
+def test_heads_and_neurons_together_and_in_either_order(tiny: TinyModel, tmp_path: Path) -> None:
+    outputs = []
+    for heads_first in (True, False):
+        model = tiny.build()
+        if heads_first:
+            model.prune_heads({0: [0, 2], 1: [3]})
+        remove_neurons(model, chosen(model, "uneven"))
+        if not heads_first:
+            model.prune_heads({0: [0, 2], 1: [3]})
+        model.save_pretrained(tmp_path)
+        outputs.append(logits(type(model).from_pretrained(tmp_path), tiny))
+        assert torch.equal(outputs[-1], logits(model, tiny))
+    assert torch.equal(*outputs)

@@ -39,7 +39,6 @@ GONE = {
     "both": [Unit(0, 3), *(Unit(1, index, kind="neuron") for index in range(0, NEURONS, 2))],
     "a layer emptied": [*(Unit(0, index) for index in range(HEADS)), Unit(1, 2, kind="neuron")],
 }
-every_plan = pytest.mark.parametrize("gone", GONE.values(), ids=GONE.keys())
 
 
 def by_name(name: str) -> TinyModel:
@@ -106,14 +105,22 @@ def test_a_model_that_lost_nothing_stays_itself(tmp_path: Path) -> None:
             assert torch.equal(weight, same.state_dict()[name]), name
 
 
-@every_plan
-@every_model
+@pytest.mark.parametrize(
+    ("tiny", "gone"),
+    [
+        pytest.param(tiny, units, id=f"{tiny.name}-{plan}")
+        for tiny in TINY_MODELS
+        for plan, units in GONE.items()
+        if tiny.name in ("wav2vec2", "conformer-relative", "moonshine")
+        or plan in ("both", "a layer emptied")
+    ],
+)
 def test_what_comes_out_is_nearer_to_the_original(
     tiny: TinyModel, gone: list[Unit], tmp_path: Path
 ) -> None:
     model = tiny.build()
     smaller = without(model, gone)
-    clips, others = clips_of(tiny, 20)[:12], clips_of(tiny, 20)[12:]
+    clips, others = clips_of(tiny, 16)[:10], clips_of(tiny, 16)[10:]
     wanted = hidden(model, others)
     before = (hidden(smaller, others) - wanted).square().mean()
     shapes = {name: weight.shape for name, weight in smaller.state_dict().items()}
@@ -270,7 +277,7 @@ def test_a_bias_alone_restores_the_mean_and_factors_do_better(tmp_path: Path) ->
     model, clips = tiny.build(), clips_of(by_name("wav2vec2-stable"), 15)
     errors = {}
     for kind in ("mean", "scale", "least-squares"):
-        smaller = without(model, GONE["both"])
+        smaller = without(model, [*GONE["both"], Unit(1, 0)])
         weights = [site.output.weight.detach().clone() for site in attention_sites(smaller)]
         found = repaired(model, smaller, clips, tmp_path, kind)
         errors[kind] = sum(one.after for one in found.sublayers)
@@ -338,12 +345,9 @@ def test_clips_that_are_padded_and_say_so_are_not_taken_for_each_other(tmp_path:
         if number % 2:
             mask[:, tokens.shape[1] // 2 :] = 0
         masked.append(CalibrationClip({"input_ids": tokens, "attention_mask": mask}))
-    smaller = without(model, [Unit(0, 1), Unit(0, 2)])
-    repaired(model, smaller, masked, tmp_path)
-    watched = [
-        Watched(one, 1, ("attention.output.LayerNorm", "output.LayerNorm"))
-        for one in (model, smaller)
-    ]
+    smaller = without(model, [Unit(1, 1), Unit(1, 2)])
+    assert repaired(model, smaller, masked, tmp_path).sublayers[0].refitted
+    watched = [Watched(one, 1, STREAMS["bert"]) for one in (model, smaller)]
     with torch.no_grad():
         for clip in masked:
             for one in (model, smaller):
@@ -362,16 +366,15 @@ def test_frames_behind_a_clip_weigh_a_quarter(tmp_path: Path) -> None:
     padding = range(own, 40, 4)
     assert found.frames == len(clips) * (own + len(padding))
     counted = [*range(own), *padding]
-    watched = [Watched(one, 1, STREAMS["whisper"]) for one in (model, smaller)]
+    watched = [Watched(one, 0, STREAMS["whisper"]) for one in (model, smaller)]
     with torch.no_grad():
         for clip in clips:
             for one in (model, smaller):
                 run_encoder(one, clip.inputs)
-    for place in (0, 1):
-        one, other = (torch.cat(watch.streams[place]).unflatten(0, (-1, 40)) for watch in watched)
-        missed = one - other
-        assert missed[:, counted].mean((0, 1)).abs().max() < 1e-5 * missed.abs().max()
-        assert missed.mean((0, 1)).abs().max() > 1e-4 * missed.abs().max()
+    one, other = (torch.cat(watch.streams[0]).unflatten(0, (-1, 40)) for watch in watched)
+    missed = one - other
+    assert missed[:, counted].mean((0, 1)).abs().max() < 1e-5 * missed.abs().max()
+    assert missed.mean((0, 1)).abs().max() > 1e-4 * missed.abs().max()
 
 
 def test_chunked_feed_forwards_are_repaired_as_whole_ones(tmp_path: Path) -> None:
@@ -437,8 +440,8 @@ def test_too_few_frames_is_a_plain_line_and_nothing_changes(tmp_path: Path) -> N
         repaired(model, smaller, clips, tmp_path)
     line = str(caught.value)
     assert line.startswith(
-        "removal.repair: 24 frames of calibration data are too few to fit the 24 unknowns of "
-        "layer 0's attention: give it about 4 clips of this length (calibration.repair_samples)"
+        "removal.repair: 25 frames of calibration data are too few to fit the 37 unknowns of layer "
+        "0's feed-forward: give it about 3 samples of this length (calibration.repair_samples), or "
     )
     assert "\n" not in line
     assert all(torch.equal(weight, smaller.state_dict()[name]) for name, weight in before.items())

@@ -153,7 +153,8 @@ def removal_order(
     if not blocks:
         return []
     matrix = second.double().clone()
-    matrix.diagonal().add_(damping * (float(second.diagonal().mean()) or 1.0))
+    # Of units that never vary, rounding may leave less than nothing.
+    matrix.diagonal().add_(damping * max(float(second.diagonal().mean()), 0.0) or 1.0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
     w = weight.detach().to(inverse)
     if len(blocks[0]) == 1:

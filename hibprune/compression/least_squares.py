@@ -19,7 +19,9 @@ from torch import Tensor
 from hibprune.models.moments import Moments
 
 SMALLEST_RIDGE = 1e-10
-"""Of the mean variance of a column: below it, float64 sums are noise."""
+"""Of the mean variance of a column."""
+ROUNDING = 1e-13
+"""Of the mean square of a column: variances below it are what rounding leaves of nothing."""
 DAMPING_GROWTH = 10.0
 STRENGTHS = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges that may be tried, as shares of the mean variance of a column."""
@@ -41,8 +43,9 @@ def fitted(moments: Moments, anchor: Tensor, alpha: float, with_bias: bool) -> S
     w = anchor.double().to(moments.inputs.device)
     second, cross = _about(moments, with_bias)
     if w.shape[1]:
-        mean_variance = float(second.diagonal().mean())
-        damping = max(alpha, SMALLEST_RIDGE) * (mean_variance or 1.0)
+        variance = float(second.diagonal().mean())
+        rounding = ROUNDING * float(moments.inputs.diagonal().mean())
+        damping = max(alpha, SMALLEST_RIDGE) * max(variance, 0.0) + rounding or 1.0
         solution = _solved(second, cross + damping * w, damping)
         while solution is None:
             damping *= DAMPING_GROWTH
@@ -88,7 +91,7 @@ def scaled(
         # ‖u − Σ_k s_k W_k z_k‖² is a quadratic form in s with these coefficients.
         quadratic = owner.T @ ((w.T @ w) * second) @ owner
         linear = owner.T @ (w * cross).sum(0)
-        ridge = SMALLEST_RIDGE * (float(quadratic.diagonal().mean()) or 1.0)
+        ridge = SMALLEST_RIDGE * max(float(quadratic.diagonal().mean()), 0.0) or 1.0
         quadratic.diagonal().add_(ridge)
         w = w * (owner @ torch.linalg.solve(quadratic, linear + ridge))
     return w, best_bias(moments, w) if with_bias else None

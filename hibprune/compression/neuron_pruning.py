@@ -45,7 +45,8 @@ def remove_neurons(model: PreTrainedModel, neurons: Iterable[Unit]) -> None:
         own = _by_part(layers[number], family, indices)
         for layout, places in zip(family.feed_forwards, own, strict=True):
             _remove(layers[number], layout.first, layout.second, places)
-    _tell_configuration(model, family, layers)
+    if any(wanted.values()):
+        _tell_configuration(model, family, layers)
 
 
 def _by_part(layer: nn.Module, family: Family, indices: set[int]) -> list[set[int]]:
@@ -139,12 +140,16 @@ def _build_smaller(layer: nn.Module, family: Family, remembered: Sequence[tuple[
     """Take out of a layer what its configuration says is gone.
 
     Raises:
-        ValueError: the layer has neither the number of neurons it had at first nor what is left.
+        ValueError: the layer has neither the number of neurons it had at first nor what is left, or
+            neurons are gone that it never had.
     """
     for layout, (count, mask) in zip(family.feed_forwards, remembered, strict=False):
         first: Any = layer.get_submodule(layout.first)
+        number = int(mask, 16)
+        if number < 0 or number.bit_length() > count:
+            raise ValueError(f"{FIELD} speaks of neurons that are gone and never were")
         # Digit by digit: shifting a long number anew for each neuron takes its length squared.
-        bits = reversed(f"{int(mask, 16):b}")
+        bits = reversed(f"{number:b}")
         gone = {place for place, bit in enumerate(bits) if bit == "1"}
         if first.out_features == count:
             _remove(layer, layout.first, layout.second, gone)

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hibprune.compression.layer_work import HELD_OUT_EVERY, LayerWork, held_out
 from hibprune.compression.least_squares import (
     Solution,
     best_bias,
@@ -29,6 +29,7 @@ from hibprune.compression.least_squares import (
     fitted,
     scaled,
 )
+from hibprune.compression.refine import refine_layer
 from hibprune.compression.settings import RepairKind
 from hibprune.errors import UserError
 from hibprune.execution.processes import Ranks
@@ -43,11 +44,8 @@ from hibprune.models.layerwise import (
     unchunked,
 )
 from hibprune.models.moments import Moments
-from hibprune.models.sublayers import Sublayer, sublayers, writing_recorded
-from hibprune.records.repair import Repair, SublayerRepair
-
-HELD_OUT_EVERY = 5
-"""Of the clips, one in so many tells which fit is good and is not fitted on."""
+from hibprune.models.sublayers import Sublayer, sublayers
+from hibprune.records.repair import LayerRefinement, Repair, SublayerRepair
 
 Total = Callable[[Moments], Moments]
 """Adds up what several processes have found, each on its own clips."""
@@ -75,6 +73,7 @@ def repair(
     room_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
     total: Total = lambda moments: moments,
+    refine_steps: int = 0,
 ) -> Repair:
     """Fit the weights of a pruned model, in place, to what the original does on some clips.
 
@@ -90,13 +89,14 @@ def repair(
     first = _first_affected(before, after)
     batches = clip_batches(original, clips)
     if first is None:
-        return _report(kind, clips, batches, [])
+        return _report(kind, clips, batches, [], [])
     affected = [
         [sublayer for part, sublayer in enumerate(own) if (layer, part) >= first]
         for layer, own in enumerate(after)
     ]
     _require_frames([one for own in affected for one in own], kind, batches, total)
     found: list[SublayerRepair] = []
+    refined: list[LayerRefinement] = []
     with torch.no_grad(), ExitStack() as stack:
         for model in (original, pruned):
             stack.enter_context(frozen(model))
@@ -106,7 +106,7 @@ def repair(
         for batch in batches:
             states.put(f"original/{batch.number}", encoder.start(batch, clips))
         for layer, own in enumerate(after):
-            work = _LayerWork(layer, encoder, encoder_layers(pruned)[layer], batches, states)
+            work = LayerWork(layer, encoder, encoder_layers(pruned)[layer], batches, states)
             if not affected[layer]:
                 work.pass_original(())
             else:
@@ -117,9 +117,12 @@ def repair(
                     if (layer, part) >= first:
                         removed = len(before[layer][part].units) - len(sublayer.units)
                         found.append(_repaired(work, part, sublayer, removed, kind, total))
+                if refine_steps:
+                    parts = {part: one for part, one in enumerate(own) if (layer, part) >= first}
+                    refined.append(refine_layer(work, parts, refine_steps))
                 work.pass_repaired()
             progress(layer + 1, len(after))
-    return _report(kind, clips, batches, found)
+    return _report(kind, clips, batches, found, refined)
 
 
 def _first_affected(
@@ -133,11 +136,6 @@ def _first_affected(
     return None
 
 
-def _held_out(batch: ClipBatch) -> Tensor:
-    """Which clips of a batch are not fitted on."""
-    return torch.tensor([place % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for place in batch.places])
-
-
 def _moments_bytes(parts: Sequence[Sequence[Sublayer]]) -> int:
     """What sums take up in float64: of clips fitted on and held out, and while they are solved."""
     sizes = [one.writer.in_features for own in parts for one in own]
@@ -148,8 +146,8 @@ def _moments_bytes(parts: Sequence[Sequence[Sublayer]]) -> int:
 def _require_frames(
     affected: Sequence[Sublayer], kind: RepairKind, batches: Sequence[ClipBatch], total: Total
 ) -> None:
-    fit = sum(int(batch.counts[~_held_out(batch)].sum()) for batch in batches)
-    clips = sum(int((~_held_out(batch)).sum()) for batch in batches)
+    fit = sum(int(batch.counts[~held_out(batch)].sum()) for batch in batches)
+    clips = sum(int((~held_out(batch)).sum()) for batch in batches)
     counted = replace(Moments.nothing(0, 0, torch.device("cpu")), weight=float(fit))
     frames = int(total(counted).weight)
     for sublayer in affected:
@@ -164,7 +162,7 @@ def _require_frames(
             raise UserError(
                 f"removal.repair: {frames} frames of calibration data are too few to fit the "
                 f"{unknowns} unknowns of layer {sublayer.layer}'s {sublayer.name}: give it about "
-                f"{wanted} clips of this length (calibration.repair_samples), or set "
+                f"{wanted} samples of this length (calibration.repair_samples), or set "
                 "removal.repair to mean"
             )
 
@@ -174,80 +172,22 @@ def _report(
     clips: Sequence[CalibrationClip],
     batches: Sequence[ClipBatch],
     found: Sequence[SublayerRepair],
+    refined: Sequence[LayerRefinement],
 ) -> Repair:
-    held = sum(int(_held_out(batch).sum()) for batch in batches)
+    held = sum(int(held_out(batch).sum()) for batch in batches)
     frames = sum(int(batch.counts.sum()) for batch in batches)
     return Repair(
-        kind=kind, clips=len(clips) - held, held_out=held, frames=frames, sublayers=tuple(found)
+        kind=kind,
+        clips=len(clips) - held,
+        held_out=held,
+        frames=frames,
+        sublayers=tuple(found),
+        refinements=tuple(refined),
     )
 
 
-@dataclass(frozen=True)
-class _LayerWork:
-    """Passes of all batches through one layer of both models."""
-
-    layer: int
-    encoder: LayerwiseEncoder
-    pruned: nn.Module
-    batches: Sequence[ClipBatch]
-    states: HiddenStates
-
-    def part_ways(self) -> None:
-        """Below the first removal, both models are one."""
-        for batch in self.batches:
-            states = self.states.get(f"original/{batch.number}")
-            self.states.put(f"pruned/{batch.number}", states)
-
-    def pass_original(self, parts: Sequence[Sublayer]) -> None:
-        """Keep what the stream is behind each sublayer of the original, and behind the layer."""
-        for batch in self.batches:
-            before = self.states.get(f"original/{batch.number}")
-            with writing_recorded(parts) as written:
-                states = self.encoder(batch, self.layer, before)
-            self.states.put(f"original/{batch.number}", states)
-            for part, sublayer in enumerate(parts):
-                one = written[part]
-                self.states.put(
-                    f"target/{part}/{batch.number}", one.residual + sublayer.scale * one.written
-                )
-
-    def moments(self, part: int, sublayer: Sublayer) -> tuple[Moments, Moments]:
-        """Sums over the fitted and over the held-out clips of units' output and what to write."""
-        rows, columns = sublayer.writer.weight.shape
-        device = sublayer.writer.weight.device
-        fit, held = (Moments.nothing(rows, columns, device) for _ in range(2))
-        for batch in self.batches:
-            with writing_recorded([sublayer], then_stop=True) as written:
-                self._pass_pruned(batch)
-            one = written[0]
-            target = self.states.get(f"target/{part}/{batch.number}")
-            wanted = (target - one.residual) / sublayer.scale
-            apart = _held_out(batch)[:, None]
-            fit = _with_frames(fit, one.units, wanted, batch.counts & ~apart)
-            held = _with_frames(held, one.units, wanted, batch.counts & apart)
-            self.states.drop(f"target/{part}/{batch.number}")
-        return fit, held
-
-    def pass_repaired(self) -> None:
-        """What the fitted layer gives out is what the next one of the pruned model sees."""
-        for batch in self.batches:
-            self.states.put(f"pruned/{batch.number}", self._pass_pruned(batch))
-
-    def _pass_pruned(self, batch: ClipBatch) -> Tensor:
-        states = self.states.get(f"pruned/{batch.number}")
-        return self.encoder(batch, self.layer, states, self.pruned)
-
-
-def _with_frames(moments: Moments, units: Tensor, wanted: Tensor, chosen: Tensor) -> Moments:
-    """`chosen` (clips, frames) is true on the frames that are added."""
-    if not chosen.any():
-        return moments
-    own = chosen.to(units.device)
-    return moments + Moments.of(units[own], wanted[own])
-
-
 def _repaired(
-    work: _LayerWork, part: int, sublayer: Sublayer, removed: int, kind: RepairKind, total: Total
+    work: LayerWork, part: int, sublayer: Sublayer, removed: int, kind: RepairKind, total: Total
 ) -> SublayerRepair:
     fit, held = (total(moments) for moments in work.moments(part, sublayer))
     if not fit.finite:

@@ -134,18 +134,18 @@ def writing_recorded(
     def stream(place: int) -> Any:
         def hook(_module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
             states = positional[0] if positional else named[name_of_states(named)]
-            streams[place] = states.detach()
+            streams[place] = states
             if not chosen[place].units:
                 # A layer without heads does not run its writer.
                 bias = chosen[place].writer.bias
                 written = torch.zeros_like(states) if bias is None else bias.expand_as(states)
-                keep(place, Written(states[..., :0], written.detach(), states.detach()))
+                keep(place, Written(states[..., :0], written, states))
 
         return hook
 
     def written(place: int) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            keep(place, Written(inputs[0].detach(), output.detach(), streams[place]))
+            keep(place, Written(inputs[0], output, streams[place]))
 
         return hook
 

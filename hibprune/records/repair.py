@@ -26,6 +26,19 @@ class SublayerRepair(Record):
     refitted: bool
 
 
+class LayerRefinement(Record):
+    """Gradient steps on one layer, behind the fit.
+
+    Errors are those of the residual stream on clips held out, as a share of its variance, summed
+    over the layer's sublayers. Where the steps did not help there, the fitted weights stayed.
+    """
+
+    layer: int
+    before: float
+    after: float
+    kept: bool
+
+
 class Repair(Record):
     """A whole repair: its kind, the clips it was fitted on, those held out, and each sublayer."""
 
@@ -34,6 +47,7 @@ class Repair(Record):
     held_out: int
     frames: int
     sublayers: tuple[SublayerRepair, ...]
+    refinements: tuple[LayerRefinement, ...] = ()
 
     @property
     def left_alone(self) -> tuple[SublayerRepair, ...]:

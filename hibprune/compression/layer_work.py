@@ -1,0 +1,96 @@
+"""Passes of all clips through one layer of the original and of the pruned model, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hibprune.models.hidden_states import HiddenStates
+from hibprune.models.layerwise import ClipBatch, LayerwiseEncoder
+from hibprune.models.moments import Moments
+from hibprune.models.sublayers import Sublayer, Written, writing_recorded
+
+HELD_OUT_EVERY = 5
+"""Of the clips, one in so many tells which fit is good and is not fitted on."""
+
+
+def held_out(batch: ClipBatch) -> Tensor:
+    """Which clips of a batch are not fitted on."""
+    return torch.tensor([place % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for place in batch.places])
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """Passes of all batches through one layer of both models."""
+
+    layer: int
+    encoder: LayerwiseEncoder
+    pruned: nn.Module
+    batches: Sequence[ClipBatch]
+    states: HiddenStates
+
+    def part_ways(self) -> None:
+        """Below the first removal, both models are one."""
+        for batch in self.batches:
+            states = self.states.get(f"original/{batch.number}")
+            self.states.put(f"pruned/{batch.number}", states)
+
+    def pass_original(self, parts: Sequence[Sublayer]) -> None:
+        """Keep what the stream is behind each sublayer of the original, and behind the layer."""
+        for batch in self.batches:
+            before = self.states.get(f"original/{batch.number}")
+            with writing_recorded(parts) as written:
+                states = self.encoder(batch, self.layer, before)
+            self.states.put(f"original/{batch.number}", states)
+            for part, sublayer in enumerate(parts):
+                self.states.put(f"target/{part}/{batch.number}", _stream(written[part], sublayer))
+
+    def moments(self, part: int, sublayer: Sublayer) -> tuple[Moments, Moments]:
+        """Sums over the fitted and over the held-out clips of units' output and what to write."""
+        rows, columns = sublayer.writer.weight.shape
+        device = sublayer.writer.weight.device
+        fit, held = (Moments.nothing(rows, columns, device) for _ in range(2))
+        for batch in self.batches:
+            with writing_recorded([sublayer], then_stop=True) as written:
+                self._pass_pruned(batch)
+            one = written[0]
+            target = self.states.get(f"target/{part}/{batch.number}")
+            wanted = (target - one.residual) / sublayer.scale
+            apart = held_out(batch)[:, None]
+            fit = _with_frames(fit, one.units, wanted, batch.counts & ~apart)
+            held = _with_frames(held, one.units, wanted, batch.counts & apart)
+        return fit, held
+
+    def misses(self, parts: Mapping[int, Sublayer], batch: ClipBatch) -> dict[int, Tensor]:
+        """What the stream behind each sublayer misses of the original's (clips, frames, width)."""
+        with writing_recorded(list(parts.values()), then_stop=True) as written:
+            self._pass_pruned(batch)
+        return {
+            part: _stream(written[place], sublayer)
+            - self.states.get(f"target/{part}/{batch.number}")
+            for place, (part, sublayer) in enumerate(parts.items())
+        }
+
+    def pass_repaired(self) -> None:
+        """What the fitted layer gives out is what the next one of the pruned model sees."""
+        for batch in self.batches:
+            self.states.put(f"pruned/{batch.number}", self._pass_pruned(batch))
+
+    def _pass_pruned(self, batch: ClipBatch) -> Tensor:
+        states = self.states.get(f"pruned/{batch.number}")
+        return self.encoder(batch, self.layer, states, self.pruned)
+
+
+def _stream(written: Written, sublayer: Sublayer) -> Tensor:
+    return written.residual + sublayer.scale * written.written
+
+
+def _with_frames(moments: Moments, units: Tensor, wanted: Tensor, chosen: Tensor) -> Moments:
+    """`chosen` (clips, frames) is true on the frames that are added."""
+    if not chosen.any():
+        return moments
+    own = chosen.to(units.device)
+    return moments + Moments.of(units[own], wanted[own])
