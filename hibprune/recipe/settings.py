@@ -17,7 +17,7 @@ from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
 from hibprune.records.base import Settings
 from hibprune.records.medium import Unit
-from hibprune.records.variants import VariantName
+from hibprune.records.variants import VariantName, precision_of
 from hibprune.tasks import Task
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -168,7 +168,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _gates_hold_a_variant_that_is_made(self) -> Recipe:
-        precision = self.gates.variant.partition("-")[2] or "fp32"
+        precision = precision_of(self.gates.variant)
         if precision not in self.export.variants:
             raise ValueError(
                 f"gates.variant: {self.gates.variant} is not made: add {precision} to "
