@@ -36,9 +36,9 @@ from hibprune.records.manifest import (
 from hibprune.records.measurements import Gate, Measurement, Percentiles
 from hibprune.records.medium import Length
 from hibprune.records.units import Head, HeadShare, Plan, Scores, heads_by_layer
-from hibprune.report.files import write_report
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_grid, head_map, latency_figure, score_spread
+from hibprune.report.files import write_report
 from hibprune.report.gates import gate_line
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.numbers import change, count, duration, megabytes, milliseconds
