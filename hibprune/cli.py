@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +13,15 @@ from hibprune.errors import UserError, import_fault
 try:
     import click
 
-    from hibprune.execution.console import (
-        GATE_FAILED,
-        PlainGroup,
-        require_packages,
-        say,
-        say_json,
+    from hibprune.execution.console import GATE_FAILED, PlainGroup, say, say_json
+    from hibprune.execution.libraries import quiet_libraries, require_packages, share_the_processor
+    from hibprune.execution.options import (
+        DEVICE,
+        OVERRIDES,
+        QUIET,
+        RECIPE,
+        output_option,
+        with_device,
     )
 except ImportError as error:
     # There is nothing yet to say it with.
@@ -32,15 +34,6 @@ except ImportError as error:
 if TYPE_CHECKING:
     from hibprune.recipe import LoadedRecipe
 
-RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
-OVERRIDES = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY.PATH=VALUE",
-    help="Override a value of the recipe; may be repeated.",
-)
-
 
 @click.group(cls=PlainGroup)
 @click.version_option(__version__, prog_name="hibprune")
@@ -48,49 +41,27 @@ def main() -> None:
     """Make speech transformers smaller by removing attention heads, and prove what it cost."""
 
 
-def share_the_processor() -> None:
-    """Let torch's idle threads sleep instead of spinning; to be called before torch is imported.
-
-    Spinning threads of runs that share their cores mostly wait for each other: two quickstarts at
-    once crawl. A run that has the machine to itself is a little slower for it; set
-    OMP_WAIT_POLICY=ACTIVE there.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def with_device(overrides: tuple[str, ...], device: str | None) -> tuple[str, ...]:
-    """Overrides of a recipe with that of `--device`, which counts more than the others."""
-    return overrides if device is None else (*overrides, f"device={device}")
-
-
-def opened(recipe: Path, overrides: tuple[str, ...]) -> LoadedRecipe:
-    """The recipe with its overrides, once the libraries that it imports are there and quiet.
+def opened(recipe: Path, overrides: tuple[str, ...], offline: bool = False) -> LoadedRecipe:
+    """The recipe with its overrides, once the libraries that a run imports are there and quiet.
 
     Raises:
         UserError: a line for each fault in it.
     """
     require_packages()
-
-    from hibprune.execution.progress import quiet_libraries
-
     quiet_libraries()
 
-    from hibprune.recipe import load_recipe
+    from hibprune.stages.sources import open_recipe
 
-    return load_recipe(recipe, overrides)
+    return open_recipe(recipe, overrides, offline)
 
 
 @main.command()
 @RECIPE
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Directory to write; default exported_models/<recipe name>.",
-)
+@output_option("<recipe name>")
 @OVERRIDES
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Override the device.")
+@DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest on standard output.")
-@click.option("--quiet", is_flag=True, help="No progress bars and no closing table: for logs.")
+@QUIET
 def run(
     recipe: Path,
     output: Path | None,
@@ -107,26 +78,24 @@ def run(
     (everything is written).
     """
     share_the_processor()
-    require_packages()
-
-    from rich.console import Console
 
     from hibprune.execution.processes import joined
-    from hibprune.execution.progress import Terminal
 
-    console = Terminal(stderr=as_json)
     with joined() as ranks:
         loaded = opened(recipe, with_device(overrides, device))
         directory = output or Path("exported_models") / loaded.recipe.name
-        bars = console.is_terminal and not quiet
 
-        from hibprune.execution.progress import Narrator
+        from rich.console import Console
+
+        from hibprune.execution.progress import Narrator, Terminal
         from hibprune.pipeline import help_with_recipe, run_recipe
 
         if not ranks.leads:
             help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), ranks)
             return
-        manifest = run_recipe(loaded, directory, Narrator(console, bars), ranks)
+        console = Terminal(stderr=as_json)
+        narrator = Narrator(console, console.is_terminal and not quiet)
+        manifest = run_recipe(loaded, directory, narrator, ranks)
     if as_json:
         say_json(manifest.model_dump_json(indent=1))
     elif not quiet:
@@ -134,11 +103,10 @@ def run(
 
         console.print(closing_table(manifest))
 
-    from hibprune.report.gates import gate_line
+    from hibprune.report.gates import verdict_lines
 
-    for gate in manifest.gates:
-        if gate.verdict != "passed":
-            click.echo(f"gate {gate.verdict}: {gate_line(gate)}", err=True)
+    for line in verdict_lines(manifest.gates):
+        click.echo(line, err=True)
     if any(gate.verdict == "failed" for gate in manifest.gates):
         if ranks.count > 1:
             click.echo(
@@ -178,16 +146,11 @@ def run(
     show_default=True,
     help="Fractions to measure the task's own metric at, where the curves show another.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Directory to write; default exported_models/<recipe name>-compare. In that of a run, its "
-    "scores are taken up.",
-)
+@output_option("<recipe name>-compare", "In that of a run, its scores are taken up.")
 @OVERRIDES
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Override the device.")
+@DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
-@click.option("--quiet", is_flag=True, help="No progress bars and no closing lines: for logs.")
+@QUIET
 def compare(
     recipe: Path,
     methods: str,
@@ -270,17 +233,16 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
     from hibprune.records.check import CheckReport
 
     try:
-        loaded = opened(recipe, overrides)
+        loaded = opened(recipe, overrides, offline)
     except UserError as error:
         lines = map(legible, str(error).splitlines())
         report = CheckReport(recipe=legible(str(recipe)), ok=False, faults=tuple(lines))
     else:
-        from rich.console import Console
-
-        from hibprune.execution.progress import counted
+        from hibprune.execution.progress import Narrator, Terminal
         from hibprune.stages.check import check_recipe
 
-        with counted(Console(stderr=True)) as progress:
+        console = Terminal(stderr=True)
+        with Narrator(console, console.is_terminal).counted() as progress:
             report = check_recipe(loaded, offline, progress)
     if as_json:
         # Plain ASCII: what would steer a terminal is escaped.
@@ -297,11 +259,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
 @main.command()
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Directory to write; default exported_models/correlate-<first>-<second>.",
-)
+@output_option("correlate-<first>-<second>")
 @click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
 def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> None:
     """Correlate the head scores of two finished runs, by directory: two tasks, or two methods.
@@ -309,9 +267,6 @@ def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> 
     Prints Spearman's and Pearson's correlation and writes correlate.json, .png and .svg.
     """
     require_packages()
-
-    from hibprune.execution.progress import quiet_libraries
-
     quiet_libraries()
 
     from hibprune.comparing.correlate import correlate_runs, correlation_lines, correlation_name
@@ -355,6 +310,13 @@ def methods() -> None:
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
+@click.option(
+    "--variant",
+    default="pruned",
+    show_default=True,
+    metavar="NAME",
+    help="Which of its models: pruned, pruned-int8 or int8, pruned-fp16 or fp16.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option(
     "--timeout",
@@ -364,20 +326,19 @@ def methods() -> None:
     metavar="SECONDS",
     help="How long the model may take to load, and for each input.",
 )
-def predict(directory: Path, inputs: tuple[str, ...], as_json: bool, timeout: float) -> None:
+def predict(
+    directory: Path, inputs: tuple[str, ...], variant: str, as_json: bool, timeout: float
+) -> None:
     """Run the exported model of DIRECTORY on INPUTS and print what it says of each.
 
     INPUTS are sound files; for a text task they are the texts themselves, each one argument.
     """
     require_packages()
-
-    from hibprune.execution.progress import quiet_libraries
-
     quiet_libraries()
 
     from hibprune.deployment.predict import answers
 
-    for answer in answers(directory, inputs, timeout):
+    for answer in answers(directory, inputs, timeout, variant):
         if as_json:
             line = {answer.argument_name: answer.argument, "prediction": answer.prediction}
             click.echo(json.dumps(line))

@@ -51,8 +51,8 @@ def run_recipe(
     for line in (*material.notes, *skipped_lines(material)):
         narrator.say(line)
     # Writers of other libraries raise errors of their own when the disk is full.
-    with open_output(directory), plain_disk_errors(directory):
-        narrator.log_to(directory / LOG_FILE)
+    log = narrator.log_to(directory / LOG_FILE)
+    with open_output(directory), plain_disk_errors(directory), log:
         return _chain(Run(loaded, material, directory, device, narrator, ranks))
 
 

@@ -16,16 +16,15 @@ from transformers import PreTrainedModel
 
 from hibprune.models.attention import (
     attention_read,
-    attention_replaced,
     attention_sites,
     eager_attention,
     frame_count,
     frozen,
     input_length,
-    layer_attention_replaced,
     logit_count,
     silenced,
 )
+from hibprune.models.attention_mixing import attention_replaced, layer_attention_replaced
 from hibprune.models.families import family_of
 from hibprune.models.replay import (
     layers_recorded,

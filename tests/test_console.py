@@ -19,7 +19,8 @@ from rich.console import Console
 import hibprune
 from hibprune.cli import main
 from hibprune.errors import UserError, import_fault, printable, shortened
-from hibprune.execution.console import PACKAGES, require_packages, say_json
+from hibprune.execution.console import say_json
+from hibprune.execution.libraries import PACKAGES, require_packages
 from hibprune.execution.progress import Narrator, Terminal
 
 ROOT = Path(hibprune.__file__).parent.parent
@@ -126,8 +127,7 @@ def test_neither_terminal_nor_log_gets_what_steers(tmp_path: Path) -> None:
     with (tmp_path / "said").open("w", encoding="utf-8") as file:
         narrator = Narrator(Console(file=file), bars=False)
         narrator.say("clip \x1b[2J.wav: \u202egnp")
-        narrator.log_to(tmp_path / "run.log")
-        with narrator.step("plan\x07") as narration:
+        with narrator.log_to(tmp_path / "run.log"), narrator.step("plan\x07") as narration:
             narration.found("w\x1b[31m and a name of \udcff")
     for name in ("said", "run.log"):
         lines = (tmp_path / name).read_text(encoding="utf-8").splitlines()

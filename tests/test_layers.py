@@ -37,6 +37,10 @@ ENTRANCE = "hibprune"
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "onnx", "onnxruntime", "optimum", "rich")
 
 
+MAX_LINES = 350
+"""Of a file; one that is longer has a second subject."""
+
+
 def room_of(module: str) -> str:
     """The room of a module named within the package: `models.attention` is in `models`."""
     parts = module.split(".")
@@ -76,6 +80,12 @@ def test_every_room_has_its_floor() -> None:
 
 def test_nothing_lies_at_the_root_but_the_entry_the_chain_and_errors() -> None:
     assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "cli", "pipeline", "errors"}
+
+
+def test_no_file_is_too_long_to_be_read_in_one_go() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert lengths
+    assert {str(path): lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
 @pytest.mark.parametrize("room", sorted(FLOOR))

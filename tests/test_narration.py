@@ -10,7 +10,7 @@ from tiny_models import WITH_DECODER
 from transformers import PreTrainedModel
 
 from hibprune.compression.remove import save_model
-from hibprune.execution.progress import quiet_libraries
+from hibprune.execution.libraries import quiet_libraries
 
 
 @pytest.fixture

@@ -8,7 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from commands import invoke
+import numpy as np
+import onnxruntime
+import pytest
+import soundfile
+from commands import faults, invoke
 from standin import LABELS, SLOTS, StandIn
 
 
@@ -35,7 +39,6 @@ def test_predict_prints_a_label_per_slot(
 def test_predict_agrees_with_pytorch_on_a_text(
     finished: Callable[[str], Path], stand_in: StandIn
 ) -> None:
-    import soundfile
     import torch
     from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
@@ -90,3 +93,145 @@ def test_predict_wants_the_directory_of_a_run(
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {output}/onnx/model.onnx: ONNX Runtime cannot load it")
     assert len(result.stderr.splitlines()) == 1
+
+
+# Variants ------------------------------------------------------------------------------------
+
+
+def predicted(directory: Path, clip: Path, *options: str) -> str:
+    result = invoke("predict", directory, clip, "--json", *options)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return str(json.loads(result.stdout)["prediction"])
+
+
+def by_onnxruntime(directory: Path, graph: str, clip: Path) -> str:
+    """What the graph of that name says, run as anyone would."""
+    from transformers import AutoFeatureExtractor
+
+    waveform, rate = soundfile.read(clip, dtype="float32")
+    inputs = AutoFeatureExtractor.from_pretrained(directory)(
+        waveform, sampling_rate=rate, return_tensors="np"
+    )
+    session = onnxruntime.InferenceSession(directory / "onnx" / graph)
+    (logits,) = session.run(["logits"], dict(inputs))
+    labels = json.loads((directory / "config.json").read_text())["id2label"]
+    return str(labels[str(int(np.argmax(logits)))])
+
+
+@pytest.fixture
+def told_apart(finished: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A finished run whose int8 graph says of everything the last label, as fp32 never does."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    output = Path(shutil.copytree(finished("keyword_spotting"), tmp_path / "out"))
+    logits = np.zeros((1, len(LABELS)), np.float32)
+    logits[0, -1] = 1
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["constant"], ["logits"])],
+        "graph",
+        [helper.make_tensor_value_info("input_values", onnx.TensorProto.FLOAT, [None, None])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(logits, "constant")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    onnx.save(model, output / "onnx/model_quantized.onnx")
+    return output
+
+
+def test_predict_takes_the_variant_that_is_named(told_apart: Path, stand_in: StandIn) -> None:
+    labels = json.loads((told_apart / "config.json").read_text())["id2label"]
+    last = labels[str(len(LABELS) - 1)]
+    clips = [stand_in.clip("validation", number) for number in range(10)]
+    clip, pruned = next(
+        (clip, said)
+        for clip in clips
+        if (said := by_onnxruntime(told_apart, "model.onnx", clip)) != last
+    )
+    assert [predicted(told_apart, clip, "--variant", name) for name in ("pruned-int8", "int8")] == [
+        last,
+        last,
+    ]
+    for options in ((), ("--variant", "pruned"), ("--variant", "fp32")):
+        assert predicted(told_apart, clip, *options) == pruned
+
+
+def test_predict_agrees_with_onnxruntime_on_int8(
+    finished: Callable[[str], Path], stand_in: StandIn
+) -> None:
+    output, clip = finished("keyword_spotting"), stand_in.clip("validation", 0)
+    expected = by_onnxruntime(output, "model_quantized.onnx", clip)
+    assert predicted(output, clip, "--variant", "int8") == expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "fault"),
+    [
+        ("fp16", "pruned-fp16 is not in it: add fp16 to export.variants and run again"),
+        ("pruned-fp16", "pruned-fp16 is not in it: add fp16 to export.variants and run again"),
+        ("pruned-in8", "no variant 'pruned-in8' (did you mean 'pruned-int8'?)"),
+        ("original-int8", "no variant 'original-int8' (did you mean 'pruned-int8'?)"),
+        ("INT4", "no variant 'INT4'"),
+        ("../../secret", "no variant '../../secret'"),
+        ("", "no variant ''"),
+    ],
+)
+def test_a_variant_that_is_not_there_is_one_line_that_lists_those_there_are(
+    finished: Callable[[str], Path], stand_in: StandIn, variant: str, fault: str
+) -> None:
+    output, clip = finished("keyword_spotting"), stand_in.clip("validation", 0)
+    assert faults(invoke("predict", output, clip, "--variant", variant)) == [
+        f"{output}: {fault}; there are: pruned, pruned-int8"
+    ]
+
+
+def test_a_variant_that_could_not_be_made_is_told_with_its_reason(
+    finished: Callable[[str], Path], stand_in: StandIn, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(finished("keyword_spotting"), tmp_path / "out"))
+    manifest = json.loads((output / "manifest.json").read_text())
+    manifest["variants"] = [one for one in manifest["variants"] if one["name"] != "pruned-int8"]
+    reason = f"a graph that \x1b[2Jcannot{'!' * 999}"
+    manifest["missing"] = [{"name": "pruned-int8", "precision": "int8", "reason": reason}]
+    (output / "manifest.json").write_text(json.dumps(manifest))
+    # What an earlier recipe may have left is not taken for it.
+    assert (output / "onnx/model_quantized.onnx").exists()
+    (fault,) = faults(invoke("predict", output, stand_in.clip("validation", 0), "--variant=int8"))
+    assert fault.startswith(f"{output}: pruned-int8 could not be made (a graph that �[2Jcannot!!!")
+    assert fault.endswith("!…); there are: pruned")
+
+
+def test_a_manifest_that_is_none_is_one_line(
+    finished: Callable[[str], Path], stand_in: StandIn, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(finished("keyword_spotting"), tmp_path / "out"))
+    (output / "manifest.json").write_text('{"schema_version": 1}')
+    clip = stand_in.clip("validation", 0)
+    assert faults(invoke("predict", output, clip, "--variant", "int8")) == [
+        f"{output}/manifest.json: not of a run by this version of hibprune: run it again"
+    ]
+
+
+def test_a_broken_graph_is_named_as_it_lies_there(told_apart: Path, stand_in: StandIn) -> None:
+    (told_apart / "onnx/model_quantized.onnx").write_bytes(b"not a model")
+    clip = stand_in.clip("validation", 0)
+    (fault,) = faults(invoke("predict", told_apart, clip, "--variant", "int8"))
+    assert fault.startswith(f"{told_apart}/onnx/model_quantized.onnx: ONNX Runtime cannot load it")
+    (told_apart / "onnx/model_quantized.onnx").unlink()
+    assert faults(invoke("predict", told_apart, clip, "--variant", "int8")) == [
+        f"{told_apart}: no onnx/model_quantized.onnx in it: not the directory of a finished run"
+    ]
+
+
+def test_both_graphs_of_a_decoder_are_those_of_the_variant(
+    finished: Callable[[str], Path], stand_ins: Callable[[str], Path]
+) -> None:
+    output = finished("encoder_decoder")
+    clip = StandIn(stand_ins("encoder_decoder")).clip("validation", 0)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert "pruned-int8" in {variant["name"] for variant in manifest["variants"]}
+    lines = (output / "predictions/pruned-int8.jsonl").read_text().splitlines()
+    said = {entry["id"]: entry["prediction"] for entry in map(json.loads, lines)}
+    name = next(id for id in said if Path(id).name == clip.name)
+    assert predicted(output, clip, "--variant", "int8") == said[name]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hibprune.report.summary import summary_rows
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console
@@ -35,16 +36,15 @@ from hibprune.records.manifest import (
 from hibprune.records.measurements import Gate, Measurement, Percentiles
 from hibprune.records.medium import Length
 from hibprune.records.units import Head, HeadShare, Plan, Scores, heads_by_layer
-from hibprune.report import write_report
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_grid, head_map, latency_figure, score_spread
+from hibprune.report.files import write_report
 from hibprune.report.gates import gate_line
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.numbers import change, count, duration, megabytes, milliseconds
 from hibprune.report.page import report_markdown
 from hibprune.report.ranking import ranking_sentence, score_label
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of
-from hibprune.report.summary import summary_rows
 from hibprune.report.terminal import closing_table
 from hibprune.report.wording import (
     metric_finding,

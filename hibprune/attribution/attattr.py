@@ -12,7 +12,8 @@ from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.methods import Answer, AttAttr
-from hibprune.models.attention import input_length, layer_attention_replaced
+from hibprune.models.attention import input_length
+from hibprune.models.attention_mixing import layer_attention_replaced
 from hibprune.models.replay import (
     Layers,
     layers_recorded,

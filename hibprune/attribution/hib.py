@@ -38,11 +38,11 @@ from hibprune.attribution.precision import products_in
 from hibprune.attribution.stopping import EVERY, PROBE, Probe
 from hibprune.models.attention import (
     AttentionSite,
-    attention_replaced,
     attention_sites,
     frozen,
     positions_fitted,
 )
+from hibprune.models.attention_mixing import attention_replaced
 from hibprune.models.replay import prefix_replayed
 from hibprune.records.units import Scores
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from hibprune.records.base import Settings
 from hibprune.records.units import ENCODER, Kind, Scores
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ StackName = Literal["encoder", "decoder.self", "decoder.cross"]
 BatchSize = Annotated[int, Field(ge=1)]
 
 
-class MethodBase(BaseModel, ABC):
+class MethodBase(Settings, ABC):
     """One attribution method. Its fields are its hyperparameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: ClassVar[str]
     source: ClassVar[str]

@@ -68,8 +68,8 @@ def compare_recipe(
     too_small = _check_amounts(choice, heads, loaded.recipe.budget)
     for line in (*material.notes, *skipped_lines(material), *left_out, *too_small):
         narrator.say(line)
-    with open_output(directory), plain_disk_errors(directory):
-        narrator.log_to(directory / LOG_FILE)
+    log = narrator.log_to(directory / LOG_FILE)
+    with open_output(directory), plain_disk_errors(directory), log:
         run = Run(loaded, material, directory, device, narrator)
         if not loaded.recipe.validation.allow_chance_baseline:
             baseline(run)

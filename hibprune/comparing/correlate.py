@@ -11,9 +11,9 @@ import numpy as np
 
 from hibprune.attribution import METHODS
 from hibprune.errors import UserError, shortened
-from hibprune.execution.files import plain_disk_errors, read_text_bounded, write_text
+from hibprune.execution.files import plain_disk_errors, write_text
 from hibprune.execution.machine import installed_versions
-from hibprune.execution.output import check_output, open_output
+from hibprune.execution.output import check_output, open_output, read_manifest
 from hibprune.execution.steps import kept_result
 from hibprune.recipe.settings import MAX_NAME, NAME_PATTERN
 from hibprune.records.base import Interval
@@ -97,19 +97,11 @@ def read_run(directory: Path) -> tuple[Manifest, Scores]:
     Raises:
         UserError: the directory does not hold one, or holds what no run can have left.
     """
-    path = directory / FILE_NAME
-    try:
-        manifest = Manifest.model_validate_json(read_text_bounded(path))
-    except OSError as error:
-        raise UserError(
-            f"{directory}: no finished hibprune run: no {FILE_NAME} that can be read in it"
-        ) from error
-    except ValueError as error:
-        raise UserError(
-            f"{path}: not of a run by this version of hibprune: run it again"
-        ) from error
+    manifest = read_manifest(directory)
     if not re.fullmatch(NAME_PATTERN, manifest.recipe) or len(manifest.recipe) > MAX_NAME:
-        raise UserError(f"{path}: '{shortened(manifest.recipe)}' is no name of a recipe")
+        raise UserError(
+            f"{directory / FILE_NAME}: '{shortened(manifest.recipe)}' is no name of a recipe"
+        )
     kept = kept_result(directory, ATTRIBUTE, Scores)
     if kept is None:
         there = (directory / f"steps/{ATTRIBUTE}.json").exists()

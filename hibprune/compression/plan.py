@@ -6,21 +6,20 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hibprune.errors import UserError
+from hibprune.records.base import Settings
 from hibprune.records.units import ENCODER, Head, HeadShare, Plan, Scope, Scores, Unit
 
 
-class Budget(BaseModel):
+class Budget(Settings):
     """How much to remove: of the heads a `fraction`, or a number of `heads`; a share of `neurons`.
 
     `scope: global` removes the lowest scores over the whole model, `layerwise` the same number from
     every layer (`heads` then counts per layer), of either kind. No layer is left with fewer heads
     than `min_heads_per_layer`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
     heads: int | None = Field(default=None, ge=1)
@@ -42,13 +41,11 @@ class Budget(BaseModel):
         return HeadShare(fraction=self.fraction, total=total, scope=self.scope)
 
 
-class Schedule(BaseModel):
+class Schedule(Settings):
     """In how many `rounds` the heads go: after each, those that are left are scored again.
 
     A budget of fewer heads than rounds takes as many rounds as heads.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rounds: int = Field(default=1, ge=1)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from hibprune.records.base import Settings
 
 RepairKind = Literal["none", "mean", "scale", "least-squares"]
 
 
-class RemovalSettings(BaseModel):
+class RemovalSettings(Settings):
     """What happens to the weights that stay, once units are gone.
 
     `repair` fits them to what the model did before, on the calibration clips and without labels:
@@ -18,10 +20,7 @@ class RemovalSettings(BaseModel):
     that are held in memory for it; what is more goes to files.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    renamed: ClassVar[dict[str, str]] = {"leave": "repair"}
-    """Keys of earlier versions, and what they are called now."""
+    former_names: ClassVar[dict[str, str]] = {"leave": "repair"}
 
     repair: RepairKind = "least-squares"
     memory_gib: float = Field(default=2.0, gt=0)

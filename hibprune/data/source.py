@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from hibprune.data.utterances import Listing, TargetFields, Utterance
-from hibprune.records.base import Record
+from hibprune.records.base import Settings
 from hibprune.records.medium import Medium
 
 Remote = Literal["the Hub", "its publisher"]
 
 
-class Source(Record):
+class Source(Settings):
     """A place that utterances come from, as a recipe describes it."""
 
     media: ClassVar[tuple[Medium, ...]]

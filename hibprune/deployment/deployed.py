@@ -18,8 +18,8 @@ import numpy as np
 from hibprune.data import ContentFault, DurationLimits
 from hibprune.errors import UserError
 from hibprune.execution.files import open_bounded, read_fault
+from hibprune.execution.libraries import quiet_libraries
 from hibprune.execution.output import RECIPE_FILE
-from hibprune.execution.progress import quiet_libraries
 from hibprune.execution.runtime import MAX_GRAPH_BYTES, ONNX_DIRECTORY, Predict
 from hibprune.models.architecture import read_configuration
 from hibprune.models.checkpoint import needed_files
@@ -29,6 +29,7 @@ from hibprune.models.staging import StagedCheckpoint
 from hibprune.recipe import load_recipe
 from hibprune.records.manifest import FILE_NAME
 from hibprune.records.medium import SOUND, Medium
+from hibprune.records.precision import Precision, graph_name
 from hibprune.tasks import Target, TaskBase, Vocabulary
 
 LONGEST_NAMED = 100
@@ -81,7 +82,9 @@ class Deployment:
         return None if np.isfinite(outputs).all() else "gives out numbers that are not finite"
 
 
-def told(directory: str, arguments: Sequence[str]) -> Iterator[dict[str, Any]]:
+def told(
+    directory: str, arguments: Sequence[str], precision: Precision = "fp32"
+) -> Iterator[dict[str, Any]]:
     """Of each argument, what the model says of it or why it cannot be used; first, nothing.
 
     Raises:
@@ -90,7 +93,7 @@ def told(directory: str, arguments: Sequence[str]) -> Iterator[dict[str, Any]]:
     quiet_libraries()
     place = Path(directory)
     recipe = load_recipe(_file(place, RECIPE_FILE)).recipe
-    deployment = _open(place, recipe.task)
+    deployment = _open(place, recipe.task, precision)
     yield {}
     for argument in arguments:
         named = _named(argument, recipe.task.medium)
@@ -129,16 +132,17 @@ def _file(directory: Path, name: str) -> Path:
     return path
 
 
-def _open(directory: Path, task: TaskBase) -> Deployment:
-    exported = [f"{ONNX_DIRECTORY}/{name}" for name in task.exported_files]
-    # The manifest is written last: without it, the files may be half of two models.
-    for name in (*exported, "config.json", FILE_NAME):
-        _file(directory, name)
+def _open(directory: Path, task: TaskBase, precision: Precision) -> Deployment:
+    graphs = {graph: f"{ONNX_DIRECTORY}/{graph_name(graph, precision)}" for graph in task.graphs}
     beside = [f"{ONNX_DIRECTORY}/{name}" for name in task.beside_graphs]
+    # The manifest is written last: without it, the files may be half of two models.
+    for name in (*graphs.values(), *beside, "config.json", FILE_NAME):
+        _file(directory, name)
     files = [*needed_files(directory, task), *beside]
     staged = StagedCheckpoint(directory, str(directory), files)
-    for graph in task.graphs:
-        staged.link(f"{ONNX_DIRECTORY}/{graph}")
+    for graph, name in graphs.items():
+        # Under the name of fp32, so that all are run by one code.
+        staged.link(name, f"{ONNX_DIRECTORY}/{graph}")
     config = read_configuration(staged, task)
     writes = task.fields.kind == "text"
     tokenizer = pretrained("AutoTokenizer", staged) if writes else None

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hibprune.errors import UserError, shortened
+from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.confined import ConfinedError, confined
+from hibprune.execution.output import read_manifest
+from hibprune.records.variants import DEPLOYABLE, PRUNED, VariantName, precision_of
 
 DEPLOYED = "hibprune.deployment.deployed"
 """What opens and runs the model; imported in the process where that happens."""
@@ -42,17 +44,22 @@ class Answer:
         return f"{self.named}: {slots}"
 
 
-def answers(directory: Path, arguments: Sequence[str], seconds: float) -> Iterator[Answer]:
-    """What the exported model says of each argument: a sound file, or a text for tasks on text.
+def answers(
+    directory: Path, arguments: Sequence[str], seconds: float, variant: str = PRUNED
+) -> Iterator[Answer]:
+    """What a variant of the exported model says of each argument: a sound file or, of tasks on
+    text, a text.
 
     Raises:
-        UserError: the directory is not that of a finished run; the model takes more than `seconds`
-            to load or for one argument; or, once the others are done, a line for each argument
-            that cannot be used.
+        UserError: the directory is not that of a finished run, or has no such variant; the model
+            takes more than `seconds` to load or for one argument; or, once the others are done, a
+            line for each argument that cannot be used.
     """
+    precision = precision_of(_variant(directory, variant))
+    work = (os.fspath(directory), list(arguments), precision)
     faults = []
     try:
-        for told in confined(DEPLOYED, "told", (os.fspath(directory), list(arguments)), seconds):
+        for told in confined(DEPLOYED, "told", work, seconds):
             if "fault" in told:
                 faults.append(f"{told['named']}: {told['fault']}")
             elif "prediction" in told:
@@ -62,3 +69,29 @@ def answers(directory: Path, arguments: Sequence[str], seconds: float) -> Iterat
         raise UserError(f"{directory}: its model {error}: {remedy}") from error
     if faults:
         raise UserError("\n".join(faults))
+
+
+def _variant(directory: Path, wanted: str) -> VariantName:
+    """The variant meant by its name or its precision.
+
+    Raises:
+        UserError: a line that lists those there are.
+    """
+    names = {name: name for name in DEPLOYABLE} | {precision_of(name): name for name in DEPLOYABLE}
+    name = names.get(wanted)
+    if name == PRUNED:
+        # The others are made from it, so that it is always there.
+        return PRUNED
+    manifest = read_manifest(directory)
+    made = {variant.name for variant in manifest.variants}
+    if name is not None and name in made:
+        return name
+    there = ", ".join(one for one in DEPLOYABLE if one in made)
+    missing = next((one for one in manifest.missing if one.name == name), None)
+    if missing is not None:
+        fault = f"{name} could not be made ({shortened(missing.reason, LONGEST_LABEL)})"
+    elif name is not None:
+        fault = f"{name} is not in it: add {precision_of(name)} to export.variants and run again"
+    else:
+        fault = f"no variant '{shortened(wanted)}'{did_you_mean(wanted, list(names))}"
+    raise UserError(f"{directory}: {fault}; there are: {there}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import io
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import click
 
-from hibprune.errors import INSTALLED_AS, UserError, import_fault, printable, shortened
+from hibprune.errors import UserError, import_fault, printable, shortened
 
 BAD_INPUT, GATE_FAILED, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 """Exit codes; the last two are what a shell makes of SIGINT and SIGPIPE."""
@@ -24,13 +23,6 @@ TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
 
 LONGEST_LINE = 1000
 """Characters of an error; paths may be long, what a recipe holds is quoted in part."""
-
-PACKAGES = (
-    "datasets", "jinja2", "jiwer", "matplotlib", "numpy", "onnx", "onnxruntime", "optimum",
-    "psutil", "pydantic", "rich", "scipy", "soundfile", "torch", "torchaudio", "transformers",
-    "wrapt", "yaml",
-)  # fmt: skip
-"""What the package's dependencies are called when they are imported."""
 
 
 class PlainGroup(click.Group):
@@ -80,22 +72,6 @@ def _plain_errors() -> Iterator[None]:
             raise
         say_errors(fault)
         sys.exit(BAD_INPUT)
-
-
-def require_packages() -> None:
-    """See that all that may be needed is installed, before hours of work.
-
-    Raises:
-        UserError: names the packages that are not.
-    """
-    missing = [
-        INSTALLED_AS.get(name, name) for name in PACKAGES if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        named = "', '".join(missing)
-        one = "the package" if len(missing) == 1 else "the packages"
-        are = "is" if len(missing) == 1 else "are"
-        raise UserError(f"{one} '{named}' {are} not installed: pip install {' '.join(missing)}")
 
 
 def output_fault(error: OSError) -> str:

@@ -12,12 +12,13 @@ from hibprune.errors import UserError
 from hibprune.execution.files import (
     open_to_append,
     plain_disk_errors,
+    read_text_bounded,
     remove_leftovers,
     require_own,
     sha256_of,
 )
 from hibprune.execution.runtime import ONNX_DIRECTORY
-from hibprune.records.manifest import FILE_NAME
+from hibprune.records.manifest import FILE_NAME, Manifest
 
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "run.log"
@@ -117,6 +118,25 @@ def withdraw(directory: Path) -> None:
     with plain_disk_errors(directory):
         for name in LAST_WRITTEN:
             (directory / name).unlink(missing_ok=True)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a finished run.
+
+    Raises:
+        UserError: the directory does not hold one, or one that no run can have left.
+    """
+    path = directory / FILE_NAME
+    try:
+        return Manifest.model_validate_json(read_text_bounded(path))
+    except OSError as error:
+        raise UserError(
+            f"{directory}: no finished hibprune run: no {FILE_NAME} that can be read in it"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not of a run by this version of hibprune: run it again"
+        ) from error
 
 
 def graph_bytes(directory: Path, graphs: Sequence[str]) -> dict[str, int]:

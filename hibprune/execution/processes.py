@@ -1,7 +1,8 @@
 """Several processes that score together, as torchrun starts them: one leads, the others help.
 
 Samples are independent, so each rank scores its share of them and all get every row. What is
-exchanged is small, and goes over gloo wherever the ranks compute.
+exchanged is small, and goes over gloo wherever the ranks compute. torch is imported where there
+are several: a process alone has nothing to exchange.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
-
-import torch
-from torch import distributed
-from torch.distributed.distributed_c10d import Store
-from torch.distributed.rendezvous import rendezvous
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hibprune.errors import UserError, shortened
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 PATIENCE = timedelta(days=7)
 """Helpers wait while the leader evaluates, however long that takes."""
@@ -53,6 +52,8 @@ class Ranks:
         """What all ranks have found, on every one of them. Raises RankLostError."""
         if self.count == 1:
             return dict(rows)
+        from torch import distributed
+
         parts: list[Any] = [None] * self.count
         with _others_there():
             distributed.all_gather_object(parts, dict(rows))
@@ -64,11 +65,15 @@ class Ranks:
         Raises RankLostError.
         """
         if self.count > 1:
+            from torch import distributed
+
             with _others_there():
                 distributed.broadcast_object_list([value], src=0)
 
     def hear(self) -> Any:
         """What the leader tells. Raises RankLostError."""
+        from torch import distributed
+
         heard: list[Any] = [None]
         with _others_there():
             distributed.broadcast_object_list(heard, src=0)
@@ -88,6 +93,10 @@ def joined() -> Iterator[Ranks]:
     if _told("WORLD_SIZE", 1) < 2:
         yield ALONE
         return
+    import torch
+    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
+
     if torch.cuda.is_available():
         # What `cuda` means from here on.
         torch.cuda.set_device(_told("LOCAL_RANK", 0) % torch.cuda.device_count())

@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from hibprune.errors import UserError
 from hibprune.execution.files import open_bounded, read_bounded, read_fault
+from hibprune.records.base import Settings
 
 CONFIGURATION_FILES = ("config.json", "generation_config.json")
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -30,14 +31,12 @@ DEEPEST = 30
 PLAIN_NAME = re.compile(r"[\w][\w.-]*", re.ASCII)
 
 
-class ModelSource(BaseModel):
+class ModelSource(Settings):
     """Which checkpoint: a directory (relative to the recipe) or a Hub id, and its revision.
 
     Weights come as safetensors. `pickle: true` also accepts `pytorch_model.bin`, read with torch's
     weights-only loader. Code that comes with a checkpoint is never run.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = Field(min_length=1)
     revision: str | None = None

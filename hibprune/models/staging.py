@@ -78,6 +78,7 @@ class StagedCheckpoint:
         weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
         self._origin = directory
         self._files: dict[str, Path] = {}
+        self._renamed: dict[str, str] = {}
         for name in small:
             if os.path.lexists(directory / name):
                 self._copy(name)
@@ -88,25 +89,30 @@ class StagedCheckpoint:
         files = sorted(self._files.items())
         return digest(*(part for name, path in files for part in (name, sha256_of(path))))
 
-    def link(self, name: str) -> Path:
-        """Show a large file, too; returns where it lies in truth.
+    def link(self, name: str, shown_as: str | None = None) -> Path:
+        """Show a large file, too, under its name or another; returns where it lies in truth.
 
         Raises:
             UserError: it is no regular file of the checkpoint's.
         """
         path = real_file(self._origin, name, self.source)
-        shown = self.directory / name
+        shown_as = shown_as or name
+        shown = self.directory / shown_as
         shown.parent.mkdir(exist_ok=True)
         try:
             shown.symlink_to(path)
         except OSError:  # Windows wants a privilege for links.
             with plain_disk_errors(self.directory):
                 shutil.copyfile(path, shown)
-        self._files[name] = path
+        self._files[shown_as] = path
+        if shown_as != name:
+            self._renamed[str(shown)] = f"{self.source}/{name}"
         return path
 
     def named(self, text: str) -> str:
         """A message with the checkpoint's own name in the place of this directory's."""
+        for shown, name in self._renamed.items():
+            text = text.replace(shown, name)
         return text.replace(str(self.directory), self.source)
 
     def _copy(self, name: str) -> None:

@@ -26,22 +26,24 @@ This page is made by `hibprune schema --markdown`; a test sees that it is up to 
 
 def reference_markdown() -> str:
     """Every key of a recipe: a section for each part of it, and one for each kind of a part."""
-    return "\n\n".join([HEADER.strip(), *_sections("", Recipe)]) + "\n"
+    schema = Recipe.model_json_schema()
+    definitions = {**schema["$defs"], Recipe.__name__: schema}
+    return "\n\n".join([HEADER.strip(), *_sections("", Recipe, definitions)]) + "\n"
 
 
-def _sections(path: str, model: type[BaseModel]) -> Iterator[str]:
-    yield _section(path or "The whole", model)
+def _sections(path: str, model: type[BaseModel], definitions: Mapping[str, Any]) -> Iterator[str]:
+    properties = definitions[model.__name__]["properties"]
+    yield _section(path or "The whole", model, properties)
     for name, field in model.model_fields.items():
         place = f"{path}.{name}" if path else name
         for kind in members_of(field.annotation):
-            tag = _tag(kind)
+            tag = _tag(definitions[kind.__name__]["properties"])
             # Both sets of data take the same sources: told once.
             if place != "validation.source":
-                yield from _sections(f"{place}: {tag}" if tag else place, kind)
+                yield from _sections(f"{place}: {tag}" if tag else place, kind, definitions)
 
 
-def _section(title: str, model: type[BaseModel]) -> str:
-    properties = model.model_json_schema()["properties"]
+def _section(title: str, model: type[BaseModel], properties: Mapping[str, Any]) -> str:
     rows = [
         f"| `{name}` | {_type(properties[name])} | {_default(field)} |"
         for name, field in model.model_fields.items()
@@ -50,9 +52,8 @@ def _section(title: str, model: type[BaseModel]) -> str:
     return f"## {title}\n\n{inspect.cleandoc(model.__doc__ or '')}\n\n{table}"
 
 
-def _tag(model: type[BaseModel]) -> str:
+def _tag(properties: Mapping[str, Any]) -> str:
     """What `kind` or `method` says where a section is this model; empty where it has neither."""
-    properties = model.model_json_schema()["properties"]
     tags = [properties[key].get("const", "") for key in ("kind", "method") if key in properties]
     return str(tags[0]) if tags else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hibprune.attribution import HeadInformationBottleneck, Method
 from hibprune.attribution.methods import NeuronMethod, Reconstruction
@@ -15,8 +15,9 @@ from hibprune.data import DataSource, DurationLimits
 from hibprune.deployment.settings import ExportSettings
 from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
+from hibprune.records.base import Settings
 from hibprune.records.medium import Unit
-from hibprune.records.variants import VariantName
+from hibprune.records.variants import VariantName, precision_of
 from hibprune.tasks import Task
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -37,15 +38,6 @@ METRIC_GATES = {
 }
 """The gate on each metric, named in small letters."""
 MAX_REPETITIONS, MAX_THREADS, MAX_BATCH = 100_000, 1024, 1024
-
-
-class Settings(BaseModel):
-    """Base of what a recipe consists of: unknown keys are errors, values cannot change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    former_names: ClassVar[dict[str, str]] = {}
-    """Keys that were or could be looked for here, and what to write instead."""
 
 
 class InputLimits(Settings):
@@ -176,7 +168,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _gates_hold_a_variant_that_is_made(self) -> Recipe:
-        precision = self.gates.variant.partition("-")[2] or "fp32"
+        precision = precision_of(self.gates.variant)
         if precision not in self.export.variants:
             raise ValueError(
                 f"gates.variant: {self.gates.variant} is not made: add {precision} to "

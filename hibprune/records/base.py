@@ -1,8 +1,8 @@
-"""The base of all records: frozen, without unknown keys, to JSON and back unchanged."""
+"""The bases of records and settings: frozen, without unknown keys, to JSON and back unchanged."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict
 class Record(BaseModel):
     """Base of every record: unknown keys are errors, values cannot change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What validates a class is made when the class is first used: a command uses few of them.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class Settings(Record):
+    """Base of what a recipe consists of."""
+
+    former_names: ClassVar[dict[str, str]] = {}
+    """Keys that were or could be looked for here, and what to write instead."""
 
 
 class Interval(NamedTuple):

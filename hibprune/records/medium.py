@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from hibprune.records.base import Record, Settings
 
 Unit = Literal["seconds", "tokens"]
 MediumName = Literal["sound", "text"]
@@ -57,10 +57,8 @@ OF_SOMETHING: dict[Unit, str] = {"seconds": "s of sound", "tokens": "tokens of t
 AS_INPUT: dict[Unit, str] = {"seconds": "s clip", "tokens": "tokens"}
 
 
-class Length(BaseModel):
+class Length(Record):
     """How long an input is: seconds of sound, or tokens of text with the special ones."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: int | float
     unit: Unit
@@ -85,10 +83,8 @@ class Length(BaseModel):
         return float(self.value) if self.unit == "seconds" else None
 
 
-class LengthSettings(BaseModel):
+class LengthSettings(Settings):
     """Lengths to work at: `seconds` for tasks on sound, `tokens` for tasks on text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seconds: tuple[float, ...]
     tokens: tuple[int, ...]

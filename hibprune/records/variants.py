@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -24,6 +24,12 @@ from hibprune.records.statistics import bootstrap_interval
 ORIGINAL, PRUNED = "original", "pruned"
 VariantName = Literal["pruned", "pruned-int8", "pruned-fp16"]
 """What can be deployed."""
+DEPLOYABLE: tuple[VariantName, ...] = get_args(VariantName)
+
+
+def precision_of(variant: str) -> str:
+    """The precision that a variant's name tells: int8 of `pruned-int8`, fp32 of `pruned`."""
+    return variant.partition("-")[2] or "fp32"
 
 
 class VariantPlan(Record):

@@ -54,6 +54,11 @@ def gate_line(gate: Gate) -> str:
     )
 
 
+def verdict_lines(gates: Sequence[Gate]) -> list[str]:
+    """A line of a log for every gate that did not pass."""
+    return [f"gate {gate.verdict}: {gate_line(gate)}" for gate in gates if gate.verdict != "passed"]
+
+
 def gate_reason(gate: Gate) -> str:
     """Why a gate is undecided, or failed only by the stricter reading; nothing for others."""
     if not gate.holds_limit or gate.verdict == "passed":

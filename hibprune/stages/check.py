@@ -16,16 +16,14 @@ from hibprune.records.check import CheckReport
 from hibprune.stages.check_data import Progress, check_data
 from hibprune.stages.hub import require_on_hub
 from hibprune.stages.load import (
-    CALIBRATION,
-    VALIDATION,
     calibration_order,
     check_model,
     model_notes,
     require_distinct_labels,
-    require_sources,
     try_loss,
     validation_order,
 )
+from hibprune.stages.sources import CALIBRATION, VALIDATION, require_sources
 
 
 def check_recipe(

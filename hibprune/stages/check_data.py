@@ -26,7 +26,8 @@ from hibprune.recipe import LoadedRecipe
 from hibprune.records.check import CheckedData
 from hibprune.records.manifest import SkippedClip
 from hibprune.stages.hub import require_on_hub
-from hibprune.stages.load import CALIBRATION, calibration_order, validation_order
+from hibprune.stages.load import calibration_order, validation_order
+from hibprune.stages.sources import CALIBRATION
 from hibprune.stages.targets import with_targets
 
 MOST_LOOKED_AT = 20_000

@@ -13,7 +13,6 @@ from hibprune.attribution.batches import read_unmodified
 from hibprune.compression.plan import check_budget
 from hibprune.data import (
     Content,
-    DataSource,
     Selection,
     Utterance,
     drawing_order,
@@ -31,10 +30,10 @@ from hibprune.models.trial import REMEDY
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.report.checking import passed_over_lines
 from hibprune.stages.room import room_fault
+from hibprune.stages.sources import CALIBRATION, VALIDATION, require_sources, sources
 from hibprune.stages.targets import with_targets
 from hibprune.tasks import Target
 
-CALIBRATION, VALIDATION = "calibration", "validation"
 NAMED_WHEN_SKIPPED = 10
 
 
@@ -188,22 +187,6 @@ def reader(checkpoint: Checkpoint, limits: InputLimits) -> Callable[[Content], R
     return lambda content: checkpoint.read(content, limits.durations)
 
 
-def require_sources(loaded: LoadedRecipe, offline: bool = False) -> None:
-    """See that model and data are where the recipe says, without opening them.
-
-    Raises:
-        UserError: one line for each that is not.
-    """
-    recipe, root = loaded.recipe, loaded.root
-    faults = [f"{loaded.path}: model.source: {line}" for line in recipe.model.problems(root)]
-    for place, source in sources(recipe):
-        faults += [
-            f"{loaded.path}: {place}.source: {line}" for line in source.problems(root, offline)
-        ]
-    if faults:
-        raise UserError("\n".join(faults))
-
-
 def calibration_order(recipe: Recipe, clips: Sequence[Utterance]) -> list[Utterance]:
     """The clips in the order they are drawn, balanced over labels; later ones are replacements."""
     return drawing_order(clips, recipe.seed, balanced=recipe.task.fields.kind != "text")
@@ -252,13 +235,6 @@ def skipped_lines(material: Material) -> list[str]:
         for line in passed_over_lines(files)
     ]
     return skipped[:NAMED_WHEN_SKIPPED] + rest + passed_over
-
-
-def sources(recipe: Recipe) -> tuple[tuple[str, DataSource], ...]:
-    return (
-        (CALIBRATION, recipe.calibration.source),
-        (VALIDATION, recipe.validation.source),
-    )
 
 
 def loaded_line(material: Material, device: torch.device) -> str:

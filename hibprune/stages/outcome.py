@@ -38,7 +38,7 @@ from hibprune.records.variants import (
     Variant,
     VariantLatency,
 )
-from hibprune.report import write_report
+from hibprune.report.files import write_report
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material

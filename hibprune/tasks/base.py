@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from hibprune.data import TargetFields
 from hibprune.execution.runtime import (
@@ -22,6 +21,7 @@ from hibprune.execution.runtime import (
     onnx_session,
     torch_predict,
 )
+from hibprune.records.base import Settings
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.medium import SOUND, Medium
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class TaskBase(BaseModel, ABC):
+class TaskBase(Settings, ABC):
     """One kind of task. Fields are what a recipe may say about it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     medium: ClassVar[Medium] = SOUND
     """What goes in."""

@@ -39,13 +39,37 @@ SHORTER = {
 """Codes of ISO 639-2 and 639-3, as MMS has them, where the rules depend on the language."""
 
 
+ENGLISH_NAMES = """\
+en:english zh:chinese de:german es:spanish ru:russian ko:korean fr:french ja:japanese pt:portuguese
+tr:turkish pl:polish ca:catalan nl:dutch ar:arabic sv:swedish it:italian id:indonesian hi:hindi
+fi:finnish vi:vietnamese he:hebrew uk:ukrainian el:greek ms:malay cs:czech ro:romanian da:danish
+hu:hungarian ta:tamil no:norwegian th:thai ur:urdu hr:croatian bg:bulgarian lt:lithuanian la:latin
+mi:maori ml:malayalam cy:welsh sk:slovak te:telugu fa:persian lv:latvian bn:bengali sr:serbian
+az:azerbaijani sl:slovenian kn:kannada et:estonian mk:macedonian br:breton eu:basque is:icelandic
+hy:armenian ne:nepali mn:mongolian bs:bosnian kk:kazakh sq:albanian sw:swahili gl:galician
+mr:marathi pa:punjabi si:sinhala km:khmer sn:shona yo:yoruba so:somali af:afrikaans oc:occitan
+ka:georgian be:belarusian tg:tajik sd:sindhi gu:gujarati am:amharic yi:yiddish lo:lao uz:uzbek
+fo:faroese ht:haitian_creole ps:pashto tk:turkmen nn:nynorsk mt:maltese sa:sanskrit
+lb:luxembourgish my:myanmar bo:tibetan tl:tagalog mg:malagasy as:assamese tt:tatar haw:hawaiian
+ln:lingala ha:hausa ba:bashkir jw:javanese su:sundanese yue:cantonese my:burmese ca:valencian
+nl:flemish ht:haitian lb:letzeburgesch ps:pushto pa:panjabi ro:moldavian ro:moldovan si:sinhalese
+es:castilian zh:mandarin
+"""
+CODES_BY_NAME = {
+    name.replace("_", " "): code
+    for code, name in (entry.split(":") for entry in ENGLISH_NAMES.split())
+}
+"""Codes of languages by their English names, as Whisper's tokenizer in transformers knows them.
+Kept here because transformers takes a second to import; a test holds them against its own."""
+
+
 def language_code(language: str) -> str:
     """The code of a language given by code or by English name, as `generate` reads it.
 
     What is neither comes back in small letters.
     """
     lowered = language.lower()
-    return lowered if len(lowered) == 2 else _codes_by_name().get(lowered, lowered)
+    return lowered if len(lowered) == 2 else CODES_BY_NAME.get(lowered, lowered)
 
 
 def spoken_language(language: str) -> str:
@@ -58,13 +82,5 @@ def spoken_language(language: str) -> str:
     code = SHORTER.get(code, code)
     if code in TWO_LETTERS or re.fullmatch(r"[a-z]{3}", code):
         return code
-    hint = did_you_mean(language.lower(), list(_codes_by_name()))
+    hint = did_you_mean(language.lower(), list(CODES_BY_NAME))
     raise ValueError(f"'{language}' is no language{hint}: give its code, e.g. de, ja or tur")
-
-
-def _codes_by_name() -> dict[str, str]:
-    """Codes of languages by English names, and by themselves."""
-    # Transformers takes a second to import; a code is understood without.
-    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-    return dict(TO_LANGUAGE_CODE)

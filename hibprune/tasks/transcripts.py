@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from hibprune.data import TargetFields
+from hibprune.records.base import Settings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.transcripts import Normaliser, TranscriptRules
 from hibprune.tasks.base import TaskBase
@@ -27,7 +28,7 @@ def english_fault(language: str | None) -> str:
     )
 
 
-class TextSettings(BaseModel):
+class TextSettings(Settings):
     """How transcripts are compared with what a model says.
 
     `language` is that of the transcripts, by code (`de`, `tur`) or English name. `normaliser`
@@ -37,8 +38,6 @@ class TextSettings(BaseModel):
     `none` takes texts as they are. The default is `unicode`, for English by an encoder and a
     decoder `whisper-english`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     language: str | None = None
     normaliser: Normaliser | None = None

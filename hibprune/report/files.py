@@ -1,0 +1,30 @@
+"""The files of a report: page, model card and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hibprune.execution.files import write_text
+from hibprune.records.manifest import Manifest
+from hibprune.records.units import Plan, Scores
+from hibprune.report.card import model_card
+from hibprune.report.figures import head_map, latency_figure, score_spread
+from hibprune.report.page import report_markdown
+from hibprune.report.ranking import score_label
+
+
+def write_report(
+    manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str, directory: Path
+) -> list[str]:
+    """Write pictures, `report.md` and the model card; return their paths inside `directory`."""
+    label = score_label(manifest)
+    written = ["figures/heads.png", "figures/spread.png"]
+    head_map(scores, plan, directory / "figures/heads.png", label)
+    one_round = len(manifest.rounds) < 2
+    score_spread(scores, plan, directory / "figures/spread.png", label, with_cut=one_round)
+    if manifest.original.latency:
+        written.append("figures/latency.png")
+        latency_figure(manifest.variants, directory / "figures/latency.png")
+    write_text(directory / "report.md", report_markdown(manifest, scores, plan, recipe_yaml))
+    write_text(directory / "README.md", model_card(manifest, recipe_yaml))
+    return [*written, "report.md", "README.md"]

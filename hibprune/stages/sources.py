@@ -1,0 +1,47 @@
+"""Opening a recipe: it is read, and its model and data are seen to be where it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hibprune.data import DataSource
+from hibprune.errors import UserError
+from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
+
+CALIBRATION, VALIDATION = "calibration", "validation"
+
+
+def open_recipe(path: Path, overrides: Sequence[str] = (), offline: bool = False) -> LoadedRecipe:
+    """Read a recipe and see that what it names is there, before anything slow is imported.
+
+    Raises:
+        UserError: a line for each fault.
+    """
+    loaded = load_recipe(path, overrides)
+    require_sources(loaded, offline)
+    return loaded
+
+
+def require_sources(loaded: LoadedRecipe, offline: bool = False) -> None:
+    """See that model and data are where the recipe says, without opening them.
+
+    Raises:
+        UserError: one line for each that is not.
+    """
+    recipe, root = loaded.recipe, loaded.root
+    faults = [f"{loaded.path}: model.source: {line}" for line in recipe.model.problems(root)]
+    for place, source in sources(recipe):
+        faults += [
+            f"{loaded.path}: {place}.source: {line}" for line in source.problems(root, offline)
+        ]
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def sources(recipe: Recipe) -> tuple[tuple[str, DataSource], ...]:
+    """Both sets of data with what each is for."""
+    return (
+        (CALIBRATION, recipe.calibration.source),
+        (VALIDATION, recipe.validation.source),
+    )
