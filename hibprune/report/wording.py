@@ -251,9 +251,10 @@ def size_sentence(manifest: Manifest) -> str:
     """ONNX file, parameters and multiply-adds of the original and of what the gates hold."""
     original, held = manifest.original, manifest.held
     files = "The ONNX files" if len(held.files) > 1 else "The ONNX file"
+    size_change = change(original.size_bytes, held.size_bytes)
     return (
         f"{files} ({held.name}) went from {megabytes(original.size_bytes)} to "
-        f"{megabytes(held.size_bytes)} ({change(original.size_bytes, held.size_bytes)}), parameters from "
+        f"{megabytes(held.size_bytes)} ({size_change}), parameters from "
         f"{count(original.parameters)} to {count(held.parameters)}, multiply-adds for "
         f"{counted_work(manifest.counted_work)} from {count(original.macs)} to {count(held.macs)}."
     )
