@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hibprune.report.summary import summary_rows
 from standin import StandIn
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -18,7 +19,6 @@ from hibprune.evaluation.latency import BenchmarkSettings, measure_latency
 from hibprune.execution.runtime import Timed
 from hibprune.records.manifest import Manifest
 from hibprune.records.medium import SOUND, TEXT, Length
-from hibprune.report.summary import summary_rows
 
 SPEAKERS = ("encoder_decoder", "encoder_decoder_on_waveforms")
 
