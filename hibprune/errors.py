@@ -27,6 +27,10 @@ class UserError(Exception):
     """
 
 
+class OutputError(UserError):
+    """A full disk, a missing permission: it says nothing of what was to be written."""
+
+
 def printable(text: str) -> str:
     """Text on one line, with nothing in it that steers a terminal: `�` stands for what does.
 

@@ -21,7 +21,7 @@ from hibprune.stages.load import load, loaded_line, skipped_lines
 from hibprune.stages.measure import (
     benchmarked,
     exported_original,
-    measured,
+    measure_others,
     measured_original,
 )
 from hibprune.stages.outcome import Outcome, write_outcome
@@ -89,9 +89,7 @@ def _chain(run: Run) -> Manifest:
                 parent = found.made[plan.parent]
                 lower = converted(run, bench, plan, parent.key, targets)
                 found.made[plan.name] = Made(plan, lower.key, converted=lower)
-        for name, made in found.made.items():
-            if name != ORIGINAL and made.fault is None:
-                found.measured[name] = measured(run, bench, made.plan, made.key, found.parent(made))
+        measure_others(run, bench, found)
         benchmark = benchmarked(run, bench, found.timed)
     with run.narrator.step("report") as narration:
         require_own(run.directory)

@@ -68,6 +68,21 @@ def finished(
     stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """The directory of a finished run of a stand-in by name; made once, not to be changed."""
+    return _finishing(stand_ins, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished_in_int8(
+    stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The same, with the pruned model in int8 beside it, however much that lost."""
+    wanted = ("--set=export.variants=[fp32, int8]", "--set=quantize.max_drop=100")
+    return _finishing(stand_ins, tmp_path_factory, *wanted)
+
+
+def _finishing(
+    stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, *options: str
+) -> Callable[[str], Path]:
     from commands import invoke
 
     made: dict[str, Path] = {}
@@ -78,7 +93,7 @@ def finished(
             recipe = os.path.relpath(stand_ins(name) / "recipe.yaml", working)
             # As people do it: from inside a directory, with paths that start there.
             with contextlib.chdir(working):
-                result = invoke("run", recipe, "--output", name, "--quiet")
+                result = invoke("run", recipe, "--output", name, "--quiet", *options)
             assert result.exit_code == 0, result.output
             made[name] = working / name
         return made[name]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hibprune.report.summary import summary_rows
+from manifests import printed, rows_of, section, unwrapped
 from standin import StandIn
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -19,6 +18,8 @@ from hibprune.evaluation.latency import BenchmarkSettings, measure_latency
 from hibprune.execution.runtime import Timed
 from hibprune.records.manifest import Manifest
 from hibprune.records.medium import SOUND, TEXT, Length
+from hibprune.records.variants import VariantLatency
+from hibprune.report.variants import latency_work
 
 SPEAKERS = ("encoder_decoder", "encoder_decoder_on_waveforms")
 
@@ -115,36 +116,49 @@ class TestWorkOfADecoder:
         )
         median = (lengths[14] + lengths[15]) / 2
         assert len(lengths) == 30
-        assert manifest.macs.decoded_tokens == round(median)
-        assert {one.decoded_tokens for one in manifest.latency} == {round(median)}
+        assert manifest.counted_work.decoded_tokens == round(median)
+        assert {one.decoded_tokens for one in latencies(manifest)} == {round(median)}
 
-    def test_the_window_stands_beside_the_figures(self, manifest: Manifest, name: str) -> None:
+    def test_the_window_stands_beside_the_figures(
+        self, output: Path, manifest: Manifest, name: str
+    ) -> None:
         window = 1.0 if name == "encoder_decoder" else None
-        assert manifest.macs.window_seconds == window
-        assert {one.window_seconds for one in manifest.latency} == {window}
-        rows = {row.label: row for row in summary_rows(manifest)}
-        tokens = f"{manifest.macs.decoded_tokens} tokens"
+        assert manifest.counted_work.window_seconds == window
+        assert {one.window_seconds for one in latencies(manifest)} == {window}
+        tokens = f"{manifest.counted_work.decoded_tokens} tokens"
         work = f"1 s window, {tokens}" if window else tokens
-        assert rows["Latency, 0.5 s clip"].label_detail == work
-        macs = rows["Multiply-adds" if window else "Multiply-adds, 0.5 s"]
-        assert macs.label_detail == work
+        assert latency_work(manifest.original.latency[0]) == f"0.5 s clip, {work}"
+        shown = unwrapped(printed(manifest))
+        assert f"(onnxruntime, CPUExecutionProvider, 1 thread, batch 1, {work})" in shown
+        report = (output / "report.md").read_text()
+        of_what = "a 1 s window" if window else "0.5 s of sound"
+        assert f"multiply-adds, {of_what} and {tokens} |" in report
 
     def test_encoder_and_decoder_step_are_timed_apart(
         self, output: Path, manifest: Manifest
     ) -> None:
-        for one in manifest.latency:
+        for one in latencies(manifest):
             assert [part.part for part in one.parts] == ["encoder", "one decoder step"]
-            assert all(part.before.p50 < one.before.p50 for part in one.parts)
+            assert all(part.times.p50 < one.times.p50 for part in one.parts)
         kept = json.loads((output / "steps/benchmark.json").read_text())["result"]["latencies"]
-        assert all(len(part["before_ms"]) == 3 for one in kept for part in one["parts"])
+        names = {one.name for one in manifest.variants}
+        for one in kept:
+            assert list(one["times"])[1:] == ["encoder", "one decoder step"]
+            assert all(times.keys() == names for times in one["times"].values())
+            assert all(len(own) == 3 for times in one["times"].values() for own in times.values())
 
     def test_the_files_are_named_with_their_sizes(self, output: Path, manifest: Manifest) -> None:
-        report = (output / "report.md").read_text()
+        rows = rows_of(section((output / "report.md").read_text(), "Size"))
+        sizes = []
         for name in ("encoder_model.onnx", "decoder_model_merged.onnx"):
             size = (output / "onnx" / name).stat().st_size
-            assert re.search(rf"\| {name} \| [\d.]+ MB \| {size / 1e6:.2f} MB \|", report)
-        row = next(row for row in summary_rows(manifest) if row.label == "ONNX files")
-        assert row.label_detail == "encoder + decoder"
+            sizes.append(f"{name.partition('_')[0]} {size / 1e6:.2f} MB")
+        assert rows["pruned"][2] == " + ".join(sizes)
+
+
+def latencies(manifest: Manifest) -> list[VariantLatency]:
+    """Those of all variants."""
+    return [latency for one in manifest.variants for latency in one.latency]
 
 
 def test_a_model_without_decoder_and_window_says_nothing_of_them(
@@ -153,8 +167,8 @@ def test_a_model_without_decoder_and_window_says_nothing_of_them(
     manifest = Manifest.model_validate_json(
         (finished("keyword_spotting") / "manifest.json").read_text()
     )
-    for figure in (manifest.macs, *manifest.latency):
+    for figure in (manifest.counted_work, *latencies(manifest)):
         assert (figure.window_seconds, figure.decoded_tokens) == (None, None)
-    assert all(not one.parts for one in manifest.latency)
-    assert list(manifest.graph_bytes) == ["model.onnx"]
+    assert all(not one.parts for one in latencies(manifest))
+    assert all([file.name for file in one.files] == ["model.onnx"] for one in manifest.variants)
     assert manifest.generation is None

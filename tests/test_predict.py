@@ -119,12 +119,12 @@ def by_onnxruntime(directory: Path, graph: str, clip: Path) -> str:
 
 
 @pytest.fixture
-def told_apart(finished: Callable[[str], Path], tmp_path: Path) -> Path:
+def told_apart(finished_in_int8: Callable[[str], Path], tmp_path: Path) -> Path:
     """A finished run whose int8 graph says of everything the last label, as fp32 never does."""
     import onnx
     from onnx import helper, numpy_helper
 
-    output = Path(shutil.copytree(finished("keyword_spotting"), tmp_path / "out"))
+    output = Path(shutil.copytree(finished_in_int8("keyword_spotting"), tmp_path / "out"))
     logits = np.zeros((1, len(LABELS)), np.float32)
     logits[0, -1] = 1
     graph = helper.make_graph(
@@ -158,9 +158,9 @@ def test_predict_takes_the_variant_that_is_named(told_apart: Path, stand_in: Sta
 
 
 def test_predict_agrees_with_onnxruntime_on_int8(
-    finished: Callable[[str], Path], stand_in: StandIn
+    finished_in_int8: Callable[[str], Path], stand_in: StandIn
 ) -> None:
-    output, clip = finished("keyword_spotting"), stand_in.clip("validation", 0)
+    output, clip = finished_in_int8("keyword_spotting"), stand_in.clip("validation", 0)
     expected = by_onnxruntime(output, "model_quantized.onnx", clip)
     assert predicted(output, clip, "--variant", "int8") == expected
 
@@ -178,18 +178,18 @@ def test_predict_agrees_with_onnxruntime_on_int8(
     ],
 )
 def test_a_variant_that_is_not_there_is_one_line_that_lists_those_there_are(
-    finished: Callable[[str], Path], stand_in: StandIn, variant: str, fault: str
+    finished_in_int8: Callable[[str], Path], stand_in: StandIn, variant: str, fault: str
 ) -> None:
-    output, clip = finished("keyword_spotting"), stand_in.clip("validation", 0)
+    output, clip = finished_in_int8("keyword_spotting"), stand_in.clip("validation", 0)
     assert faults(invoke("predict", output, clip, "--variant", variant)) == [
         f"{output}: {fault}; there are: pruned, pruned-int8"
     ]
 
 
 def test_a_variant_that_could_not_be_made_is_told_with_its_reason(
-    finished: Callable[[str], Path], stand_in: StandIn, tmp_path: Path
+    finished_in_int8: Callable[[str], Path], stand_in: StandIn, tmp_path: Path
 ) -> None:
-    output = Path(shutil.copytree(finished("keyword_spotting"), tmp_path / "out"))
+    output = Path(shutil.copytree(finished_in_int8("keyword_spotting"), tmp_path / "out"))
     manifest = json.loads((output / "manifest.json").read_text())
     manifest["variants"] = [one for one in manifest["variants"] if one["name"] != "pruned-int8"]
     reason = f"a graph that \x1b[2Jcannot{'!' * 999}"
@@ -203,9 +203,9 @@ def test_a_variant_that_could_not_be_made_is_told_with_its_reason(
 
 
 def test_a_manifest_that_is_none_is_one_line(
-    finished: Callable[[str], Path], stand_in: StandIn, tmp_path: Path
+    finished_in_int8: Callable[[str], Path], stand_in: StandIn, tmp_path: Path
 ) -> None:
-    output = Path(shutil.copytree(finished("keyword_spotting"), tmp_path / "out"))
+    output = Path(shutil.copytree(finished_in_int8("keyword_spotting"), tmp_path / "out"))
     (output / "manifest.json").write_text('{"schema_version": 1}')
     clip = stand_in.clip("validation", 0)
     assert faults(invoke("predict", output, clip, "--variant", "int8")) == [
@@ -225,9 +225,9 @@ def test_a_broken_graph_is_named_as_it_lies_there(told_apart: Path, stand_in: St
 
 
 def test_both_graphs_of_a_decoder_are_those_of_the_variant(
-    finished: Callable[[str], Path], stand_ins: Callable[[str], Path]
+    finished_in_int8: Callable[[str], Path], stand_ins: Callable[[str], Path]
 ) -> None:
-    output = finished("encoder_decoder")
+    output = finished_in_int8("encoder_decoder")
     clip = StandIn(stand_ins("encoder_decoder")).clip("validation", 0)
     manifest = json.loads((output / "manifest.json").read_text())
     assert "pruned-int8" in {variant["name"] for variant in manifest["variants"]}

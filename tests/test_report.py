@@ -1,384 +1,50 @@
-"""The report: honest wording, Markdown nobody breaks out of, pictures that are what they say."""
+"""The report: honest wording, Markdown nobody breaks out of, the card and the terminal."""
 
 from __future__ import annotations
 
-import io
 import re
-import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from hibprune.report.summary import summary_rows
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-from rich.console import Console
+from manifests import (
+    RECIPE,
+    body_of,
+    headings,
+    make_manifest,
+    make_measurement,
+    make_metric,
+    make_parity,
+    make_plan,
+    make_scores,
+    make_variant,
+    of_word_errors,
+    parsed,
+    printed,
+    report_of,
+    rows_of,
+    scored,
+    section,
+    unwrapped,
+    with_variant,
+)
 
 from hibprune.records.base import Interval
-from hibprune.records.manifest import (
-    SPEEDUP,
-    AttributionSummary,
-    Change,
-    DataSummary,
-    HeadSummary,
-    LatencySummary,
-    Machine,
-    MacsChange,
-    Manifest,
-    MetricSummary,
-    ModelSummary,
-    OutputParity,
-    ParitySummary,
-    RoundSummary,
-    SkippedClip,
-)
-from hibprune.records.measurements import Gate, Measurement, Percentiles
-from hibprune.records.medium import Length
-from hibprune.records.units import Head, HeadShare, Plan, Scores, heads_by_layer
+from hibprune.records.manifest import DataSummary, ModelSummary, RoundSummary, SkippedClip
+from hibprune.records.measurements import Gate
+from hibprune.records.medium import Length, Unit
+from hibprune.records.units import HeadShare
 from hibprune.report.card import model_card
-from hibprune.report.figures import head_grid, head_map, latency_figure, score_spread
+from hibprune.report.figures import score_spread
 from hibprune.report.files import write_report
 from hibprune.report.gates import gate_line
 from hibprune.report.markdown import fenced, plain, table
-from hibprune.report.numbers import change, count, duration, megabytes, milliseconds
 from hibprune.report.page import report_markdown
-from hibprune.report.ranking import ranking_sentence, score_label
-from hibprune.report.spread import cut_of, heads_near_cut, spread_of
-from hibprune.report.terminal import closing_table
-from hibprune.report.wording import (
-    metric_finding,
-    metric_sentence,
-    speed_finding,
-    speed_sentences,
-)
-
-RECIPE = "name: quickstart\nmodel:\n  source: superb/wav2vec2-base-superb-ks\n"
-
-
-def make_scores(layers: int, heads: int, samples: int = 200, seed: int = 0) -> Scores:
-    generator = np.random.default_rng(seed)
-    means = np.sort(generator.gamma(2.0, 0.08, layers * heads))
-    generator.shuffle(means)
-    rows = means + generator.normal(0, 0.25, (samples, layers * heads))
-    return Scores(
-        method="hib",
-        heads=tuple(Head(layer, head) for layer in range(layers) for head in range(heads)),
-        samples=tuple(f"clip{i}" for i in range(samples)),
-        per_sample=tuple(tuple(map(float, row)) for row in rows),
-    )
-
-
-def make_plan(scores: Scores, share: float = 0.5) -> Plan:
-    ranked = sorted(scores.heads, key=lambda head: (scores.values[head], head))
-    number = round(share * len(ranked))
-    return Plan(removed=tuple(sorted(ranked[:number])), kept=tuple(sorted(ranked[number:])))
-
-
-def make_measurement(
-    value: float, half_width: float = 0.018, name: str = "accuracy", n: int = 480
-) -> Measurement:
-    return Measurement(
-        metric=name,
-        value=value,
-        interval=Interval(value - half_width, value + half_width),
-        n=n,
-        higher_is_better=name != "WER",
-    )
-
-
-def make_metric(
-    baseline: float = 0.961, pruned: float = 0.954, name: str = "accuracy"
-) -> MetricSummary:
-    return MetricSummary(
-        name=name,
-        higher_is_better=name != "WER",
-        n=480,
-        baseline=make_measurement(baseline, name=name),
-        pruned=make_measurement(pruned, name=name),
-        exported=make_measurement(pruned, name=name),
-        pruned_change=None,
-        exported_change=None,
-    )
-
-
-def make_latency(
-    seconds: float = 1.0,
-    ratio: float = 1.31,
-    interval: tuple[float, float] = (1.28, 1.34),
-    provider: str = "CPUExecutionProvider",
-) -> LatencySummary:
-    def percentiles(p50: float) -> Percentiles:
-        return Percentiles(
-            p50=p50, p90=1.08 * p50, p99=1.3 * p50, real_time_factor=p50 / 1000 / seconds
-        )
-
-    before = 9.4 * seconds**1.1
-    return LatencySummary(
-        runtime="onnxruntime",
-        provider=provider,
-        threads=2,
-        batch=1,
-        length=Length(value=seconds, unit="seconds"),
-        repetitions=60,
-        before=percentiles(before),
-        after=percentiles(before / ratio),
-        ratio=ratio,
-        ratio_interval=Interval(*interval),
-    )
-
-
-def make_parity(relative_diff: float) -> ParitySummary:
-    logits = OutputParity(
-        output="logits", max_abs_diff=4 * relative_diff, scale=4.0, relative_diff=relative_diff
-    )
-    return ParitySummary(tolerance=1e-4, outputs=(logits,), lengths=(0.5, 1.0, 5.0), batches=(1, 3))
-
-
-def make_manifest(plan: Plan | None = None, **changes: object) -> Manifest:
-    plan = plan or make_plan(make_scores(6, 6))
-    manifest = Manifest(
-        recipe="quickstart",
-        model=ModelSummary(
-            source="superb/wav2vec2-base-superb-ks",
-            on_hub=True,
-            revision=None,
-            family="wav2vec2",
-            identity="4f" * 32,
-        ),
-        task="keyword-spotting",
-        device="cpu",
-        seed=0,
-        calibration=DataSummary(kind="jsonl", n=200, identity="ab" * 32, skipped=()),
-        validation=DataSummary(
-            kind="jsonl",
-            n=480,
-            identity="cd" * 32,
-            skipped=(SkippedClip(id="on/voice_7.wav", reason="the file is empty"),),
-        ),
-        attribution=AttributionSummary(
-            method="hib",
-            settings={"beta": 1.0, "bottleneck": "paper", "score": "similarity", "steps": 200},
-            samples=200,
-            seconds=133.2,
-            split_half=0.94,
-        ),
-        heads=HeadSummary(
-            total=plan.total,
-            removed={layer: tuple(i) for layer, i in heads_by_layer(plan.removed).items()},
-        ),
-        parameters=Change(before=3_021_120, after=2_577_216),
-        macs=MacsChange(
-            before=212_000_000, after=181_300_000, length=Length(value=1.0, unit="seconds")
-        ),
-        size_bytes=Change(before=12_211_000, after=10_430_000),
-        metric=make_metric(),
-        parity=make_parity(6.1e-7),
-        latency=(
-            make_latency(1),
-            make_latency(5, 1.12, (1.09, 1.15)),
-            make_latency(15, 1.01, (0.98, 1.03)),
-        ),
-        gates=(
-            Gate(name="max_accuracy_drop", limit=0.03, value=0.007, verdict="passed"),
-            Gate(
-                name=SPEEDUP,
-                limit=1.2,
-                value=1.01,
-                interval=Interval(0.98, 1.03),
-                verdict="failed",
-            ),
-        ),
-        steps={"load": 1.2, "baseline": 6.5, "attribute": 133.2, "plan": 0.0, "prune": 0.4},
-        machine=Machine(
-            processor="AMD EPYC 7763", cores=2, memory_gib=15.6, gpu=None, system="Linux 6.1"
-        ),
-        versions={"torch": "2.14.1", "transformers": "4.57.6", "onnxruntime": "1.31.1"},
-        files={},
-    )
-    return manifest.model_copy(update=changes)
-
-
-def scored(**changes: object) -> Manifest:
-    """A manifest of scores that came about in another way."""
-    attribution = make_manifest().attribution.model_copy(update=changes)
-    return make_manifest(attribution=attribution)
+from hibprune.report.ranking import score_label
 
 
 def make_noisy_recipe() -> str:
     return "name: x\nnote: |\n  ```\n  ---\n  ````\n  # Injected\n  | a | b |\n"
-
-
-def report_of(manifest: Manifest, recipe: str = RECIPE) -> str:
-    scores = make_scores(6, 6)
-    return report_markdown(manifest, scores, make_plan(scores), recipe)
-
-
-def parsed(markdown: str) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse(markdown)
-
-
-def headings(markdown: str) -> list[str]:
-    tokens = parsed(markdown)
-    return [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
-
-
-def body_of(card: str) -> str:
-    return card.split("\n---\n", 1)[1]
-
-
-def printed(manifest: Manifest, width: int = 80) -> str:
-    console = Console(width=width, file=io.StringIO(), no_color=True)
-    with console.capture() as capture:
-        console.print(closing_table(manifest))
-    return capture.get()
-
-
-class TestWording:
-    def test_overlapping_intervals_are_noise(self) -> None:
-        finding = metric_finding(make_measurement(0.961), make_measurement(0.954), None)
-        assert finding == "0.7 points worse, within the noise of 480 clips"
-
-    def test_a_fall_beyond_the_intervals_is_said_plainly(self) -> None:
-        finding = metric_finding(make_measurement(0.961), make_measurement(0.81), None)
-        assert finding == "15.1 points worse, more than the noise of 480 clips explains"
-
-    @pytest.mark.parametrize(
-        ("paired", "verdict"),
-        [((-0.02, -0.001), "more than"), ((-0.02, 0.0), "within"), ((0.001, 0.02), "more than")],
-    )
-    def test_the_paired_interval_overrules_the_overlap(
-        self, paired: tuple[float, float], verdict: str
-    ) -> None:
-        before, after = make_measurement(0.961), make_measurement(0.954)
-        finding = metric_finding(before, after, Interval(*paired))
-        assert finding.startswith(f"0.7 points worse, {verdict} the noise of 480 clips")
-
-    def test_each_model_is_judged_on_its_own_change(self) -> None:
-        metric = make_metric().model_copy(
-            update={
-                "exported": make_measurement(0.953),
-                "pruned_change": Interval(-0.02, -0.001),
-                "exported_change": Interval(-0.03, 0.01),
-            }
-        )
-        manifest = make_manifest(metric=metric)
-        rows = {
-            line.split("|")[1].strip(): line
-            for line in report_of(manifest).splitlines()
-            if line.startswith("| pruned,")
-        }
-        assert "0.7 points worse, more than the noise" in rows["pruned, PyTorch"]
-        assert "0.8 points worse, within the noise" in rows["pruned, ONNX Runtime"]
-        noise = [row.change_detail for row in summary_rows(manifest) if "ccuracy" in row.label]
-        assert noise == ["beyond noise", "within noise"]
-
-    def test_a_rise_of_wer_is_worse(self) -> None:
-        before, after = make_measurement(0.06, name="WER"), make_measurement(0.12, name="WER")
-        assert metric_finding(before, after, None).startswith("6.0 points worse, more than")
-        assert metric_finding(after, before, None).startswith("6.0 points better, more than")
-
-    def test_equal_values_are_not_called_a_change(self) -> None:
-        assert metric_finding(make_measurement(0.9), make_measurement(0.9), None) == (
-            "the same value on 480 clips"
-        )
-
-    def test_metric_sentence_names_direction_and_intervals(self) -> None:
-        sentence = metric_sentence(make_metric(0.06, 0.08, "WER"))
-        assert sentence.startswith(
-            "WER (lower is better) went from 6.0 % (4.2–7.8) to 8.0 % (6.2–9.8)"
-        )
-
-    def test_an_export_that_scores_otherwise_is_told(self) -> None:
-        metric = make_metric().model_copy(update={"exported": make_measurement(0.5)})
-        assert "The exported ONNX model scores 50.0 %" in metric_sentence(metric)
-        assert "against the original that is 46.1 points worse" in metric_sentence(metric)
-
-    @pytest.mark.parametrize(
-        ("ratio", "interval", "finding"),
-        [
-            (1.31, (1.28, 1.34), "1.31× as fast (1.28–1.34)"),
-            (1.01, (0.98, 1.03), "no measurable speed-up (1.01×, 0.98–1.03)"),
-            (1.006, (1.002, 1.009), "no measurable speed-up (1.01×, 1.00–1.01)"),
-            (0.9, (0.88, 0.93), "slower: 0.90× as fast (0.88–0.93)"),
-        ],
-    )
-    def test_speed_up(self, ratio: float, interval: tuple[float, float], finding: str) -> None:
-        assert speed_finding(make_latency(1, ratio, interval)) == finding
-
-    def test_every_setting_has_its_sentence(self) -> None:
-        latency = [make_latency(), make_latency(provider="CUDAExecutionProvider")]
-        sentences = speed_sentences(latency)
-        assert sentences.count("Speed against the original") == 2
-        assert speed_sentences([]) == "Latency was not measured."
-
-    @pytest.mark.parametrize(
-        ("correlation", "words"),
-        [
-            (0.95, "correlation 0.95: other samples of the same kind would give nearly the same"),
-            (0.8, "heads near the cut may swap"),
-            (0.3, "partly chance"),
-        ],
-    )
-    def test_split_half_is_explained(self, correlation: float, words: str) -> None:
-        assert words in ranking_sentence(scored(split_half=correlation))
-
-    def test_split_half_of_rounds_is_the_first_ones(self) -> None:
-        one = RoundSummary(removed={0: (1,)}, seconds=1.0, split_half=0.8)
-        manifest = scored(split_half=0.8).model_copy(update={"rounds": (one, one)})
-        assert "correlation 0.80 in the first round: " in ranking_sentence(manifest)
-
-    @pytest.mark.parametrize(
-        ("samples", "reason"),
-        [
-            (0, "magnitude looks at no data"),
-            (3, "it takes four samples"),
-            (200, "magnitude scores all samples together, not one by one"),
-        ],
-    )
-    def test_the_lack_of_split_half_is_explained(self, samples: int, reason: str) -> None:
-        manifest = scored(method="magnitude", samples=samples, split_half=None)
-        assert ranking_sentence(manifest) == f"There is no split-half correlation: {reason}."
-
-    @pytest.mark.parametrize(
-        ("split_half", "rounds", "label"),
-        [
-            (0.9, 1, "hib score (similarity), mean over 200 samples"),
-            # One score of all samples together is no mean over them.
-            (None, 1, "hib score (similarity)"),
-            (0.9, 2, "hib score (similarity) of the head's last round, mean over 200 samples"),
-        ],
-    )
-    def test_scores_are_called_what_they_are(
-        self, split_half: float | None, rounds: int, label: str
-    ) -> None:
-        manifest = make_manifest()
-        attribution = manifest.attribution.model_copy(update={"split_half": split_half})
-        one = RoundSummary(removed={0: (1,)}, seconds=1.0, split_half=split_half)
-        changed = make_manifest(attribution=attribution, rounds=(one,) * rounds)
-        assert score_label(changed) == label
-
-    def test_numbers_are_written_as_people_write_them(self) -> None:
-        assert [count(n) for n in (812, 25_300, 3_021_120, 94_371_712, 1_234_000_000)] == [
-            "812",
-            "25.3 k",
-            "3.02 M",
-            "94.4 M",
-            "1.23 G",
-        ]
-        assert [megabytes(n) for n in (812_000, 378_300_000)] == ["0.81 MB", "378 MB"]
-        assert [milliseconds(t) for t in (7.184, 55.21, 184.6)] == ["7.18 ms", "55.2 ms", "185 ms"]
-        assert [duration(s) for s in (4.23, 133.2, 3900)] == ["4.2 s", "2 min 13 s", "1 h 5 min"]
-        assert [change(100, after) for after in (67, 100, 120)] == ["−33 %", "0 %", "+20 %"]
-        assert change(1000, 998) == "−0.2 %"
-        assert change(0, 5) == "–"
-
-    @pytest.mark.parametrize(
-        ("number", "written"),
-        [(999, "999"), (999_700, "1.00 M"), (99_960, "100 k"), (5 * 10**13, "50.0 T")],
-    )
-    def test_counts_carry_over_to_the_next_unit(self, number: int, written: str) -> None:
-        assert count(number) == written
 
 
 class TestMarkdown:
@@ -473,6 +139,41 @@ class TestPage:
         assert drawn == (tmp_path / "uncut.png").read_bytes()
         assert drawn != (tmp_path / "cut.png").read_bytes()
 
+    def test_shows_every_variant(self) -> None:
+        """In a table of all, of the metric, of times at every length, of sizes; with the files."""
+        manifest = make_manifest()
+        names = [one.name for one in manifest.variants]
+        page = report_of(manifest)
+        for heading in ("Variants", "Accuracy", "Size"):
+            assert list(rows_of(section(page, heading)))[1:] == names, heading
+        timed = re.findall(r"^\| (\d+ s) \| ([\w-]+) ", section(page, "Latency"), re.MULTILINE)
+        assert timed == [(length, name) for length in ("1 s", "5 s", "15 s") for name in names]
+        rows = rows_of(section(page, "Variants"))
+        assert rows["pruned-int8"] == [
+            "18 heads removed, converted to int8", "95.4 % (93.6–97.2)", "5.21 MB",
+            "1.31× (1.28–1.34)", "1.12× (1.09–1.15)", "1.01× (0.98–1.03)",
+        ]  # fmt: skip
+        assert rows["original"][1:] == ["96.1 % (94.3–97.9)", "12.2 MB", "1×", "1×", "1×"]
+        files = {name: row[2] for name, row in rows_of(section(page, "Size")).items()}
+        assert files["pruned-int8"] == "onnx/model_quantized.onnx"
+        assert files["original-int8"] == "not left"
+        agreement = rows_of(section(page, "Agreement"))["pruned-int8"]
+        assert agreement == ["pruned", "99.0% of 480", "2.0%", "nothing"]
+
+    def test_says_what_to_deploy(self) -> None:
+        for text in (report_of(make_manifest()), model_card(make_manifest(), RECIPE)):
+            assert "Deploy pruned-int8: accuracy within the noise of the original" in text
+            assert "Plain int8 of the original (6.04 MB, 1.01× at 15 s) is larger." in text
+
+    def test_names_the_variant_that_gates_hold(self) -> None:
+        manifest = make_manifest(judged="pruned-int8")
+        page = report_of(manifest)
+        assert "They hold pruned-int8." in section(page, "Gates")
+        assert "to 95.4 % (93.6–97.2) (pruned-int8): " in page
+        assert "Speed of pruned-int8 against the original" in page
+        assert "(pruned-int8) went from 12.2 MB to 5.21 MB (−57 %)" in page
+        assert "Gates on pruned-int8:" in printed(manifest)
+
     def test_a_failed_gate_is_seen_at_the_top_and_in_the_table(self) -> None:
         page = report_of(make_manifest())
         assert "1 of 2 gates FAILED: min_speedup." in page.split("## ")[0]
@@ -518,14 +219,29 @@ class TestPage:
         assert "limit 0.03  FAILED" in printed(manifest)
         assert reason in printed(manifest)
 
+    def test_a_gate_on_a_variant_that_was_not_made_says_so(self) -> None:
+        gate = Gate(name="min_speedup", limit=1.2, value=None, verdict="failed")
+        manifest = make_manifest(gates=(gate,))
+        assert gate_line(gate) == (
+            "min_speedup: limit 1.2, measured nothing: the variant was not made"
+        )
+        assert rows_of(section(report_of(manifest), "Gates"))["min_speedup"] == [
+            "1.2", "nothing: the variant was not made", "–", "✗ FAILED",
+        ]  # fmt: skip
+        assert "nothing: the variant was not made, limit 1.2  FAILED" in printed(manifest)
+
     def test_parity_beyond_tolerance_is_shouted(self) -> None:
-        assert "BEYOND the tolerance" in report_of(make_manifest(parity=make_parity(0.2)))
-        assert "within the tolerance" in report_of(make_manifest())
+        beyond = with_variant(make_manifest(), "pruned", parity=make_parity(0.2))
+        assert report_of(beyond).count("BEYOND the tolerance") == 1
+        assert report_of(beyond).count("within the tolerance") == 1
+        assert "BEYOND" not in report_of(make_manifest())
 
     def test_does_without_latency_gates_and_removed_heads(self) -> None:
         scores = make_scores(2, 2)
         plan = make_plan(scores, 0)
-        manifest = make_manifest(plan, latency=(), gates=())
+        manifest = make_manifest(plan, gates=())
+        for one in manifest.variants:
+            manifest = with_variant(manifest, one.name, latency=())
         page = report_markdown(manifest, scores, plan, RECIPE)
         assert "None of the 4 attention heads was removed." in page
         assert "latency.png" not in page
@@ -573,9 +289,7 @@ class TestCard:
         assert fields["metrics"] == ["accuracy"]
 
     def test_speech_recognition_has_its_own_classes(self) -> None:
-        card = model_card(
-            make_manifest(task="asr-ctc", metric=make_metric(0.06, 0.08, "WER")), RECIPE
-        )
+        card = model_card(of_word_errors(0.06, 0.08), RECIPE)
         assert "pipeline_tag: automatic-speech-recognition" in card
         assert "metrics:\n- wer\n" in card
         assert "ORTModelForCTC.from_pretrained" in card
@@ -606,76 +320,49 @@ class TestTerminal:
         assert any(line.startswith("✓ max_accuracy_drop") for line in lines)
         assert any(line.startswith("✗ min_speedup") and "FAILED" in line for line in lines)
 
+    @pytest.mark.parametrize("unit", ["seconds", "tokens"])
+    def test_a_table_of_every_variant_fits_80_columns(self, unit: Unit) -> None:
+        """With all that a run can have: three lengths, five variants, intervals of two decimals."""
+        metric = make_metric("slot_accuracy").model_copy(update={"n": 2000})
+        manifest = make_manifest(metric=metric, gates=())
+        fp16 = make_variant("pruned-fp16")
+        many = {"metric": make_measurement(0.954, name="slot_accuracy", n=2000)}
+        lengths = [Length(value=value, unit=unit) for value in (16, 64, 128)]
+        variants = [
+            one.model_copy(
+                update={
+                    **many,
+                    "latency": tuple(
+                        latency.model_copy(update={"length": length})
+                        for latency, length in zip(one.latency, lengths, strict=True)
+                    ),
+                }
+            )
+            for one in (*manifest.variants, fp16)
+        ]
+        lines = printed(manifest.model_copy(update={"variants": tuple(variants)})).splitlines()
+        assert max(map(len, lines)) <= 80
+        told = [line.split() for line in lines]
+        for one in variants:
+            (row,) = [words for words in told if words and words[0] == one.name]
+            assert row[1:3] == ["95.40", "%"]
+            speeds = ["1×"] * 3 if one.name == "original" else ["1.31×", "1.12×", "1.01×"]
+            assert row[-3:] == speeds
+        assert "…" not in "".join(lines)
+
     def test_shows_noise_and_missing_speed_up(self) -> None:
         text = printed(make_manifest())
         assert "within noise" in text
-        assert "no speed-up" in text
-        worse = make_manifest(metric=make_metric(0.06, 0.2, "WER"))
-        assert "lower is better" in printed(worse)
-        assert "+14.0 points" in printed(worse)
-        assert "beyond noise" in printed(worse)
-
-
-class TestFigures:
-    def test_grid_marks_removed_heads_and_leaves_absent_ones_blank(self) -> None:
-        heads = (Head(0, 0), Head(0, 2), Head(2, 1))
-        scores = Scores(
-            method="hib", heads=heads, samples=("a", "b"), per_sample=((1, 2, 3), (3, 2, 1))
-        )
-        grid = head_grid(scores, Plan(removed=(Head(0, 2),), kept=(Head(0, 0), Head(2, 1))))
-        expected = np.full((3, 3), np.nan)
-        expected[0, 0] = expected[0, 2] = expected[2, 1] = 2
-        np.testing.assert_array_equal(grid.scores, expected)
-        assert np.argwhere(grid.removed).tolist() == [[0, 2]]
-
-    def test_standard_errors_and_the_cut(self) -> None:
-        heads = tuple(Head(0, i) for i in range(3))
-        scores = Scores(
-            method="hib", heads=heads, samples=("a", "b"), per_sample=((5, 1, 2), (7, 1, 4))
-        )
-        spread = spread_of(scores, Plan(removed=(heads[1],), kept=(heads[0], heads[2])))
-        assert spread.heads == (heads[1], heads[2], heads[0])
-        assert spread.errors is not None
-        np.testing.assert_allclose(spread.errors, [0, 1, 1])
-        assert cut_of(spread) == 2
-        assert heads_near_cut(spread) == 0
-
-    def test_no_cut_where_a_kept_head_scores_below_a_removed_one(self) -> None:
-        scores = make_scores(1, 3)
-        order = sorted(scores.heads, key=scores.values.__getitem__)
-        spread = spread_of(scores, Plan(removed=(order[1],), kept=(order[0], order[2])))
-        assert cut_of(spread) is None
-        assert heads_near_cut(spread) is None
-
-    @pytest.mark.parametrize(("layers", "heads"), [(1, 1), (2, 4), (12, 12), (48, 25)])
-    def test_pictures_of_any_model_keep_a_page_size(
-        self, layers: int, heads: int, tmp_path: Path
-    ) -> None:
-        scores = make_scores(layers, heads, samples=3)
-        plan = make_plan(scores)
-        head_map(scores, plan, tmp_path / "heads.png")
-        score_spread(scores, plan, tmp_path / "spread.png")
-        for name in ("heads.png", "spread.png"):
-            width, height = png_size(tmp_path / name)
-            assert 600 <= width <= 1100
-            assert 250 <= height <= 1700
-
-    def test_a_method_without_samples_has_no_error_bars(self, tmp_path: Path) -> None:
-        scores = make_scores(2, 3, samples=1)
-        score_spread(scores, make_plan(scores), tmp_path / "spread.png")
-        assert spread_of(scores, make_plan(scores)).errors is None
-
-    def test_latency_picture_grows_with_lengths(self, tmp_path: Path) -> None:
-        latency_figure([make_latency()], tmp_path / "one.png")
-        latency_figure(make_manifest().latency, tmp_path / "three.png")
-        assert png_size(tmp_path / "one.png")[1] < png_size(tmp_path / "three.png")[1]
-
-
-def png_size(path: Path) -> tuple[int, int]:
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height = struct.unpack(">II", content[16:24])
-    return width, height
+        assert "no faster at 15 s" in unwrapped(text)
+        assert "higher is better" in unwrapped(text)
+        worse = of_word_errors(0.06, 0.2)
+        told = unwrapped(printed(worse))
+        assert "lower is better" in told
+        assert "6.0 %" in told
+        assert "20.0 %" in told
+        assert "beyond noise" in told
+        assert "Deploy none of the pruned variants" in told
+        assert "Pruning lost: plain int8 of the original" in told
 
 
 def test_everything_is_written_and_every_picture_referred_to_exists(tmp_path: Path) -> None:

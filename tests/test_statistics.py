@@ -26,6 +26,7 @@ from hibprune.records.statistics import (
     wilson_interval,
 )
 from hibprune.records.units import Head, Scores, heads_by_layer
+from hibprune.records.variants import VariantLatency
 
 
 def mean(column: np.ndarray, axis: int) -> np.ndarray:
@@ -133,14 +134,26 @@ def test_heads_are_grouped_by_layer_and_sorted() -> None:
 
 
 def test_latency_derives_percentiles_from_raw_times() -> None:
+    times = tuple(map(float, range(1, 102)))
     latency = Latency(
         runtime="r", provider="p", threads=1, batch=1, length=Length(value=2.0, unit="seconds"),
-        before_ms=tuple(range(1, 102)), after_ms=tuple(value / 2 for value in range(1, 102)),
+        times={
+            "whole": {"original": times, "pruned": tuple(value / 2 for value in times)},
+            "encoder": {"original": times, "pruned": tuple(4 * value for value in times)},
+        },
     )  # fmt: skip
-    assert (latency.before.p50, latency.before.p90, latency.before.p99) == (51, 91, 100)
-    assert latency.before.real_time_factor == pytest.approx(0.051 / 2)
-    assert latency.ratio == pytest.approx(2.0)
-    assert latency.ratio_interval == pytest.approx(Interval(2.0, 2.0))
+    before, after = (VariantLatency.of(latency, name) for name in ("original", "pruned"))
+    assert (before.times.p50, before.times.p90, before.times.p99) == (51, 91, 100)
+    assert (after.times.p50, after.times.p90, after.times.p99) == (25.5, 45.5, 50)
+    assert before.times.real_time_factor == pytest.approx(0.051 / 2)
+    assert (before.ratio, before.ratio_interval) == (1, Interval(1, 1))
+    assert after.ratio == pytest.approx(2.0)
+    assert after.ratio_interval == pytest.approx(Interval(2.0, 2.0))
+    assert before.repetitions == after.repetitions == 101
+    (part,) = after.parts
+    assert (part.part, part.times.p50, part.ratio) == ("encoder", 204, 0.25)
+    # A part hears no clip of its own.
+    assert part.times.real_time_factor is None
 
 
 # Changes -------------------------------------------------------------------------------------

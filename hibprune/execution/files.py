@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from hibprune.errors import UserError
+from hibprune.errors import OutputError, UserError
 
 MAX_RECIPE_BYTES = 2**20
 MAX_TEXT_BYTES = 2**28
@@ -193,8 +193,8 @@ def plain_disk_errors(directory: Path) -> Iterator[None]:
     """Turn a full disk, a missing permission and the like into one line that names the place.
 
     Raises:
-        UserError: no space is left, the quota is used up, `directory` cannot be written to, or a
-            file of ours in it is none.
+        OutputError: no space is left, the quota is used up, or `directory` cannot be written to.
+        UserError: a file of ours in it is none.
     """
     try:
         yield
@@ -204,7 +204,7 @@ def plain_disk_errors(directory: Path) -> Iterator[None]:
         fault = _disk_fault(_error_number(error))
         if fault is None:
             raise
-        raise UserError(f"{_place(error, directory)}: {fault}") from error
+        raise OutputError(f"{_place(error, directory)}: {fault}") from error
 
 
 def _error_number(error: Exception) -> int | None:
@@ -266,6 +266,15 @@ def move_files(source: Path, target: Path) -> list[str]:
         file.chmod(source.stat().st_mode & 0o666)
         file.replace(target / file.name)
     return [file.name for file in files]
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Show a file at a second place, or copy it where the disk knows no second names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        with plain_disk_errors(target.parent):
+            shutil.copyfile(source, target)
 
 
 @contextmanager

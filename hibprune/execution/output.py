@@ -26,7 +26,7 @@ LAST_WRITTEN = (FILE_NAME, "README.md", "report.md")
 """What says that a run is finished."""
 STEPS = "steps"
 PREDICTIONS = "predictions"
-"""What each model said of every validation clip: baseline, pruned and exported, one file each."""
+"""What each variant said of every validation clip, one file each."""
 COMPARISON = "compare"
 """Stem of the files of a comparison, which may share the directory of a run."""
 MARKER = f"{STEPS}/.hibprune"

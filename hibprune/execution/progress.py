@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hibprune.errors import UserError, printable
+from hibprune.errors import OutputError, printable
 from hibprune.execution.console import output_fault
 from hibprune.execution.files import open_to_append
 
@@ -189,7 +189,7 @@ def _plain_output() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UserError(output_fault(error)) from error
+        raise OutputError(output_fault(error)) from error
 
 
 class StepNarration:

@@ -147,7 +147,7 @@ class Step(Generic[Result]):
             return None
         if not credible(result) or record.files.keys() != set(files(result)):
             return None
-        if not all(self._unchanged(name, sha256) for name, sha256 in record.files.items()):
+        if not all(_unchanged(self.directory, *file) for file in record.files.items()):
             return None
         return Done(self._key_of(record), result, record.seconds, resumed=True)
 
@@ -158,25 +158,12 @@ class Step(Generic[Result]):
             lasting = {name: value for name, value in lasting.items() if name not in self.timed}
         return result_digest(record.key, lasting, record.files)
 
-    def _unchanged(self, name: str, sha256: str) -> bool:
-        """Whether a file in the directory is there with this content."""
-        # A record is a file like any other: no name in it leads out of the directory.
-        inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts:
-            return False
-        try:
-            return sha256_of(self.directory / inside, within=self.directory) == sha256
-        except OSError:
-            return False
-
     def _remove_stale(self, record: _Record) -> None:
         """Remove what the step left before and not now, unless someone else has changed it."""
         earlier = _read(self._record_path, _Record, self.directory)
-        if earlier is None:
-            return
-        for name in earlier.files.keys() - record.files.keys():
-            if self._unchanged(name, earlier.files[name]):
-                (self.directory / name).unlink()
+        if earlier is not None:
+            stale = {name: earlier.files[name] for name in earlier.files.keys() - record.files}
+            _remove_unchanged(self.directory, stale)
 
     def save_partial(
         self,
@@ -210,6 +197,37 @@ def kept_result(directory: Path, name: str, result_type: Any) -> tuple[Any, floa
         return TypeAdapter(result_type).validate_python(record.result), record.seconds
     except ValidationError:
         return None
+
+
+def undo(directory: Path, name: str) -> None:
+    """Remove what a step left that is no longer part of the run, and its record.
+
+    Not what someone else has changed. Raises UserError as `Step.once` does.
+    """
+    require_own(directory)
+    path = directory / "steps" / f"{name}.json"
+    record = _read(path, _Record, directory)
+    if record is not None:
+        _remove_unchanged(directory, record.files)
+        path.unlink()
+
+
+def _remove_unchanged(directory: Path, files: Mapping[str, str]) -> None:
+    for name, sha256 in files.items():
+        if _unchanged(directory, name, sha256):
+            (directory / name).unlink()
+
+
+def _unchanged(directory: Path, name: str, sha256: str) -> bool:
+    """Whether a file in the directory is there with this content."""
+    # A record is a file like any other: no name in it leads out of the directory.
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        return False
+    try:
+        return sha256_of(directory / inside, within=directory) == sha256
+    except OSError:
+        return False
 
 
 class _Record(BaseModel):

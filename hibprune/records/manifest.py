@@ -199,5 +199,6 @@ class Manifest(Record):
 
     @property
     def held(self) -> Variant:
-        """The variant that the gates hold."""
-        return self.variant(self.judged)
+        """The variant that the gates hold; the pruned model in fp32 where that was not made."""
+        made = {one.name for one in self.variants}
+        return self.variant(self.judged if self.judged in made else PRUNED)

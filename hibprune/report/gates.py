@@ -41,7 +41,9 @@ def gate_summary(gate: Gate) -> str:
     """What was measured with its interval, and the limit, for a line of 80 letters."""
     notes = [] if gate.interval is None else [gate_interval(gate)]
     notes += [RATIO] if gate.name == SPEEDUP else []
-    shown = f"{gate_number(gate.value)} ({', '.join(notes)})" if notes else gate_number(gate.value)
+    shown = gate_number(gate.value)
+    if notes and gate.value is not None:
+        shown += f" ({', '.join(notes)})"
     return f"{gate.name}: {shown}, limit {gate_number(gate.limit)}"
 
 
@@ -69,7 +71,8 @@ def gate_reason(gate: Gate) -> str:
 
 def gate_value(gate: Gate) -> str:
     """What was measured: `0.0023`, `1.15 (ratio of medians)`."""
-    return gate_number(gate.value) + (f" ({RATIO})" if gate.name == SPEEDUP else "")
+    with_kind = gate.name == SPEEDUP and gate.value is not None
+    return gate_number(gate.value) + (f" ({RATIO})" if with_kind else "")
 
 
 def gate_interval(gate: Gate) -> str:

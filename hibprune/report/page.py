@@ -59,7 +59,7 @@ def _verdict(manifest: Manifest) -> str:
     sentences = [
         f"**{wording.heads_sentence(manifest)}** {metric}",
         plain(" ".join([*missing_sentences(manifest), *deployment_sentences(manifest)])),
-        wording.speed_sentences(manifest.held.latency),
+        wording.speed_sentences(manifest.held),
         wording.size_sentence(manifest),
         plain(gates_sentence(manifest.gates)),
         *(f"**{plain(sentence)}**" for sentence in caveats(manifest)),
@@ -119,7 +119,7 @@ def _gates(manifest: Manifest) -> str:
         return "## Gates\n\nNo gates were set."
     rows = [_gate_row(gate) for gate in manifest.gates]
     header = ["gate", "limit", "measured", "95 % interval", "verdict"]
-    return f"## Gates\n\n{table('lrrrl', header, rows)}"
+    return f"## Gates\n\nThey hold {manifest.judged}.\n\n{table('lrrrl', header, rows)}"
 
 
 def _gate_row(gate: Gate) -> tuple[str, ...]:

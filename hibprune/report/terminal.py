@@ -34,12 +34,12 @@ def closing_table(manifest: Manifest) -> Group:
     )
     name = capitalised(metric_name(manifest.metric.name))
     table.add_column("")
-    for heading in (name, "ONNX", *(f"× at {one}" for one in speed_headings(manifest))):
+    for heading in (name, "ONNX", *(f"speed,\n{one}" for one in speed_headings(manifest))):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in variant_rows(manifest):
         speeds = zip(row.speeds, row.speed_intervals, strict=True)
         table.add_row(
-            _cell(row.name, ""),
+            _cell(row.name, row.finding),
             _cell(row.metric, row.interval),
             _cell(row.size, row.size_change),
             *(_cell(speed, interval) for speed, interval in speeds),
@@ -50,7 +50,7 @@ def closing_table(manifest: Manifest) -> Group:
         lines.append(Text())
         lines.extend(Text.assemble(("!", "bold yellow"), f" {sentence}") for sentence in warned)
     if manifest.gates:
-        lines.append(Text())
+        lines.append(Text(f"\nGates on {manifest.judged}:"))
         lines.extend(_gate_line(gate) for gate in manifest.gates)
     return Group(*lines)
 
@@ -63,8 +63,10 @@ def _cell(figure: str, detail: str) -> Text:
 
 
 def _footnote(manifest: Manifest) -> Text:
-    given = manifest.medium.counted(manifest.metric.n)
-    parts = [f"Ranges are 95 % intervals; metric over {given}"]
+    metric, given = manifest.metric, manifest.medium.counted(manifest.metric.n)
+    aim = "higher" if metric.higher_is_better else "lower"
+    name = metric_name(metric.name)
+    parts = [f"Ranges are 95 % intervals; {name} ({aim} is better) over {given}"]
     settings = list(by_setting(manifest.original.latency))
     if settings:
         parts.append("speed by medians" + (f" ({settings[0]})" if len(settings) == 1 else ""))

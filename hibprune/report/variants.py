@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hibprune.records.manifest import Manifest
 from hibprune.records.variants import ORIGINAL, Variant, VariantLatency
-from hibprune.report.numbers import change, listing, megabytes, metric_decimals, percent
+from hibprune.report.numbers import (
+    capitalised,
+    change,
+    listing,
+    megabytes,
+    metric_decimals,
+    percent,
+)
 from hibprune.report.wording import (
     change_finding,
     metric_name,
@@ -61,42 +69,67 @@ def speed_headings(manifest: Manifest) -> list[str]:
 
 def deployment_sentences(manifest: Manifest) -> list[str]:
     """Which variant to deploy and why, and whether plain int8 would have done as well."""
-    sound = [one for one in manifest.variants if not one.is_rival and _holds(manifest, one)]
+    own = [one for one in manifest.variants if not one.is_rival]
+    sound = [one for one in own if _holds(manifest, one)]
     if not sound:
-        name = metric_name(manifest.metric.name)
-        kept = max(
-            (one for one in manifest.variants if not one.is_rival),
-            key=lambda one: one.metric.value * (1 if manifest.metric.higher_is_better else -1),
+        name, sign = (
+            metric_name(manifest.metric.name),
+            1 if manifest.metric.higher_is_better else -1,
         )
+        nearest = max(own, key=lambda one: sign * one.metric.value)
         sentences = [
-            f"No pruned variant keeps the {name} within the noise of the original; {kept.name} is "
-            "nearest."
+            f"Deploy none of the pruned variants: none is known to keep the {name} of the "
+            f"original; {nearest.name} is nearest."
         ]
-        return sentences + _against_plain_int8(manifest, kept)
-    smallest = min(sound, key=lambda one: one.size_bytes)
-    sentences = [f"Deploy {smallest.name}: {_reasons(manifest, smallest)}."]
-    faster = [one for one in sound if one is not smallest and _faster(one, smallest)]
+        return sentences + _against_plain_int8(manifest, nearest)
+    # What is slower than the original has paid with speed for its size.
+    chosen = min(sound, key=lambda one: (_slower(one), one.size_bytes))
+    return [
+        f"Deploy {chosen.name}: {_reasons(manifest, chosen)}.",
+        *_alternatives(chosen, sound),
+        *_against_plain_int8(manifest, chosen),
+    ]
+
+
+def _alternatives(chosen: Variant, sound: Sequence[Variant]) -> list[str]:
+    """What is faster than the variant chosen, or smaller and slow."""
+    sentences = []
+    faster = [one for one in sound if one is not chosen and _faster(one, chosen)]
     if faster:
         fastest = max(faster, key=_speed)
-        sentences.append(
-            f"{_first_upper(fastest.name)} is larger, {megabytes(fastest.size_bytes)}, and faster: "
-            f"{_speed(fastest):.2f}× at {fastest.latency[-1].length}."
-        )
-    return sentences + _against_plain_int8(manifest, smallest)
+        sentences.append(f"Larger and faster: {fastest.name} ({_figures(fastest)}).")
+    smaller = [one for one in sound if one.size_bytes < chosen.size_bytes]
+    if smaller:
+        smallest = min(smaller, key=lambda one: one.size_bytes)
+        sentences.append(f"Smaller, but slower here: {smallest.name} ({_figures(smallest)}).")
+    if any(one.precision == "fp16" for one in sound):
+        sentences.append("Float16 is meant for GPUs and browsers.")
+    return sentences
 
 
 def _holds(manifest: Manifest, variant: Variant) -> bool:
     """Whether a variant's metric is not worse than the original's beyond noise."""
-    original = manifest.original.metric
+    return _kept(manifest, variant) is not None
+
+
+def _kept(manifest: Manifest, variant: Variant) -> str | None:
+    """What became of the metric of a variant that is not worse; None of one that is or may be."""
+    original, name = manifest.original.metric, metric_name(manifest.metric.name)
     finding = change_finding(original, variant.metric, variant.change)
-    gained = (variant.metric.value - original.value) * (1 if original.higher_is_better else -1)
-    return gained >= 0 or finding == "within noise"
+    if finding == "no change":
+        return f"the same {name} as the original"
+    if finding == "within noise":
+        return f"{name} within the noise of the original"
+    gained = variant.metric.value - original.value
+    is_better = (gained > 0) == original.higher_is_better
+    return f"better {name} than the original" if is_better else None
 
 
 def _reasons(manifest: Manifest, variant: Variant) -> str:
-    name = metric_name(manifest.metric.name)
-    size = change(manifest.original.size_bytes, variant.size_bytes)
-    reasons = [f"{name} within the noise of the original", f"{size} of the size"]
+    reasons = [
+        _kept(manifest, variant) or "",
+        f"{change(manifest.original.size_bytes, variant.size_bytes)} in size",
+    ]
     if variant.latency:
         longest = variant.latency[-1]
         speed = f"{longest.ratio:.2f}× as fast at {longest.length}"
@@ -104,13 +137,25 @@ def _reasons(manifest: Manifest, variant: Variant) -> str:
     return listing(reasons)
 
 
+def _figures(variant: Variant) -> str:
+    """Size and, where it was measured, speed at the longest input."""
+    size = megabytes(variant.size_bytes)
+    if not variant.latency:
+        return size
+    return f"{size}, {_speed(variant):.2f}× at {variant.latency[-1].length}"
+
+
 def _against_plain_int8(manifest: Manifest, chosen: Variant) -> list[str]:
     """Where the original in int8, which takes no pruning, does as well or better."""
     rival = next((one for one in manifest.variants if one.name == PLAIN_INT8), None)
     if rival is None:
         return []
+    about = f"plain int8 of the original ({_figures(rival)})"
+    name = metric_name(manifest.metric.name)
     if not _holds(manifest, rival):
-        return ["Plain int8 of the original loses more than noise, so it is no way out."]
+        return [f"{capitalised(about)} is not known to keep the {name}: no way out."]
+    if not _holds(manifest, chosen):
+        return [f"Pruning lost: {about} keeps the {name}."]
     wins = [
         *(["smaller"] if rival.size_bytes < chosen.size_bytes else []),
         *(["faster"] if _faster(rival, chosen) else []),
@@ -119,16 +164,11 @@ def _against_plain_int8(manifest: Manifest, chosen: Variant) -> list[str]:
         *(["larger"] if rival.size_bytes > chosen.size_bytes else []),
         *(["slower"] if _faster(chosen, rival) else []),
     ]
-    about = f"{megabytes(rival.size_bytes)}" + (
-        f", {_speed(rival):.2f}× at {rival.latency[-1].length}" if rival.latency else ""
-    )
     if wins and not losses:
-        return [f"Pruning lost: plain int8 of the original ({about}) is {listing(wins)}."]
+        return [f"Pruning lost: {about} is {listing(wins)}."]
     if wins:
-        return [f"Plain int8 of the original ({about}) is {listing(wins)}, but {listing(losses)}."]
-    if losses:
-        return [f"Plain int8 of the original ({about}) is {listing(losses)}."]
-    return [f"Plain int8 of the original ({about}) does as well."]
+        return [f"{capitalised(about)} is {listing(wins)}, but {listing(losses)}."]
+    return [f"{capitalised(about)} {f'is {listing(losses)}' if losses else 'does as well'}."]
 
 
 def _faster(one: Variant, other: Variant) -> bool:
@@ -138,12 +178,13 @@ def _faster(one: Variant, other: Variant) -> bool:
     return one.latency[-1].ratio_interval.low > other.latency[-1].ratio_interval.high
 
 
+def _slower(variant: Variant) -> bool:
+    """Whether a variant is slower than the original at the longest input."""
+    return bool(variant.latency) and _speed(variant) < 1 and speed_changed(variant.latency[-1])
+
+
 def _speed(variant: Variant) -> float:
     return variant.latency[-1].ratio if variant.latency else 1.0
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def missing_sentences(manifest: Manifest) -> list[str]:

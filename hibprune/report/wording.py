@@ -9,7 +9,7 @@ from hibprune.records.base import Interval
 from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import AtWork, Measurement
 from hibprune.records.medium import SOUND, Medium
-from hibprune.records.variants import Timing, VariantLatency
+from hibprune.records.variants import Timing, Variant, VariantLatency
 from hibprune.report.numbers import (
     MINUS,
     capitalised,
@@ -129,7 +129,7 @@ def loss_sentence(manifest: Manifest) -> str | None:
     if held.change is None or loss == 0:
         return None
     name = metric_name(metric.name)
-    return f"A loss of up to {_loss(loss, metric.n)} of {name} cannot be ruled out of {held.name}."
+    return f"A loss of up to {_loss(loss, metric.n)} of {name} cannot be ruled out for {held.name}."
 
 
 def metric_sentence(manifest: Manifest) -> str:
@@ -204,14 +204,16 @@ def by_setting(latency: Sequence[VariantLatency]) -> dict[str, list[VariantLaten
     return groups
 
 
-def speed_sentences(latency: Sequence[VariantLatency]) -> str:
+def speed_sentences(variant: Variant) -> str:
     """One sentence per setting with the finding at every length."""
-    if not latency:
+    if not variant.latency:
         return "Latency was not measured."
     sentences = []
-    for setting, group in by_setting(latency).items():
+    for setting, group in by_setting(variant.latency).items():
         findings = [f"{speed_finding(one)} at {one.length}" for one in group]
-        sentences.append(f"Speed against the original ({setting}): {', '.join(findings)}.")
+        sentences.append(
+            f"Speed of {variant.name} against the original ({setting}): {', '.join(findings)}."
+        )
     return " ".join(sentences)
 
 
@@ -219,7 +221,8 @@ def heads_sentence(manifest: Manifest) -> str:
     """How many heads went of how many, what rounding took from the budget, and what stays."""
     heads = manifest.heads
     if heads.removed_count == 0:
-        return f"None of the {heads.total} attention heads was removed."
+        none = f"None of the {heads.total} attention heads was removed."
+        return none + neurons_sentence(manifest)
     verb = "was" if heads.removed_count == 1 else "were"
     share = percent(heads.removed_count / heads.total, 0)
     rounding = heads.budget.rounding(heads.removed_count) if heads.budget else None
@@ -235,8 +238,8 @@ def neurons_sentence(manifest: Manifest) -> str:
     went = (
         ""
         if neurons is None
-        else f" So were {neurons.removed_count} of {neurons.total} neurons of the feed-forwards "
-        f"({percent(neurons.removed_count / neurons.total, 0)})."
+        else f" Of {neurons.total} neurons of the feed-forwards {neurons.removed_count} were "
+        f"removed ({percent(neurons.removed_count / neurons.total, 0)})."
     )
     if repair is None or not repair.sublayers:
         return went
@@ -248,9 +251,10 @@ def size_sentence(manifest: Manifest) -> str:
     """ONNX file, parameters and multiply-adds of the original and of what the gates hold."""
     original, held = manifest.original, manifest.held
     files = "The ONNX files" if len(held.files) > 1 else "The ONNX file"
+    size_change = change(original.size_bytes, held.size_bytes)
     return (
-        f"{files} went from {megabytes(original.size_bytes)} to {megabytes(held.size_bytes)} "
-        f"({change(original.size_bytes, held.size_bytes)}), parameters from "
+        f"{files} ({held.name}) went from {megabytes(original.size_bytes)} to "
+        f"{megabytes(held.size_bytes)} ({size_change}), parameters from "
         f"{count(original.parameters)} to {count(held.parameters)}, multiply-adds for "
         f"{counted_work(manifest.counted_work)} from {count(original.macs)} to {count(held.macs)}."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hibprune.execution.steps import Done
 from hibprune.records.measurements import Parity
@@ -26,10 +26,17 @@ class Made:
 
 @dataclass(frozen=True)
 class Findings:
-    """Variants by name, those that could be made measured."""
+    """Variants by name, those that could be made measured; `failed` are those that then fail."""
 
     made: dict[str, Made]
     measured: dict[str, Done[Measured]]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Why each variant that is not among the measured is not."""
+        reasons = {name: one.fault or self.failed.get(name) for name, one in self.made.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def parent(self, made: Made) -> tuple[VariantPlan, str] | None:
         """What a variant in lower precision agrees with or not; None for one in fp32."""

@@ -6,26 +6,27 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hibprune.errors import UserError
+from hibprune.errors import OutputError, UserError
 from hibprune.evaluation.agreement import agreement, largest_difference
 from hibprune.evaluation.chance import chance_fault
 from hibprune.evaluation.latency import Times, measure_latency
 from hibprune.evaluation.metric import evaluate, metric_line, prediction_lines
 from hibprune.evaluation.work import window_of
 from hibprune.execution.files import read_text_bounded, sha256_of, write_text
-from hibprune.execution.output import PREDICTIONS
+from hibprune.execution.output import PREDICTIONS, STEPS, withdraw
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.runtime import ONNX_DIRECTORY, PROVIDERS
-from hibprune.execution.steps import Done, Step
+from hibprune.execution.steps import Done, Step, undo
 from hibprune.records.measurements import Benchmark, Evaluation, Latency, Parity
 from hibprune.records.medium import Length
 from hibprune.records.precision import Agreement, graph_name
-from hibprune.records.variants import GraphFile, Measured, VariantPlan
+from hibprune.records.variants import ORIGINAL, GraphFile, Measured, VariantPlan
 from hibprune.stages.credibility import credible_benchmark, credible_evaluation, credible_parity
 from hibprune.stages.export import original_parity
+from hibprune.stages.findings import Findings
 from hibprune.stages.remove import decoded_tokens
 from hibprune.stages.run import Run, once
-from hibprune.stages.variants import EXAMPLES, Workbench
+from hibprune.stages.variants import EXAMPLES, Workbench, fault_of
 from hibprune.tasks import Target
 
 
@@ -98,6 +99,41 @@ def _require_better_than_chance(run: Run, evaluation: Evaluation) -> None:
     fault = chance_fault(evaluation, run.material.references, run.recipe.task.medium)
     if fault is not None and not run.recipe.validation.allow_chance_baseline:
         raise UserError(fault)
+
+
+def measure_others(run: Run, bench: Workbench, found: Findings) -> None:
+    """Measure all variants but the original, and remove what earlier runs left of any others.
+
+    One in lower precision that fails on a validation clip is told of, and not left.
+    """
+    for name, made in found.made.items():
+        if name == ORIGINAL or made.fault is not None:
+            continue
+        try:
+            found.measured[name] = measured(run, bench, made.plan, made.key, found.parent(made))
+        except OutputError:
+            raise
+        except UserError as error:
+            if made.plan.precision == "fp32":
+                raise
+            found.failed[name] = fault_of(run, made.plan, error)
+            run.narrator.say(f"{name}: not left: {found.failed[name]}")
+    _remove_others(run, found)
+
+
+def _remove_others(run: Run, found: Findings) -> None:
+    kept = {f"convert-{name}" for name in found.made.keys() - found.failed.keys()}
+    kept |= {f"measure-{name}" for name in found.measured}
+    records = (
+        path.stem
+        for step in ("convert", "measure")
+        for path in (run.directory / STEPS).glob(f"{step}-*.json")
+    )
+    others = sorted(set(records) - kept)
+    if others:
+        withdraw(run.directory)
+    for name in others:
+        undo(run.directory, name)
 
 
 def measured(
@@ -227,7 +263,10 @@ def benchmarked(
         },
         Benchmark,
         benchmark,
-        lambda done: f"{len(variants)} variants at {len(done.latencies)} lengths",
+        lambda done: (
+            f"{len(variants)} variants at {len(done.latencies)} "
+            f"{'length' if len(done.latencies) == 1 else 'lengths'}"
+        ),
         credible=lambda kept: credible_benchmark(kept, list(variants), settings.repetitions),
         version=3,
     )

@@ -153,9 +153,10 @@ def _manifest(outcome: Outcome) -> Manifest:
         ),
         variants=variants,
         missing=tuple(
-            MissingVariant(name=name, precision=one.plan.precision, reason=one.fault)
-            for name, one in outcome.found.made.items()
-            if one.fault is not None
+            MissingVariant(
+                name=name, precision=outcome.found.made[name].plan.precision, reason=reason
+            )
+            for name, reason in outcome.found.faults.items()
         ),
         judged=recipe.gates.variant,
         gates=check_gates(recipe.gates, {one.name: one for one in variants}),
@@ -202,9 +203,10 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
     plan, repair = outcome.choice.plan.result, outcome.saved.result.repair
     done = []
     if not is_rival:
-        done.append(f"{len(plan.removed)} heads removed")
-        if plan.neurons:
-            done.append(f"{sum(map(len, plan.neurons.values()))} neurons removed")
+        neurons = sum(map(len, plan.neurons.values()))
+        for number, kind in ((len(plan.removed), "head"), (neurons, "neuron")):
+            if number or kind == "head":
+                done.append(f"{number or 'no'} {kind}{'' if number == 1 else 's'} removed")
         if repair is not None:
             done.append(f"repaired ({repair.kind})")
     if precision != "fp32":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from hibprune.compression.quantize.examples import graph_feeds
 from hibprune.compression.quantize.fp16 import convert_fp16
 from hibprune.compression.quantize.guard import Reading, quantize_guarded, write_guarded
 from hibprune.data import Utterance
-from hibprune.errors import UserError
+from hibprune.errors import OutputError, UserError
 from hibprune.evaluation.agreement import largest_difference
 from hibprune.evaluation.metric import predict_targets
-from hibprune.execution.files import scratch_directory
+from hibprune.execution.files import link_or_copy, scratch_directory
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.execution.steps import Done, Step
@@ -84,9 +84,9 @@ class Workbench:
         else:
             source = self.run.directory / ONNX_DIRECTORY
             for graph in task.graphs:
-                os.link(source / graph_name(graph, variant.precision), onnx / graph)
+                link_or_copy(source / graph_name(graph, variant.precision), onnx / graph)
         for name in task.beside_graphs:
-            os.link(source / name, onnx / name)
+            link_or_copy(source / name, onnx / name)
         return place
 
 
@@ -123,8 +123,10 @@ def converted(
                 return Converted(in_float=in_float, files=tuple(files))
             guard = _to_int8(run, bench.directory(parent), targets[0], narration.advance)
             return Converted(guard=guard, files=tuple(files))
+        except OutputError:
+            raise
         except UserError as error:
-            return Converted(fault=str(error).replace(f"{run.directory}/", ""))
+            return Converted(fault=fault_of(run, variant, error))
 
     done = once(
         run,
@@ -144,6 +146,19 @@ def converted(
     )
     bench.converted[variant.name] = done.result
     return done
+
+
+def fault_of(run: Run, variant: VariantPlan, error: UserError) -> str:
+    """Why a variant cannot be had, with places in the directory alone and a remedy that helps.
+
+    What lies outside of a temporary directory, or has its name, differs from run to run.
+    """
+    text = str(error).replace(f"{run.directory}/", "")
+    text = re.sub(r"(?:[^\s:/]+/)*\.scratch\.\d+\.\d+\.partial/", "", text)
+    if variant.is_rival:
+        left_out = f"take {variant.precision} out of export.variants"
+        text = text.replace(left_out, "set benchmark.rivals: false")
+    return text
 
 
 def _files(run: Run, variant: VariantPlan) -> list[str]:
@@ -185,7 +200,7 @@ def _to_int8(
         for name in task.beside_graphs:
             target = place / ONNX_DIRECTORY / name
             if not target.exists():
-                os.link(directory / ONNX_DIRECTORY / name, target)
+                link_or_copy(directory / ONNX_DIRECTORY / name, target)
         outputs = task.onnx_outputs(place)
         difference = largest_difference(
             lambda inputs: states(inputs)[compared],
