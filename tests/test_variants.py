@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -16,7 +17,7 @@ import safetensors
 import soundfile
 import torch
 from commands import invoke
-from optimum.onnxruntime import ORTModelForAudioClassification, ORTModelForSpeechSeq2Seq
+from manifests import body_of, parsed
 from standin import SAMPLING_RATE, StandIn
 from transformers import AutoModelForAudioClassification, AutoProcessor
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
@@ -298,11 +299,6 @@ def test_a_spotters_figures_are_those_of_its_file(spotter: Finished, name: str) 
         share = difference / np.abs(whole[:4]).max()
         assert variant.agreement.relative_diff == pytest.approx(share, rel=1e-4)
         assert difference > 0
-    model = ORTModelForAudioClassification.from_pretrained(
-        spotter.output, subfolder="onnx", file_name=path.name
-    )
-    first = torch.tensor(heard(spotter.stand_in, spotter.rows[0]))
-    assert model(input_values=first).logits.numpy() == pytest.approx(logits[:1], abs=1e-5)
 
 
 def test_the_originals_figures_are_those_of_the_checkpoint(spotter: Finished) -> None:
@@ -387,17 +383,36 @@ def test_a_recognisers_figures_are_those_of_its_files(recogniser: Finished, name
     assert metric.value == pytest.approx(sum(errors) / sum(counted))
 
 
-@pytest.mark.parametrize("added", ["_quantized", "_fp16"])
-def test_optimum_loads_a_recogniser_in_lower_precision(recogniser: Finished, added: str) -> None:
-    model = ORTModelForSpeechSeq2Seq.from_pretrained(
-        recogniser.output,
-        subfolder="onnx",
-        encoder_file_name=f"encoder_model{added}.onnx",
-        decoder_file_name=f"decoder_model_merged{added}.onnx",
-    )
+def loaded_as_the_card_says(task: Finished, precision: str) -> Any:
+    """What its lines on a precision load, run from inside the directory."""
+    blocks = [
+        token.content
+        for token in parsed(body_of((task.output / "README.md").read_text()))
+        if token.info == "python" and f"# {precision}" in token.content
+    ]
+    (block,) = blocks
+    imported, *calls = block.split("\nmodel = ")
+    (call,) = [call for call in calls if f"# {precision}" in call]
+    found: dict[str, Any] = {}
+    with contextlib.chdir(task.output):
+        exec(f"{imported}\nmodel = {call}", found)
+    return found["model"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_the_card_tells_how_to_load_a_lower_precision(
+    spotter: Finished, recogniser: Finished, precision: str
+) -> None:
+    """Through Optimum, which then says what was measured."""
+    model = loaded_as_the_card_says(spotter, precision)
+    for row, line in zip(
+        spotter.rows, lines_of(spotter.output, f"pruned-{precision}"), strict=True
+    ):
+        logits = model(input_values=torch.tensor(heard(spotter.stand_in, row))).logits
+        assert model.config.id2label[int(logits.argmax(-1))] == line["prediction"]
+    model = loaded_as_the_card_says(recogniser, precision)
     processor = AutoProcessor.from_pretrained(recogniser.output)
-    name = next(name for name, one in LEFT.items() if one == added)
-    for line in lines_of(recogniser.output, name)[:2]:
+    for line in lines_of(recogniser.output, f"pruned-{precision}")[:3]:
         sound, rate = soundfile.read(recogniser.stand_in.root / line["id"], dtype="float32")
         inputs = processor(sound, sampling_rate=rate, return_tensors="pt")
         (text,) = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)

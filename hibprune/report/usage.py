@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.manifest import Manifest
+from hibprune.records.variants import Variant
 from hibprune.report.markdown import fenced
 
 WAVEFORM_WITH_MASK = ("moonshine",)
@@ -75,7 +77,7 @@ def usage_section(manifest: Manifest) -> str:
             fenced(f"hibprune predict . {argument}", "sh"),
             "With ONNX Runtime through Optimum (hibprune not needed):",
             fenced(_onnx_example(usage, manifest), "python"),
-            *_other_precisions(manifest),
+            *_other_precisions(usage, manifest),
             "With PyTorch. Layers with fewer heads need hibprune's loading code, so import it "
             "before `from_pretrained`, which else stops at a missing `_prune_heads`; transformers "
             "must be 4.57, later ones cannot read pruned heads:",
@@ -84,22 +86,34 @@ def usage_section(manifest: Manifest) -> str:
     )
 
 
-def _other_precisions(manifest: Manifest) -> list[str]:
+def _other_precisions(usage: Usage, manifest: Manifest) -> list[str]:
     """How to load the graphs in lower precision, where there are some."""
-    lower = [one for one in manifest.variants if one.agreement is not None and not one.is_rival]
+    lower = [one for one in manifest.variants if one.precision != "fp32" and not one.is_rival]
     if not lower:
         return []
-    files = "; ".join(
-        f"{one.precision}: "
-        + ", ".join(f"`{file.path.rpartition('/')[2]}`" for file in one.files if file.path)
-        for one in lower
+    loading = "\n".join(_loading(usage, one) for one in lower)
+    return [
+        "The same model in lower precision lies beside it; load it by its names:",
+        fenced(f"from optimum.onnxruntime import {usage.onnx_class}\n\n{loading}", "python"),
+    ]
+
+
+def _loading(usage: Usage, variant: Variant) -> str:
+    names = [PurePosixPath(file.path).name for file in variant.files if file.path is not None]
+    options = {"file_name": names[0]}
+    if len(names) > 1:
+        encoder, decoder = names
+        # Optimum looks for a second decoder where the first is named, merged or not.
+        options = {
+            "encoder_file_name": encoder,
+            "decoder_file_name": decoder,
+            "decoder_with_past_file_name": decoder,
+        }
+    named = "".join(f'    {option}="{name}",\n' for option, name in options.items())
+    return (
+        f"model = {usage.onnx_class}.from_pretrained(  # {variant.precision}\n"
+        f'    ".",\n    subfolder="onnx",\n{named})'
     )
-    options = (
-        "`encoder_file_name` and `decoder_file_name`"
-        if manifest.generation is not None
-        else "`file_name`"
-    )
-    return [f"The same model in lower precision lies beside it ({files}); name it by {options}."]
 
 
 def _onnx_example(usage: Usage, manifest: Manifest) -> str:
