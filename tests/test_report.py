@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hibprune.report.summary import summary_rows
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console
@@ -45,6 +44,7 @@ from hibprune.report.numbers import change, count, duration, megabytes, millisec
 from hibprune.report.page import report_markdown
 from hibprune.report.ranking import ranking_sentence, score_label
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of
+from hibprune.report.summary import summary_rows
 from hibprune.report.terminal import closing_table
 from hibprune.report.wording import (
     metric_finding,
