@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from manifests import make_variant
 
 from hibprune.recipe import Gates
 from hibprune.records.base import Interval
 from hibprune.records.measurements import Gate, Latency, Measurement
+from hibprune.records.variants import VariantLatency
 from hibprune.stages.gates import check_gates
 
 
@@ -26,23 +28,31 @@ def measurement(value: float, higher_is_better: bool = True) -> Measurement:
     )
 
 
-def latency(seconds: float, before: float, after: float) -> Latency:
-    return Latency(
+def latency(seconds: float, before: tuple[float, ...], after: tuple[float, ...]) -> VariantLatency:
+    raw = Latency(
         runtime="r", provider="p", threads=1, batch=1, seconds=seconds,
-        before_ms=(before, before), after_ms=(after, after),
+        times={"model": {"original": before, "pruned": after}},
     )  # fmt: skip
+    return VariantLatency.of(raw, "pruned")
+
+
+# Twice as fast at one length, 1.25 times at the other.
+TWO_LENGTHS = (latency(1.0, (2.0, 2.0), (1.0, 1.0)), latency(5.0, (10.0, 10.0), (8.0, 8.0)))
 
 
 def check(
     gates: Gates,
-    baseline: Measurement,
-    exported: Measurement,
+    before: Measurement,
+    after: Measurement,
     size: int = 1_000_000,
     change: Interval | None = None,
+    latencies: tuple[VariantLatency, ...] = TWO_LENGTHS,
 ) -> tuple[Gate, ...]:
-    # Twice as fast at one length, 1.25 times at the other.
-    latencies = (latency(1.0, 2.0, 1.0), latency(5.0, 10.0, 8.0))
-    return check_gates(gates, baseline, exported, change, latencies, size)
+    original = make_variant("original").model_copy(update={"metric": before})
+    pruned = make_variant("pruned").model_copy(
+        update={"metric": after, "change": change, "size_bytes": size, "latency": latencies}
+    )
+    return check_gates(gates, {"original": original, "pruned": pruned})
 
 
 @pytest.mark.parametrize(
@@ -123,12 +133,10 @@ def test_an_unchanged_metric_keeps_a_limit_of_zero(strict: bool) -> None:
     assert (gate.verdict, gate.holds_limit) == ("passed", False)
 
 
-def noisy(seconds: float, before: float, spread: float) -> Latency:
+def noisy(seconds: float, before: float, spread: float) -> VariantLatency:
     """Its ratio is `before`, in an interval that reaches as far as the spread."""
     times = tuple(before * (1 + spread * (number % 5 - 2)) for number in range(30))
-    return latency(seconds, 1.0, 1.0).model_copy(
-        update={"before_ms": times, "after_ms": (1.0,) * 30}
-    )
+    return latency(seconds, times, (1.0,) * 30)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,7 @@ def test_a_speedup_that_is_not_known_well_is_undecided(
     same, wide = measurement(0.9), noisy(1.0, 1.02, 0.1)
     assert wide.ratio_interval.low < 1.05 < wide.ratio_interval.high
     gates = Gates(min_speedup=limit, strict=strict)
-    (gate,) = check_gates(gates, same, same, None, (wide,), 1)
+    (gate,) = check(gates, same, same, latencies=(wide,))
     assert (gate.value, gate.interval) == (pytest.approx(1.02), wide.ratio_interval)
     assert gate.verdict == verdict
 
@@ -154,9 +162,10 @@ def test_a_speedup_that_is_not_known_well_is_undecided(
 def test_the_length_that_keeps_least_to_the_limit_counts() -> None:
     """The smallest ratio is not known well enough to fail; another one is."""
     same, wide, narrow = measurement(0.9), noisy(1.0, 1.0, 0.1), noisy(5.0, 1.02, 0.001)
-    (gate,) = check_gates(Gates(min_speedup=1.05), same, same, None, (wide, narrow), 1)
+    both = (wide, narrow)
+    (gate,) = check(Gates(min_speedup=1.05), same, same, latencies=both)
     assert (gate.value, gate.verdict) == (pytest.approx(1.02), "failed")
-    (gate,) = check_gates(Gates(min_speedup=0.95), same, same, None, (wide, narrow), 1)
+    (gate,) = check(Gates(min_speedup=0.95), same, same, latencies=both)
     assert (gate.value, gate.verdict) == (pytest.approx(1.0), "undecided")
 
 
@@ -170,3 +179,19 @@ def test_a_number_that_is_none_keeps_no_limit() -> None:
     nothing = Interval(math.nan, math.nan)
     (gate,) = check(Gates(max_accuracy_drop=1), measurement(0.9), measurement(0.9), change=nothing)
     assert gate.verdict == "failed"
+
+
+def test_a_variant_that_could_not_be_made_keeps_no_limit() -> None:
+    gates = Gates(max_accuracy_drop=0.5, min_speedup=0.1, max_file_mb=99, variant="pruned-int8")
+    found = check_gates(gates, {name: make_variant(name) for name in ("original", "pruned")})
+    assert [(gate.value, gate.verdict) for gate in found] == [(None, "failed")] * 3
+
+
+def test_gates_hold_the_variant_that_is_named() -> None:
+    variants = {name: make_variant(name) for name in ("original", "pruned", "pruned-int8")}
+    variants["pruned-int8"] = make_variant("pruned-int8", value=0.5)
+    for name, wanted in (("pruned", "passed"), ("pruned-int8", "failed")):
+        (gate,) = check_gates(
+            Gates.model_validate({"max_accuracy_drop": 0.1, "variant": name}), variants
+        )
+        assert gate.verdict == wanted

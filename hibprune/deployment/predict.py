@@ -92,6 +92,8 @@ def _variant(directory: Path, wanted: str) -> VariantName:
         fault = f"{name} could not be made ({shortened(missing.reason, LONGEST_LABEL)})"
     elif name is not None:
         fault = f"{name} is not in it: add {precision_of(name)} to export.variants and run again"
+    elif wanted in made:
+        fault = f"{wanted} was measured for comparison and is not in it"
     else:
         fault = f"no variant '{shortened(wanted)}'{did_you_mean(wanted, list(names))}"
     raise UserError(f"{directory}: {fault}; there are: {there}")
