@@ -206,7 +206,7 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
         if plan.neurons:
             done.append(f"{sum(map(len, plan.neurons.values()))} neurons removed")
         if repair is not None:
-            done.append(f"repaired ({repair.kind})")
+            done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
     if precision != "fp32":
         done.append(f"converted to {precision}")
     return tuple(done)
