@@ -26,7 +26,7 @@ from hibprune.stages.measure import (
 )
 from hibprune.stages.outcome import Outcome, write_outcome
 from hibprune.stages.remove import prune, reload
-from hibprune.stages.repair import repaired
+from hibprune.stages.repair import help_repairing, repaired
 from hibprune.stages.run import Run
 from hibprune.stages.score import calibration_targets, choose, help_scoring
 from hibprune.stages.variants import converted, planned_variants, workbench
@@ -59,13 +59,17 @@ def run_recipe(
 def help_with_recipe(
     loaded: LoadedRecipe, directory: Path, narrator: Narrator, ranks: Ranks
 ) -> None:
-    """Score a share of the samples in a run that another rank leads; writes nothing.
+    """Score and repair on a share of the samples in a run that another rank leads.
+
+    Writes nothing that stays.
 
     Raises:
         UserError: as in that run.
     """
     device = choose_device(loaded.recipe.device)
-    help_scoring(Run(loaded, load(loaded, device), directory, device, narrator, ranks))
+    run = Run(loaded, load(loaded, device), directory, device, narrator, ranks)
+    help_scoring(run)
+    help_repairing(run)
 
 
 def _chain(run: Run) -> Manifest:

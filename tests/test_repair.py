@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from hibprune.compression.neuron_pruning import remove_neurons
 from hibprune.compression.remove import copy_without
 from hibprune.compression.repair import repair
 from hibprune.errors import UserError
+from hibprune.execution.processes import Ranks
 from hibprune.models import layerwise
 from hibprune.models.attention import attention_sites, positions_fitted, run_encoder
 from hibprune.models.feed_forward import feed_forward_sites
 from hibprune.models.layerwise import CalibrationClip
-from hibprune.models.moments import Moments
 from hibprune.records.repair import Repair
 from hibprune.records.units import Unit
 
@@ -393,29 +394,40 @@ def test_chunked_feed_forwards_are_repaired_as_whole_ones(tmp_path: Path) -> Non
     assert layerwise.encoder_layers(chunked)[0].chunk_size_feed_forward == 5
 
 
-def test_processes_that_share_the_clips_come_to_the_same(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class InThread(Ranks):
+    """One of several ranks in threads of one process, each with its part of what is summed."""
+
+    parts: dict[int, Tensor] = field(default_factory=dict)
+    barrier: threading.Barrier | None = None
+
+    def summed(self, own: Tensor) -> Tensor:
+        assert self.barrier is not None
+        self.parts[self.number] = own.clone()
+        self.barrier.wait(60)
+        total = torch.stack([self.parts[number] for number in range(self.count)]).sum(0)
+        self.barrier.wait(60)
+        return total
+
+
+def test_processes_that_share_the_clips_come_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = by_name("wav2vec2")
+    monkeypatch.setattr(layerwise, "CLIPS_AT_ONCE", 3)
     model, clips = tiny.build(), clips_of(tiny)
     alone = without(model, GONE["both"])
     wanted = repaired(model, alone, clips, tmp_path / "alone")
     barrier = threading.Barrier(2)
-    parts: dict[int, Moments] = {}
+    parts: dict[int, Tensor] = {}
     models = [without(model, GONE["both"]) for _ in range(2)]
     originals = [copy.deepcopy(model) for _ in range(2)]
     reports: dict[int, Repair] = {}
 
     def work(number: int) -> None:
-        def total(own: Moments) -> Moments:
-            parts[number] = own
-            barrier.wait(60)
-            added = parts[0] + parts[1]
-            barrier.wait(60)
-            return added
-
-        # The clips that are held out are the same as those of one process.
-        own = clips[5 * number : 5 * number + 5]
+        ranks = InThread(number, 2, parts, barrier)
         reports[number] = repaired(
-            originals[number], models[number], own, tmp_path / str(number), total=total
+            originals[number], models[number], clips, tmp_path / str(number), ranks=ranks
         )
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
@@ -426,6 +438,7 @@ def test_processes_that_share_the_clips_come_to_the_same(tmp_path: Path) -> None
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, other)
     assert torch.allclose(hidden(models[0], clips), hidden(alone, clips), atol=1e-4)
+    assert (reports[0].clips, reports[0].held_out) == (wanted.clips, wanted.held_out)
     for one, other in zip(reports[0].sublayers, wanted.sublayers, strict=True):
         assert one.strength == other.strength
         assert one.after == pytest.approx(other.after, rel=1e-4)

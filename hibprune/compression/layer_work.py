@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import ClipBatch, LayerwiseEncoder
 from hibprune.models.moments import Moments
@@ -24,13 +25,15 @@ def held_out(batch: ClipBatch) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerWork:
-    """Passes of all batches through one layer of both models."""
+    """Passes of this process's batches through one layer of both models."""
 
     layer: int
     encoder: LayerwiseEncoder
     pruned: nn.Module
     batches: Sequence[ClipBatch]
     states: HiddenStates
+    ranks: Ranks = ALONE
+    """Others have batches of their own, so that what is summed over frames is summed over them."""
 
     def part_ways(self) -> None:
         """Below the first removal, both models are one."""
@@ -49,7 +52,10 @@ class LayerWork:
                 self.states.put(f"target/{part}/{batch.number}", _stream(written[part], sublayer))
 
     def moments(self, part: int, sublayer: Sublayer) -> tuple[Moments, Moments]:
-        """Sums over the fitted and over the held-out clips of units' output and what to write."""
+        """Sums over the fitted and over the held-out clips of units' output and what to write.
+
+        Those of all processes.
+        """
         rows, columns = sublayer.writer.weight.shape
         device = sublayer.writer.weight.device
         fit, held = (Moments.nothing(rows, columns, device) for _ in range(2))
@@ -62,7 +68,7 @@ class LayerWork:
             apart = held_out(batch)[:, None]
             fit = _with_frames(fit, one.units, wanted, batch.counts & ~apart)
             held = _with_frames(held, one.units, wanted, batch.counts & apart)
-        return fit, held
+        return _total(fit, self.ranks), _total(held, self.ranks)
 
     def misses(self, parts: Mapping[int, Sublayer], batch: ClipBatch) -> dict[int, Tensor]:
         """What the stream behind each sublayer misses of the original's (clips, frames, width)."""
@@ -79,9 +85,28 @@ class LayerWork:
         for batch in self.batches:
             self.states.put(f"pruned/{batch.number}", self._pass_pruned(batch))
 
+    def drop_targets(self, parts: int) -> None:
+        """Give back the room of what the original does within a layer that is done."""
+        for batch in self.batches:
+            for part in range(parts):
+                self.states.drop(f"target/{part}/{batch.number}")
+
     def _pass_pruned(self, batch: ClipBatch) -> Tensor:
         states = self.states.get(f"pruned/{batch.number}")
         return self.encoder(batch, self.layer, states, self.pruned)
+
+
+def _total(own: Moments, ranks: Ranks) -> Moments:
+    scalars = ranks.summed(torch.tensor([own.weight, own.targets], dtype=torch.float64))
+    weight, targets = scalars.tolist()
+    return Moments(
+        weight=weight,
+        input_sum=ranks.summed(own.input_sum),
+        target_sum=ranks.summed(own.target_sum),
+        inputs=ranks.summed(own.inputs),
+        cross=ranks.summed(own.cross),
+        targets=targets,
+    )
 
 
 def _stream(written: Written, sublayer: Sublayer) -> Tensor:

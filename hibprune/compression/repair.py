@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ from hibprune.compression.least_squares import (
 from hibprune.compression.refine import refine_layer
 from hibprune.compression.settings import RepairKind
 from hibprune.errors import UserError
-from hibprune.execution.processes import Ranks
+from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import frozen
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import (
@@ -47,22 +46,6 @@ from hibprune.models.moments import Moments
 from hibprune.models.sublayers import Sublayer, sublayers
 from hibprune.records.repair import LayerRefinement, Repair, SublayerRepair
 
-Total = Callable[[Moments], Moments]
-"""Adds up what several processes have found, each on its own clips."""
-
-
-def total_over(ranks: Ranks) -> Total:
-    """Adding up over processes that repair together; each comes to the same sums."""
-
-    def total(own: Moments) -> Moments:
-        if ranks.count == 1:
-            return own
-        parts = ranks.gathered({str(ranks.number): own.to("cpu")})
-        first, *others = (parts[number] for number in sorted(parts, key=int))
-        return sum(others, first).to(own.inputs.device)
-
-    return total
-
 
 def repair(
     original: PreTrainedModel,
@@ -72,14 +55,15 @@ def repair(
     scratch: Path,
     room_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    total: Total = lambda moments: moments,
     refine_steps: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Repair:
     """Fit the weights of a pruned model, in place, to what the original does on some clips.
 
     Hidden states and second moments take up to `room_bytes` of memory; states beyond that lie in
-    files in `scratch`, which is the caller's to remove. Of several processes each has its own
-    clips. A model that lost nothing is left alone.
+    files in `scratch`, which is the caller's to remove. Several processes that are given the same
+    take a share of the work each, and come to the same weights. A model that lost nothing is left
+    alone.
 
     Raises:
         UserError: there are fewer frames than a fit has unknowns (says how many clips it takes), or
@@ -94,7 +78,7 @@ def repair(
         [sublayer for part, sublayer in enumerate(own) if (layer, part) >= first]
         for layer, own in enumerate(after)
     ]
-    _require_frames([one for own in affected for one in own], kind, batches, total)
+    _require_frames([one for own in affected for one in own], kind, batches)
     found: list[SublayerRepair] = []
     refined: list[LayerRefinement] = []
     with torch.no_grad(), ExitStack() as stack:
@@ -103,10 +87,12 @@ def repair(
             stack.enter_context(unchunked(model))
         states = HiddenStates(scratch, max(0, room_bytes - _moments_bytes(after)))
         encoder = LayerwiseEncoder(original, states)
-        for batch in batches:
+        own_batches = ranks.share(batches)
+        for batch in own_batches:
             states.put(f"original/{batch.number}", encoder.start(batch, clips))
         for layer, own in enumerate(after):
-            work = LayerWork(layer, encoder, encoder_layers(pruned)[layer], batches, states)
+            module = encoder_layers(pruned)[layer]
+            work = LayerWork(layer, encoder, module, own_batches, states, ranks)
             if not affected[layer]:
                 work.pass_original(())
             else:
@@ -116,10 +102,10 @@ def repair(
                 for part, sublayer in enumerate(own):
                     if (layer, part) >= first:
                         removed = len(before[layer][part].units) - len(sublayer.units)
-                        found.append(_repaired(work, part, sublayer, removed, kind, total))
+                        found.append(_repaired(work, part, sublayer, removed, kind))
                 if refine_steps:
-                    parts = {part: one for part, one in enumerate(own) if (layer, part) >= first}
-                    refined.append(refine_layer(work, parts, refine_steps))
+                    refined.append(refine_layer(work, dict(enumerate(own)), refine_steps))
+                work.drop_targets(len(own))
                 work.pass_repaired()
             progress(layer + 1, len(after))
     return _report(kind, clips, batches, found, refined)
@@ -144,12 +130,10 @@ def _moments_bytes(parts: Sequence[Sequence[Sublayer]]) -> int:
 
 
 def _require_frames(
-    affected: Sequence[Sublayer], kind: RepairKind, batches: Sequence[ClipBatch], total: Total
+    affected: Sequence[Sublayer], kind: RepairKind, batches: Sequence[ClipBatch]
 ) -> None:
-    fit = sum(int(batch.counts[~held_out(batch)].sum()) for batch in batches)
+    frames = sum(int(batch.counts[~held_out(batch)].sum()) for batch in batches)
     clips = sum(int((~held_out(batch)).sum()) for batch in batches)
-    counted = replace(Moments.nothing(0, 0, torch.device("cpu")), weight=float(fit))
-    frames = int(total(counted).weight)
     for sublayer in affected:
         unknowns = {
             "mean": 0,
@@ -157,7 +141,7 @@ def _require_frames(
             "least-squares": sublayer.writer.in_features,
         }[kind]
         if frames <= unknowns:
-            wanted = int((unknowns + 1) * clips / max(1, fit)) + 1
+            wanted = int((unknowns + 1) * clips / max(1, frames)) + 1
             wanted = wanted * HELD_OUT_EVERY // (HELD_OUT_EVERY - 1) + 1
             raise UserError(
                 f"removal.repair: {frames} frames of calibration data are too few to fit the "
@@ -187,9 +171,9 @@ def _report(
 
 
 def _repaired(
-    work: LayerWork, part: int, sublayer: Sublayer, removed: int, kind: RepairKind, total: Total
+    work: LayerWork, part: int, sublayer: Sublayer, removed: int, kind: RepairKind
 ) -> SublayerRepair:
-    fit, held = (total(moments) for moments in work.moments(part, sublayer))
+    fit, held = work.moments(part, sublayer)
     if not fit.finite:
         raise UserError(
             f"removal.repair: layer {sublayer.layer}'s {sublayer.name} gives out NaN or infinite "

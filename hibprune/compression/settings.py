@@ -4,23 +4,61 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+<<<<<<< HEAD
 from pydantic import Field
 
 from hibprune.records.base import Settings
+=======
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_STEPS = 100_000
+>>>>>>> repair
 
 RepairKind = Literal["none", "mean", "scale", "least-squares"]
 
 
+<<<<<<< HEAD
 class RemovalSettings(Settings):
+=======
+class RefineSettings(BaseModel):
+    """Gradient steps behind the fit: a layer at a time, towards what the original gives out.
+
+    All matrices of a layer move, in up to `steps` steps of a batch of clips each. No labels are
+    used. Calibration clips held out of it say after how many to stop, and whether it helps at all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(ge=1, le=MAX_STEPS)
+
+
+class RemovalSettings(BaseModel):
+>>>>>>> repair
     """What happens to the weights that stay, once units are gone.
 
     `repair` fits them to what the model did before, on the calibration clips and without labels:
     `least-squares` all that write where units went, and behind; `scale` one factor for each unit
     that stays; `mean` the biases alone; `none` leaves them. `memory_gib` bounds the hidden states
-    that are held in memory for it; what is more goes to files.
+    that are held in memory for it; what is more goes to files. `refine` goes on from the fitted
+    weights by gradient steps; left open, it is not done.
     """
 
     former_names: ClassVar[dict[str, str]] = {"leave": "repair"}
 
     repair: RepairKind = "least-squares"
     memory_gib: float = Field(default=2.0, gt=0)
+    refine: RefineSettings | None = None
+
+    @model_validator(mode="after")
+    def _only_what_was_fitted_is_refined(self) -> RemovalSettings:
+        if self.refine is not None and self.repair != "least-squares":
+            raise ValueError(
+                f"refine goes on from weights that least squares have fitted, and repair is "
+                f"{self.repair}: set repair to least-squares or leave refine out"
+            )
+        return self
+
+    @property
+    def refine_steps(self) -> int:
+        """Gradient steps a layer behind the fit; 0 where there are to be none."""
+        return 0 if self.refine is None else self.refine.steps

@@ -1,8 +1,13 @@
-"""Several processes that score together, as torchrun starts them: one leads, the others help.
+"""Several processes that work together, as torchrun starts them: one leads, the others help.
 
+<<<<<<< HEAD
 Samples are independent, so each rank scores its share of them and all get every row. What is
 exchanged is small, and goes over gloo wherever the ranks compute. torch is imported where there
 are several: a process alone has nothing to exchange.
+=======
+Samples are independent, so each rank scores its share of them and all get every row; repair adds up
+sums over frames. What is exchanged goes over gloo wherever the ranks compute.
+>>>>>>> repair
 """
 
 from __future__ import annotations
@@ -12,7 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any, TypeVar
+=======
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+>>>>>>> repair
 
 from hibprune.errors import UserError, shortened
 
@@ -34,14 +48,14 @@ class RankLostError(Exception):
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that score together."""
+    """The place of this process among those that work together."""
 
     number: int = 0
     count: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this process does all that is not scoring: evaluation, files, output."""
+        """Whether this process does all that is not shared: evaluation, files, output."""
         return self.number == 0
 
     def share(self, items: Sequence[Item]) -> list[Item]:
@@ -58,6 +72,18 @@ class Ranks:
         with _others_there():
             distributed.all_gather_object(parts, dict(rows))
         return {name: row for part in parts for name, row in part.items()}
+
+    def summed(self, own: Tensor) -> Tensor:
+        """The sum of what all ranks have, the same on every one of them, where `own` lies.
+
+        Raises RankLostError.
+        """
+        if self.count == 1:
+            return own
+        total = own.to("cpu", copy=True).contiguous()
+        with _others_there():
+            distributed.all_reduce(total)
+        return total.to(own.device)
 
     def tell(self, value: object) -> None:
         """Hand something from the leader to all others, waiting to `hear` it.

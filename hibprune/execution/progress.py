@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hibprune.errors import OutputError, printable
+from hibprune.errors import OutputError, UserError, printable
 from hibprune.execution.console import output_fault
 from hibprune.execution.files import open_to_append
 

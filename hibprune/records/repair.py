@@ -30,13 +30,19 @@ class LayerRefinement(Record):
     """Gradient steps on one layer, behind the fit.
 
     Errors are those of the residual stream on clips held out, as a share of its variance, summed
-    over the layer's sublayers. Where the steps did not help there, the fitted weights stayed.
+    over the layer's sublayers. `steps` is how many were taken: as many as held-out clips liked
+    best, and none where steps did not help there and the fitted weights stayed.
     """
 
     layer: int
     before: float
     after: float
-    kept: bool
+    steps: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether the weights moved."""
+        return self.steps > 0
 
 
 class Repair(Record):
@@ -53,6 +59,11 @@ class Repair(Record):
     def left_alone(self) -> tuple[SublayerRepair, ...]:
         """Sublayers whose fit did not help on clips held out of it."""
         return tuple(one for one in self.sublayers if not one.refitted)
+
+    @property
+    def refined(self) -> bool:
+        """Whether gradient steps have moved anything."""
+        return any(one.kept for one in self.refinements)
 
 
 class PrunedModel(Record):

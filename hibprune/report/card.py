@@ -59,7 +59,7 @@ def _what_it_is(manifest: Manifest) -> str:
     metric = wording.metric_sentence(manifest)
     return (
         f"{plain(manifest.model.source)}{revision} for {plain(manifest.task)}, made smaller by "
-        "removing attention heads with hibprune; it was not trained afterwards. "
+        f"removing attention heads with hibprune; {wording.training_sentence(manifest)}. "
         f"{wording.heads_sentence(manifest)} {metric}"
     )
 

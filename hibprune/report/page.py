@@ -187,7 +187,7 @@ def _not_measured(manifest: Manifest) -> str:
     limits = [
         f"Other data: the metric holds for the {metric.n} validation {medium.many}; other "
         f"{medium.variety} may give other figures.",
-        "Retraining: the model was not trained after removal; training might win back a loss.",
+        "Retraining on labels: the pruned model saw none; training might win back a loss.",
         _ranking_limits(manifest),
         _latency_limits(manifest),
         "Memory in use, energy, and time to load the model.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hibprune.records.manifest import Manifest
+from hibprune.records.repair import Repair
 from hibprune.report.markdown import table
 from hibprune.report.numbers import percent
 
@@ -48,19 +49,53 @@ def repair_section(manifest: Manifest) -> str:
         if alone
         else ""
     )
-    return "\n\n".join(
-        [
-            "## Repair",
-            f"The weights that stay were fitted ({repair.kind}) to what the original does, on "
-            f"{repair.clips} calibration {manifest.medium.many} and {repair.frames} frames; "
-            f"{repair.held_out} others were held out to tell how strongly, and whether at all."
-            f"{stayed} Nothing was trained, and no labels were used.",
-            table(
-                "rlrrrr",
-                ["layer", "sublayer", "removed", "kept", "error before", "error after"],
-                rows,
-            ),
-            "*Error: mean square of what is missing in a sublayer's output, drift of those below "
-            "included, as a share of the variance of what it should write; on clips held out.*",
-        ]
+    trained = (
+        "No labels were used."
+        if repair.refinements
+        else ("Nothing was trained, and no labels were used.")
     )
+    sections = [
+        "## Repair",
+        f"The weights that stay were fitted ({repair.kind}) to what the original does, on "
+        f"{repair.clips} calibration {manifest.medium.many} and {repair.frames} frames; "
+        f"{repair.held_out} others were held out to tell how strongly, and whether at all."
+        f"{stayed} {trained}",
+        table(
+            "rlrrrr",
+            ["layer", "sublayer", "removed", "kept", "error before", "error after"],
+            rows,
+        ),
+        "*Error: mean square of what is missing in a sublayer's output, drift of those below "
+        "included, as a share of the variance of what it should write; on clips held out.*",
+    ]
+    return "\n\n".join(sections + _refinement(repair))
+
+
+def _refinement(repair: Repair) -> list[str]:
+    """What gradient steps behind the fit brought, layer by layer; nothing where none were made."""
+    if not repair.refinements:
+        return []
+    rows = [
+        (
+            one.layer,
+            one.steps,
+            percent(one.before, 1),
+            percent(one.after, 1) if one.kept else "fitted weights kept",
+        )
+        for one in repair.refinements
+    ]
+    alone = sum(not one.kept for one in repair.refinements)
+    stayed = (
+        f" In {alone} of {len(rows)} layers they did not help on the clips held out, and the "
+        "fitted weights stayed."
+        if alone
+        else ""
+    )
+    return [
+        "### Gradient steps behind the fit",
+        "The matrices of each layer were moved towards what the original gives out, without "
+        f"labels.{stayed}",
+        table("rrrr", ["layer", "steps kept", "error fitted", "error refined"], rows),
+        "*Error: mean square of what is missing in the stream behind the layer's sublayers, as a "
+        "share of its variance, summed over them; on clips held out.*",
+    ]

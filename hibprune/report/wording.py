@@ -244,7 +244,16 @@ def neurons_sentence(manifest: Manifest) -> str:
     if repair is None or not repair.sublayers:
         return went
     clips = manifest.medium.counted(repair.clips + repair.held_out)
-    return f"{went} What stays was fitted to the original on {clips}, without training."
+    how = "and refined by gradient steps, without labels" if repair.refined else "without training"
+    return f"{went} What stays was fitted to the original on {clips}, {how}."
+
+
+def training_sentence(manifest: Manifest) -> str:
+    """What was not done for the pruned model after removal."""
+    repair = manifest.repair
+    if repair is not None and repair.refined:
+        return "beyond gradient steps without labels, layer by layer, it was not trained afterwards"
+    return "it was not trained afterwards"
 
 
 def size_sentence(manifest: Manifest) -> str:

@@ -208,7 +208,7 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
             if number or kind == "head":
                 done.append(f"{number or 'no'} {kind}{'' if number == 1 else 's'} removed")
         if repair is not None:
-            done.append(f"repaired ({repair.kind})")
+            done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
     if precision != "fp32":
         done.append(f"converted to {precision}")
     return tuple(done)

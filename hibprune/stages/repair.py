@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from transformers import PreTrainedModel
 
 from hibprune.compression.remove import copy_without, save_model
 from hibprune.compression.repair import repair
@@ -23,16 +27,9 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
         model = copy_without(run.checkpoint.model, plan.result.units)
         found: Repair | None = None
         if settings.repair != "none":
+            run.ranks.tell(plan.result.units)
             with scratch_directory(run.directory) as scratch:
-                found = repair(
-                    run.checkpoint.model,
-                    model,
-                    calibration_clips(run),
-                    settings.repair,
-                    scratch,
-                    int(settings.memory_gib * 2**30),
-                    narration.advance,
-                )
+                found = _repaired(run, model, scratch, narration.advance)
 
         def write(place: Path) -> None:
             task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
@@ -44,19 +41,51 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
         files = write_files_via_temporary(run.directory, write)
         return PrunedModel(repair=found, files=tuple(files))
 
-    return once(
+    done = once(
         run,
         "repair",
         {
             "plan": plan.key,
             "kind": settings.repair,
             "clips": None if settings.repair == "none" else run.material.repair.identity,
+            **({"refine": settings.refine_steps} if settings.refine else {}),
         },
         PrunedModel,
         compute,
         lambda done: repair_line(done.repair),
         lambda done: list(done.files),
         lambda kept: len(kept.files) > 0 and (kept.repair is None) == (settings.repair == "none"),
+    )
+    run.ranks.tell(None)
+    return done
+
+
+def help_repairing(run: Run) -> None:
+    """Take a share of the repair whenever the leader has one to do, until it is over."""
+    while (units := run.ranks.hear()) is not None:
+        with TemporaryDirectory() as scratch:
+            _repaired(run, copy_without(run.checkpoint.model, units), Path(scratch))
+
+
+def _repaired(
+    run: Run,
+    model: PreTrainedModel,
+    scratch: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Repair:
+    """Repair a pruned model in place, together with the other processes."""
+    settings = run.recipe.removal
+    assert settings.repair != "none"
+    return repair(
+        run.checkpoint.model,
+        model,
+        calibration_clips(run),
+        settings.repair,
+        scratch,
+        int(settings.memory_gib * 2**30),
+        progress,
+        settings.refine_steps,
+        run.ranks,
     )
 
 
@@ -77,7 +106,12 @@ def repair_line(repair: Repair | None) -> str:
         return "nothing to repair"
     before = sum(one.before for one in repair.sublayers) / len(repair.sublayers)
     after = sum(one.after for one in repair.sublayers) / len(repair.sublayers)
+    stepped = sum(one.kept for one in repair.refinements)
+    refined = (
+        f", {stepped} of {len(repair.refinements)} layers refined" if repair.refinements else ""
+    )
     return (
         f"{repair.kind} on {repair.clips + repair.held_out} clips, {len(repair.sublayers)} "
         f"sublayers: error {before:.1%} → {after:.1%} of what they write"
+        f"{refined}"
     )
