@@ -4,36 +4,26 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-<<<<<<< HEAD
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hibprune.records.base import Settings
-=======
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_STEPS = 100_000
->>>>>>> repair
 
 RepairKind = Literal["none", "mean", "scale", "least-squares"]
 
 
-<<<<<<< HEAD
-class RemovalSettings(Settings):
-=======
-class RefineSettings(BaseModel):
+class RefineSettings(Settings):
     """Gradient steps behind the fit: a layer at a time, towards what the original gives out.
 
     All matrices of a layer move, in up to `steps` steps of a batch of clips each. No labels are
     used. Calibration clips held out of it say after how many to stop, and whether it helps at all.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     steps: int = Field(ge=1, le=MAX_STEPS)
 
 
-class RemovalSettings(BaseModel):
->>>>>>> repair
+class RemovalSettings(Settings):
     """What happens to the weights that stay, once units are gone.
 
     `repair` fits them to what the model did before, on the calibration clips and without labels:

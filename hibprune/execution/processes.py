@@ -1,13 +1,8 @@
 """Several processes that work together, as torchrun starts them: one leads, the others help.
 
-<<<<<<< HEAD
-Samples are independent, so each rank scores its share of them and all get every row. What is
-exchanged is small, and goes over gloo wherever the ranks compute. torch is imported where there
-are several: a process alone has nothing to exchange.
-=======
-Samples are independent, so each rank scores its share of them and all get every row; repair adds up
-sums over frames. What is exchanged goes over gloo wherever the ranks compute.
->>>>>>> repair
+Samples are independent, so each rank scores its share of them and all get every row; repair adds
+up sums over frames. What is exchanged goes over gloo wherever the ranks compute. torch is imported
+where there are several: a process alone has nothing to exchange.
 """
 
 from __future__ import annotations
@@ -17,20 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any, TypeVar
-=======
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor, distributed
-from torch.distributed.distributed_c10d import Store
-from torch.distributed.rendezvous import rendezvous
->>>>>>> repair
 
 from hibprune.errors import UserError, shortened
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed.distributed_c10d import Store
 
 PATIENCE = timedelta(days=7)
@@ -80,6 +67,8 @@ class Ranks:
         """
         if self.count == 1:
             return own
+        from torch import distributed
+
         total = own.to("cpu", copy=True).contiguous()
         with _others_there():
             distributed.all_reduce(total)
