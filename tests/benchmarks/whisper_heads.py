@@ -2,30 +2,30 @@
 
     python tests/benchmarks/whisper_heads.py input     # attribution on cut against padded input
     python tests/benchmarks/whisper_heads.py table     # WER and latency
-    python tests/benchmarks/whisper_heads.py table --leave mean --rankings hib
+    python tests/benchmarks/whisper_heads.py table --repair least-squares --repair-clips 80 \
+        --rankings hib reconstruction
 
 Needs the directory that HIBPRUNE_REAL names; tests/real_speech.py says how its clips are split.
 Settings were chosen on calibration clips by settings_search.py (searches/whisper_settings.yaml).
-Heads are silenced, which equals removing them; decoding is greedy, in batches. Each
-part writes tests/benchmarks/results/whisper_<part>.json as its rows come, and under `--leave mean`
-whisper_<part>_mean.json: there removed heads leave their mean output behind.
+Where nothing is repaired heads are silenced, which equals removing them; decoding is
+greedy, in batches. Each part writes tests/benchmarks/results/whisper_<part>.json as its rows come,
+and under `--repair` whisper_<part>_<repair>.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -33,9 +33,11 @@ from transformers import PreTrainedModel
 
 from hibprune.attribution import HeadInformationBottleneck, MethodBase
 from hibprune.attribution.base import Sample, Session
-from hibprune.attribution.methods import Occlusion, Random
+from hibprune.attribution.methods import Occlusion, Random, Reconstruction
 from hibprune.compression.plan import Budget, make_plan
-from hibprune.compression.remove import remove_heads
+from hibprune.compression.remove import copy_without
+from hibprune.compression.repair import repair
+from hibprune.compression.settings import RepairKind
 from hibprune.data import DurationLimits, Utterance
 from hibprune.deployment.export import export_onnx
 from hibprune.evaluation.latency import BenchmarkSettings, measure_latency
@@ -44,10 +46,11 @@ from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.runtime import ONNX_DIRECTORY, Timed
 from hibprune.models.attention import positions_fitted, silenced
 from hibprune.models.checkpoint import Checkpoint
+from hibprune.models.layerwise import calibration_clip
 from hibprune.recipe import load_recipe
-from hibprune.records.measurements import Evaluation, Timing, paired_change
+from hibprune.records.measurements import Evaluation, paired_change
 from hibprune.records.medium import SOUND
-from hibprune.records.statistics import spearman
+from hibprune.records.statistics import bootstrap_interval, spearman
 from hibprune.records.units import Head, Scores
 from hibprune.stages.load import load
 from hibprune.tasks import Batch, Target
@@ -60,7 +63,7 @@ from real_speech import lay_out  # noqa: E402
 
 AT_ONCE = 20
 BUDGETS = (1, 3, 6, 9, 12)
-RANKINGS = ("hib", "occlusion", "hib, paper", "random")
+RANKINGS = ("hib", "occlusion", "hib, paper", "reconstruction", "random")
 LIMITS = DurationLimits(max_seconds=30)
 
 Record = Callable[[dict[str, Any]], None]
@@ -73,6 +76,7 @@ class Speech:
     checkpoint: Checkpoint
     task: SpeechRecognitionSeq2Seq
     calibration: tuple[Utterance, ...]
+    repaired_on: tuple[Utterance, ...]
     validation: tuple[Utterance, ...]
 
     def waveform(self, clip: Utterance) -> np.ndarray:
@@ -93,16 +97,19 @@ class Speech:
         return self.task.encode(str(clip.target), self.checkpoint.vocabulary)
 
 
-def loaded(calibration: int, validation: int, leave: str, directory: Path) -> Speech:
+def loaded(calibration: int, repaired_on: int, validation: int, directory: Path) -> Speech:
+    """`repaired_on` clips in front of those for validation; the first are scored on."""
     recipe = load_recipe(
-        lay_out(directory, calibration, validation),
-        [f"calibration.samples={calibration}", f"removal.leave={leave}"],
+        lay_out(directory, max(calibration, repaired_on), validation),
+        [f"calibration.samples={max(calibration, repaired_on)}"],
     )
     material = load(recipe, torch.device("cpu"))
     # The longest clip is 15 s; a model that has lost its thread would go on to the limit.
     task = SpeechRecognitionSeq2Seq(kind="asr-seq2seq", max_new_tokens=80)
-    clips = material.calibration.utterances, material.validation.utterances
-    return Speech(material.checkpoint, task, *clips)
+    clips = material.calibration.utterances
+    return Speech(
+        material.checkpoint, task, clips[:calibration], clips, material.validation.utterances
+    )
 
 
 def main() -> None:
@@ -112,7 +119,9 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=100)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--random-seeds", type=int, default=5)
-    parser.add_argument("--leave", choices=["nothing", "mean"], default="nothing")
+    parser.add_argument("--repair", choices=get_args(RepairKind), default="none")
+    parser.add_argument("--repair-clips", type=int, default=0)
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
     parser.add_argument("--rankings", nargs="+", choices=RANKINGS, default=RANKINGS)
     arguments = parser.parse_args()
     report: dict[str, Any] = {
@@ -121,7 +130,8 @@ def main() -> None:
         "versions": installed_versions(),
         "rows": [],
     }
-    kind = arguments.part if arguments.leave == "nothing" else f"{arguments.part}_mean"
+    repaired = "" if arguments.repair == "none" else f"_{arguments.repair.replace('-', '_')}"
+    kind = f"{arguments.part}{repaired}"
     path = ROOT / f"tests/benchmarks/results/whisper_{kind}.json"
     if path.is_file():
         kept = json.loads(path.read_text())
@@ -134,7 +144,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as directory:
         speech = loaded(
-            arguments.calibration, arguments.validation, arguments.leave, Path(directory)
+            arguments.calibration, arguments.repair_clips, arguments.validation, Path(directory)
         )
         part = {"input": cut_against_padded, "table": table}[arguments.part]
         part(speech, arguments, report["rows"], record)
@@ -188,32 +198,37 @@ def table(
         checkpoint.inputs(speech.waveform(clip))["input_features"] for clip in speech.validation
     ]
 
-    def word_errors(removed: Iterable[Head]) -> Evaluation:
-        with silenced(checkpoint.model, removed):
-            said = transcribe(spectrograms, speech)
+    def word_errors(removed: Sequence[Head], smaller: PreTrainedModel | None = None) -> Evaluation:
+        if smaller is None:
+            with silenced(checkpoint.model, removed):
+                said = transcribe(spectrograms, speech, checkpoint.model)
+        else:
+            said = transcribe(spectrograms, speech, smaller)
         return speech.task.evaluate(
             said, [str(clip.target) for clip in speech.validation], checkpoint.vocabulary
         )
 
     with tempfile.TemporaryDirectory() as scratch:
         original = exported(speech, checkpoint.model, Path(scratch, "original"))
-        unpruned = word_errors(())
+        unpruned = word_errors([])
         if not done:
             record({"ranking": "none removed", **measured(unpruned)})
         for name, method, silence, seed in compared(arguments):
-            if name not in arguments.rankings or (name, seed, BUDGETS[-1]) in done:
+            if name not in arguments.rankings or (name, seed, arguments.budgets[-1]) in done:
                 continue
             scores, seconds = scored(speech, method, silence, seed)
-            for heads in BUDGETS:
+            for heads in arguments.budgets:
                 if (name, seed, heads) in done:
                     continue
                 plan = make_plan(scores, Budget(heads=heads))
-                timed = {}
+                timed: dict[str, Any] = {}
+                smaller = None
+                if seed == 0 or arguments.repair != "none":
+                    smaller = copy_without(checkpoint.model, plan.removed)
+                    timed = repaired(speech, smaller, arguments.repair)
                 if seed == 0:
-                    smaller = copy.deepcopy(checkpoint.model)
-                    remove_heads(smaller, plan)
                     pruned = exported(speech, smaller, Path(scratch, "pruned"))
-                    timed = latency(original, pruned, checkpoint)
+                    timed.update(latency(original, pruned, checkpoint))
                 record(
                     {
                         "ranking": name,
@@ -222,7 +237,7 @@ def table(
                         "removed": [f"{head.layer}.{head.index}" for head in plan.removed],
                         "scoring_seconds": round(seconds, 1),
                         "split_half": rounded(scores.split_half),
-                        **measured(word_errors(plan.removed), unpruned),
+                        **measured(word_errors(plan.removed, smaller), unpruned),
                         **timed,
                     }
                 )
@@ -234,8 +249,21 @@ def compared(arguments: argparse.Namespace) -> Iterator[tuple[str, MethodBase, f
     yield "hib", hib(), 0, 0
     yield "occlusion", Occlusion(method="occlusion"), 0, 0
     yield "hib, paper", hib(paper=True, beta=10.0, steps=arguments.steps), 0, 0
+    yield "reconstruction", Reconstruction(method="reconstruction"), 0, 0
     for seed in range(arguments.random_seeds):
         yield "random", Random(method="random"), 0, seed
+
+
+def repaired(speech: Speech, smaller: PreTrainedModel, kind: RepairKind) -> dict[str, Any]:
+    """Fit what stays, in place; returns how long that took."""
+    if kind == "none":
+        return {}
+    checkpoint = speech.checkpoint
+    start = time.perf_counter()
+    clips = [calibration_clip(checkpoint, speech.waveform(clip)) for clip in speech.repaired_on]
+    with tempfile.TemporaryDirectory() as scratch:
+        repair(checkpoint.model, smaller, clips, kind, Path(scratch), 2 << 30)
+    return {"repair_seconds": round(time.perf_counter() - start, 1)}
 
 
 def measured(evaluation: Evaluation, unpruned: Evaluation | None = None) -> dict[str, Any]:
@@ -267,12 +295,15 @@ def latency(original: Timed, pruned: Timed, checkpoint: Checkpoint) -> dict[str,
     settings = BenchmarkSettings(seconds=(5.0,), repetitions=8, warmup=1)
     models = {"original": original, "pruned": pruned}
     ((_, times),) = measure_latency(models, checkpoint.preprocessor.example, settings, SOUND)
-    whole = times["transcript"]
-    found = Timing(before_ms=whole["original"], after_ms=whole["pruned"])
+    before, after = (times["transcript"][name] for name in models)
+    interval = bootstrap_interval(
+        [before, after], lambda one, other, axis: np.median(one, axis) / np.median(other, axis)
+    )
+    medians = [float(np.median(one)) for one in (before, after)]
     return {
-        "milliseconds": [round(found.before.p50), round(found.after.p50)],
-        "speed_up": round(found.ratio, 3),
-        "speed_up_interval": [round(bound, 3) for bound in found.ratio_interval],
+        "milliseconds": [round(median) for median in medians],
+        "speed_up": round(medians[0] / medians[1], 3),
+        "speed_up_interval": [round(bound, 3) for bound in interval],
     }
 
 
@@ -297,8 +328,8 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def transcribe(inputs: list[torch.Tensor], speech: Speech) -> list[Target]:
-    predict = speech.task.torch_predict(speech.checkpoint.model)
+def transcribe(inputs: list[torch.Tensor], speech: Speech, model: PreTrainedModel) -> list[Target]:
+    predict = speech.task.torch_predict(model)
     said: list[Target] = []
     for start in range(0, len(inputs), AT_ONCE):
         tokens = predict({"input_features": torch.cat(inputs[start : start + AT_ONCE])})
