@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from manifests import (
     RECIPE,
     body_of,
@@ -287,6 +288,12 @@ class TestCard:
         assert fields["base_model"] == "superb/wav2vec2-base-superb-ks"
         assert {"hibprune", "pruned", "onnx"} <= set(fields["tags"])
         assert fields["metrics"] == ["accuracy"]
+
+    def test_the_hub_shows_the_metric_of_every_variant(self) -> None:
+        card = ModelCard(model_card(make_manifest(), RECIPE))
+        assert card.data.model_name == "quickstart"
+        found = {one.metric_name: one.metric_value for one in card.data.eval_results}
+        assert found == {"accuracy of pruned": 0.954, "accuracy of pruned-int8": 0.954}
 
     def test_speech_recognition_has_its_own_classes(self) -> None:
         card = model_card(of_word_errors(0.06, 0.08), RECIPE)

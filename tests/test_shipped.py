@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from commands import invoke
+from rich.console import Console
 from standin import StandIn
 from torch import Tensor
 
@@ -20,6 +22,8 @@ from hibprune.cli import main
 from hibprune.data import AudioFile, DurationLimits, content_digest, read_waveform
 from hibprune.models.attention import heads_of, silenced
 from hibprune.recipe import load_recipe
+from hibprune.records.manifest import Manifest
+from hibprune.report.terminal import closing_table
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -173,6 +177,15 @@ class TestReadme:
         assert links
         for link in links:
             assert (ROOT / link).exists(), link
+
+    def test_its_table_is_that_of_the_run_that_is_kept(self) -> None:
+        """`hibprune run recipes/quickstart.yaml --json > recipes/quickstart/run.json`"""
+        manifest = Manifest.model_validate_json((QUICKSTART / "run.json").read_text())
+        console = Console(width=80, file=io.StringIO(), no_color=True)
+        with console.capture() as capture:
+            console.print(closing_table(manifest))
+        printed = "\n".join(line.rstrip() for line in capture.get().splitlines())
+        assert printed.strip() in self.TEXT
 
     def test_its_recipe_is_one(self, tmp_path: Path) -> None:
         (example,) = re.findall(r"```yaml\n(.*?)```", self.TEXT, re.DOTALL)

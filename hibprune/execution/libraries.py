@@ -10,7 +10,7 @@ import warnings
 from hibprune.errors import INSTALLED_AS, UserError
 
 PACKAGES = (
-    "datasets", "jinja2", "jiwer", "matplotlib", "numpy", "onnx", "onnxruntime", "optimum",
+    "datasets", "huggingface_hub", "jinja2", "jiwer", "matplotlib", "numpy", "onnx", "onnxruntime", "optimum",
     "psutil", "pydantic", "rich", "scipy", "soundfile", "torch", "torchaudio", "transformers",
     "wrapt", "yaml",
 )  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import yaml
-
 from hibprune.records.manifest import Manifest
 from hibprune.report import wording
 from hibprune.report.caveats import caveats
@@ -11,6 +9,7 @@ from hibprune.report.gates import gates_sentence
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.numbers import capitalised
 from hibprune.report.ranking import scored_by
+from hibprune.report.template import filled
 from hibprune.report.transcripts import transcripts_sentence
 from hibprune.report.usage import USAGES, caution, usage_section
 from hibprune.report.variants import (
@@ -24,34 +23,61 @@ from hibprune.tasks.languages import language_code
 
 def model_card(manifest: Manifest, recipe_yaml: str) -> str:
     """Write the card: front matter, results, use, removed heads, limits, recipe."""
-    sections = [
-        _front_matter(manifest),
-        f"# {plain(manifest.recipe)}",
-        _what_it_is(manifest),
-        *(f"**{plain(sentence)}**" for sentence in caveats(manifest)),
-        _results(manifest),
-        usage_section(manifest),
-        _removed(manifest),
-        _limits(manifest),
-        "## Recipe\n\nMade by `hibprune run` with this recipe; its paths start from where it lay:"
-        f"\n\n{fenced(recipe_yaml, 'yaml')}",
+    return filled(
+        "card.md.jinja",
+        {
+            "metadata": _metadata(manifest),
+            "recipe": plain(manifest.recipe),
+            "what_it_is": [
+                _what_it_is(manifest),
+                *(f"**{plain(sentence)}**" for sentence in caveats(manifest)),
+            ],
+            "results": _results(manifest),
+            "deployment": plain(
+                " ".join([*missing_sentences(manifest), *deployment_sentences(manifest)])
+            ),
+            "reading": _reading(manifest),
+            "usage": usage_section(manifest),
+            "medium": manifest.medium.name,
+            "scored_by": plain(scored_by(manifest.attribution)),
+            "removed": _removed(manifest),
+            "limits": _limits(manifest),
+            "recipe_yaml": fenced(recipe_yaml, "yaml"),
+        },
+    )
+
+
+def _metadata(manifest: Manifest) -> str:
+    """What the Hub reads: with the metric of every variant that lies there, as a model-index."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    pipeline_tag, metric = USAGES[manifest.task].pipeline_tag, manifest.metric
+    generation, model = manifest.generation, manifest.model
+    language = None if generation is None else generation.language
+    results = [
+        EvalResult(
+            task_type=pipeline_tag,
+            dataset_type=manifest.validation.kind,
+            dataset_name=f"validation data of {manifest.recipe}",
+            # The Hub's metric ids are lower-case.
+            metric_type=metric.name.lower(),
+            metric_name=f"{metric.name} of {one.name}",
+            metric_value=round(one.metric.value, 6),
+        )
+        for one in manifest.variants
+        if not one.is_rival
     ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _front_matter(manifest: Manifest) -> str:
-    fields: dict[str, object] = {
-        "library_name": "transformers",
-        "pipeline_tag": USAGES[manifest.task].pipeline_tag,
-        "tags": ["hibprune", "pruned", "onnx", manifest.model.family],
-        # The Hub's metric ids are lower-case.
-        "metrics": [manifest.metric.name.lower()],
-    }
-    if manifest.generation is not None and manifest.generation.language is not None:
-        fields["language"] = language_code(manifest.generation.language)
-    if manifest.model.on_hub:
-        fields["base_model"] = manifest.model.source
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=pipeline_tag,
+        tags=["hibprune", "pruned", "onnx", model.family],
+        metrics=[metric.name.lower()],
+        language=None if language is None else language_code(language),
+        base_model=model.source if model.on_hub else None,
+        model_name=manifest.recipe,
+        eval_results=results,
+    )
+    return str(data.to_yaml())
 
 
 def _what_it_is(manifest: Manifest) -> str:
@@ -79,46 +105,37 @@ def _results(manifest: Manifest) -> str:
         ]
         for row in variant_rows(manifest)
     ]
+    return table("l" + "r" * (len(header) - 1), header, rows)
+
+
+def _reading(manifest: Manifest) -> str:
+    """How to read the results."""
     settings = "; ".join(wording.by_setting(manifest.original.latency))
-    latency = (
-        f" Speed is against the original, by medians ({plain(settings)}) on "
+    parts = [
+        "Ranges are 95 % intervals; the metric is over "
+        f"{manifest.medium.counted(manifest.metric.n)}.",
+        transcripts_sentence(manifest.metric.transcripts),
+        f"Speed is against the original, by medians ({plain(settings)}) on "
         f"{plain(manifest.machine.processor)}."
         if settings
-        else ""
-    )
-    sentence = transcripts_sentence(manifest.metric.transcripts)
-    rules = f" {sentence}" if sentence else ""
-    return "\n\n".join(
-        [
-            "## Results",
-            table("l" + "r" * (len(header) - 1), header, rows),
-            plain(" ".join([*missing_sentences(manifest), *deployment_sentences(manifest)])),
-            f"Ranges are 95 % intervals; the metric is over "
-            f"{manifest.medium.counted(manifest.metric.n)}.{rules}{latency} "
-            f"{plain(gates_sentence(manifest.gates))} All figures, pictures and limits: "
-            "[report.md](report.md).",
-            "![Score of every head, the removed ones crossed out](figures/heads.png)",
-        ]
-    )
+        else "",
+        plain(gates_sentence(manifest.gates)),
+    ]
+    return " ".join(filter(None, parts))
 
 
 def _removed(manifest: Manifest) -> str:
     if not manifest.heads.removed_count:
-        return "## Removed heads\n\nNone."
+        return ""
     rows = [
         (layer, ", ".join(map(str, indices)))
         for layer, indices in sorted(manifest.heads.removed.items())
         if indices
     ]
-    return (
-        "## Removed heads\n\nBy their original indices, layer 0 nearest the "
-        f"{manifest.medium.name}; scored by "
-        f"{plain(scored_by(manifest.attribution))}.\n\n"
-        f"{table('ll', ['layer', 'removed heads'], rows)}"
-    )
+    return table("ll", ["layer", "removed heads"], rows)
 
 
-def _limits(manifest: Manifest) -> str:
+def _limits(manifest: Manifest) -> list[str]:
     medium = manifest.medium
     limits = [
         caution(manifest),
@@ -129,4 +146,4 @@ def _limits(manifest: Manifest) -> str:
     ]
     if manifest.original.latency:
         limits.insert(2, "Latency holds for the machine and settings named above.")
-    return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)])
+    return limits

@@ -20,6 +20,7 @@ from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.ranking import samples
 from hibprune.report.repair import neurons_section, repair_section
+from hibprune.report.template import filled
 from hibprune.report.transcripts import transcripts_sentence
 from hibprune.report.variants import (
     deployment_sentences,
@@ -33,30 +34,36 @@ NAMED_CLIPS = 20
 
 def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str) -> str:
     """Write the report; pictures are referenced under `figures/` beside it."""
-    sections = [
-        f"# Pruning report: {plain(manifest.recipe)}",
-        _verdict(manifest),
-        _variants(manifest),
-        _metric(manifest),
-        latency_section(manifest),
-        size_section(manifest),
-        _gates(manifest),
-        heads_section(manifest, scores, plan),
-        scoring_section(manifest),
-        *filter(None, [neurons_section(manifest), repair_section(manifest)]),
-        parity_section(manifest),
-        _data(manifest),
-        _steps(manifest),
-        _machine(manifest),
-        _not_measured(manifest),
-        _reproduction(manifest, recipe_yaml),
-    ]
-    return "\n\n".join(sections) + "\n"
+    units = [heads_section(manifest, scores, plan), scoring_section(manifest)]
+    return filled(
+        "report.md.jinja",
+        {
+            "recipe": plain(manifest.recipe),
+            "verdict": _verdict(manifest),
+            "variants": _variants(manifest),
+            "metric_name": numbers.capitalised(wording.metric_name(manifest.metric.name)),
+            "metric": _metric(manifest),
+            "transcripts": transcripts_sentence(manifest.metric.transcripts),
+            "latency": latency_section(manifest),
+            "size": size_section(manifest),
+            "judged": manifest.judged,
+            "gates": _gates(manifest),
+            "units": [*units, neurons_section(manifest), repair_section(manifest)],
+            "parity": parity_section(manifest),
+            "data": _data(manifest),
+            "steps": _steps(manifest),
+            "machine": _machine(manifest),
+            "limits": _not_measured(manifest),
+            "device": plain(manifest.device),
+            "seed": manifest.seed,
+            "recipe_yaml": fenced(recipe_yaml, "yaml"),
+        },
+    )
 
 
-def _verdict(manifest: Manifest) -> str:
+def _verdict(manifest: Manifest) -> list[str]:
     metric = wording.metric_sentence(manifest)
-    sentences = [
+    return [
         f"**{wording.heads_sentence(manifest)}** {metric}",
         plain(" ".join([*missing_sentences(manifest), *deployment_sentences(manifest)])),
         wording.speed_sentences(manifest.held),
@@ -65,7 +72,6 @@ def _verdict(manifest: Manifest) -> str:
         *(f"**{plain(sentence)}**" for sentence in caveats(manifest)),
         "Ranges in parentheses are 95 % intervals.",
     ]
-    return "\n\n".join(sentences)
 
 
 def _variants(manifest: Manifest) -> str:
@@ -85,7 +91,7 @@ def _variants(manifest: Manifest) -> str:
     name = numbers.capitalised(wording.metric_name(manifest.metric.name))
     speeds = [f"speed, {one}" for one in speed_headings(manifest)]
     header = ["variant", "what was done", name, "ONNX", *speeds]
-    return f"## Variants\n\n{table('ll' + 'r' * (len(header) - 2), header, rows)}"
+    return table("ll" + "r" * (len(header) - 2), header, rows)
 
 
 def _metric(manifest: Manifest) -> str:
@@ -106,20 +112,15 @@ def _metric(manifest: Manifest) -> str:
     aim = "higher" if metric.higher_is_better else "lower"
     measured = manifest.medium.many
     header = ["variant", f"{name} ({aim} is better)", "95 % interval", measured, "finding"]
-    parts = [
-        f"## {numbers.capitalised(name)}",
-        table("lrrrl", header, rows),
-        transcripts_sentence(metric.transcripts),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    return table("lrrrl", header, rows)
 
 
 def _gates(manifest: Manifest) -> str:
     if not manifest.gates:
-        return "## Gates\n\nNo gates were set."
+        return ""
     rows = [_gate_row(gate) for gate in manifest.gates]
     header = ["gate", "limit", "measured", "95 % interval", "verdict"]
-    return f"## Gates\n\nThey hold {manifest.judged}.\n\n{table('lrrrl', header, rows)}"
+    return table("lrrrl", header, rows)
 
 
 def _gate_row(gate: Gate) -> tuple[str, ...]:
@@ -132,19 +133,11 @@ def _gate_row(gate: Gate) -> tuple[str, ...]:
     )
 
 
-def _data(manifest: Manifest) -> str:
+def _data(manifest: Manifest) -> list[str]:
     parts = (("calibration", manifest.calibration), ("validation", manifest.validation))
     rows = [(use, data.kind, data.n, len(data.skipped), data.identity[:12]) for use, data in parts]
-    skipped = "\n\n".join(text for use, data in parts if (text := _skipped(use, data)))
-    return "\n\n".join(
-        part
-        for part in (
-            "## Data",
-            table("llrrl", ["use", "kind", manifest.medium.many, "skipped", "digest"], rows),
-            skipped,
-        )
-        if part
-    )
+    header = ["use", "kind", manifest.medium.many, "skipped", "digest"]
+    return [table("llrrl", header, rows), *(_skipped(use, data) for use, data in parts)]
 
 
 def _skipped(use: str, data: DataSummary) -> str:
@@ -160,7 +153,7 @@ def _skipped(use: str, data: DataSummary) -> str:
 def _steps(manifest: Manifest) -> str:
     rows = [(step, numbers.duration(seconds)) for step, seconds in manifest.steps.items()]
     rows.append(("all", numbers.duration(sum(manifest.steps.values()))))
-    return f"## Steps\n\n{table('lr', ['step', 'time'], rows)}"
+    return table("lr", ["step", "time"], rows)
 
 
 def _machine(manifest: Manifest) -> str:
@@ -179,12 +172,12 @@ def _machine(manifest: Manifest) -> str:
         ("system", machine.system),
         *sorted(manifest.versions.items()),
     ]
-    return f"## Model, machine and versions\n\n{table('ll', ['', ''], rows)}"
+    return table("ll", ["", ""], rows)
 
 
-def _not_measured(manifest: Manifest) -> str:
+def _not_measured(manifest: Manifest) -> list[str]:
     metric, medium = manifest.metric, manifest.medium
-    limits = [
+    return [
         f"Other data: the metric holds for the {metric.n} validation {medium.many}; other "
         f"{medium.variety} may give other figures.",
         "Retraining on labels: the pruned model saw none; training might win back a loss.",
@@ -192,7 +185,6 @@ def _not_measured(manifest: Manifest) -> str:
         _latency_limits(manifest),
         "Memory in use, energy, and time to load the model.",
     ]
-    return "\n".join(["## What was not measured", "", *(f"- {limit}" for limit in limits)])
 
 
 def _ranking_limits(manifest: Manifest) -> str:
@@ -220,17 +212,4 @@ def _latency_limits(manifest: Manifest) -> str:
     return (
         f"Other latencies: measured at {lengths} with {settings} on the machine above and "
         f"nowhere else; without {medium.preparation}."
-    )
-
-
-def _reproduction(manifest: Manifest, recipe_yaml: str) -> str:
-    return "\n\n".join(
-        [
-            "## How to reproduce",
-            fenced("hibprune run recipe.yaml", "sh"),
-            "Put `recipe.yaml`, which lies beside this report, back where the recipe was: paths "
-            f"in it start from its own directory. Device {plain(manifest.device)}, "
-            f"seed {manifest.seed}. Latencies differ from machine to machine and run to run.",
-            fenced(recipe_yaml, "yaml"),
-        ]
     )

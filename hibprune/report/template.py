@@ -1,0 +1,29 @@
+"""The skeletons of report and card: Markdown templates that are filled with finished parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def filled(name: str, parts: Mapping[str, object]) -> str:
+    """A template of `templates/` with its parts put in.
+
+    Parts are finished Markdown and are never read as templates themselves.
+    """
+    environment = Environment(
+        loader=PackageLoader("hibprune.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: its parts escape themselves.
+    )
+    environment.filters["paragraphs"] = paragraphs
+    return environment.get_template(name).render(parts)
+
+
+def paragraphs(texts: Iterable[str]) -> str:
+    """Those that are not empty, a blank line between them."""
+    return "\n\n".join(filter(None, texts))
