@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def pytest_configure() -> None:
     """Before anything imports torch: threads of tiny operations only wait for each other."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Importing hibprune does the same; some tests import onnxruntime first.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
