@@ -158,7 +158,7 @@ class TestJson:
     def test_the_encoders_heads_are_written_as_before(self) -> None:
         plan = Plan(removed=(Head(1, 2),), kept=(Head(0, 0),))
         assert plan.model_dump_json() == (
-            '{"removed":[{"layer":1,"index":2}],"kept":[{"layer":0,"index":0}]}'
+            '{"removed":[{"layer":1,"index":2}],"kept":[{"layer":0,"index":0}],"neurons":{}}'
         )
         assert Plan.model_validate_json(plan.model_dump_json()) == plan
         assert heads_by_layer(plan.removed) == {1: [2]}

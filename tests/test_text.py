@@ -97,27 +97,28 @@ def test_the_metric_is_that_of_a_plain_loop(
     finished: Callable[[str], Path], stand_ins: Callable[[str], Path]
 ) -> None:
     output, stand_in = finished("text_classification"), StandIn(stand_ins("text_classification"))
-    metric = manifest_of(output).metric
+    original, pruned = (one.metric for one in manifest_of(output).variants)
     rows = stand_in.rows("validation")
-    for directory, measured in ((stand_in.model, metric.baseline), (output, metric.pruned)):
+    for directory, measured in ((stand_in.model, original), (output, pruned)):
         pipeline = transformers.pipeline("text-classification", model=str(directory), device="cpu")
         said = [pipeline(row["text"])[0]["label"] for row in rows]
         right = sum(label == row["label"] for label, row in zip(said, rows, strict=True))
         assert measured.value == right / len(rows)
-    assert metric.baseline.value == 1.0
-    assert metric.exported.value == metric.pruned.value
+    assert original.value == 1.0
 
 
 def test_lengths_are_tokens_in_manifest_and_report(finished: Callable[[str], Path]) -> None:
     output = finished("text_classification")
     told = json.loads((output / "manifest.json").read_text())
     assert told["input"] == "text"
-    (latency,) = told["latency"]
-    assert latency["tokens"] == 16
-    assert "seconds" not in latency
-    assert latency["before"]["real_time_factor"] is None
-    assert told["macs"]["at_tokens"] == 16
-    assert (told["parity"]["lengths"], told["parity"]["unit"]) == ([8, 24], "tokens")
+    for variant in told["variants"]:
+        (latency,) = variant["latency"]
+        assert latency["tokens"] == 16
+        assert "seconds" not in latency
+        assert latency["times"]["real_time_factor"] is None
+        parity = variant["parity"]
+        assert (parity["lengths"], parity["unit"]) == ([8, 24], "tokens")
+    assert told["counted_work"]["at_tokens"] == 16
     report, card = (output / "report.md").read_text(), (output / "README.md").read_text()
     assert "compared at 8 and 24 tokens" in report
     assert "| 16 tokens | original |" in report
@@ -129,20 +130,19 @@ def test_lengths_are_tokens_in_manifest_and_report(finished: Callable[[str], Pat
     assert "pipeline_tag: text-classification" in card
     log = (output / "run.log").read_text()
     assert "20 calibration and 30 validation texts\n" in log
-    assert "16 tokens ×" in log
+    assert "2 variants at 1 length\n" in log
 
 
-def test_lengths_are_seconds_for_sound_as_before(finished: Callable[[str], Path]) -> None:
+def test_lengths_are_seconds_for_sound(finished: Callable[[str], Path]) -> None:
     told = json.loads((finished("keyword_spotting") / "manifest.json").read_text())
-    (latency,) = told["latency"]
-    assert latency["seconds"] == 0.5
-    assert "tokens" not in latency
-    times = latency["before"]
-    assert times["real_time_factor"] == pytest.approx(times["p50"] / 1000 / 0.5)
-    assert told["macs"]["at_seconds"] == 0.5
-    assert told["parity"]["lengths"] == [0.5, 1.0]
-    del told["input"], told["parity"]["unit"]
-    # As written before there were models of text.
+    for variant in told["variants"]:
+        (latency,) = variant["latency"]
+        assert latency["seconds"] == 0.5
+        assert "tokens" not in latency
+        times = latency["times"]
+        assert times["real_time_factor"] == pytest.approx(times["p50"] / 1000 / 0.5)
+        assert variant["parity"]["lengths"] == [0.5, 1.0]
+    assert told["counted_work"]["at_seconds"] == 0.5
     assert Manifest.model_validate(told).medium.name == "sound"
 
 
