@@ -11,8 +11,8 @@ from hibprune.errors import INSTALLED_AS, UserError
 
 PACKAGES = (
     "datasets", "huggingface_hub", "jinja2", "jiwer", "matplotlib", "numpy", "onnx", "onnxruntime",
-    "optimum", "psutil", "pydantic", "rich", "scipy", "soundfile", "torch", "torchaudio", "transformers",
-    "wrapt", "yaml",
+    "optimum", "psutil", "pydantic", "rich", "scipy", "soundfile", "torch", "torchaudio",
+    "transformers", "wrapt", "yaml",
 )  # fmt: skip
 """What the package's dependencies are called when they are imported."""
 
