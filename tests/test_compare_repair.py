@@ -23,7 +23,7 @@ from hibprune.records.manifest import Manifest
 
 METHODS = ("--methods", "hib,reconstruction,random", "--fractions", "0.4,0.6", "--seeds", "2")
 REPAIRS = ("--repair", "least-squares,none,mean")
-"""Of which the last first makes no difference."""
+"""In another order than the one they are shown in."""
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,8 @@ def test_areas_are_held_against_those_without_repair(done: tuple[Path, Compariso
     for curve in comparison.curves:
         bare = curve_of(comparison, curve.label, "none", curve.scope)
         reference = curve_of(comparison, comparison.reference, curve.repair, curve.scope)
-        assert curve.area and bare.area and reference.area
+        assert curve.area and bare.area
+        assert reference.area
         if curve.repair == "none":
             assert curve.to_unrepaired is None
         else:
@@ -140,7 +141,7 @@ def test_what_repair_took_is_told(done: tuple[Path, Comparison]) -> None:
         assert one.clips == CALIBRATION_CLIPS
         assert one.seconds is not None
         assert one.seconds > 0
-    sets = {kind: 0 for kind in ("mean", "least-squares")}
+    sets = {"mean": 0, "least-squares": 0}
     for one in records(output, FOLDER):
         sets[one["inputs"]["repair"]["kind"]] += 1
     assert sets["mean"] == sets["least-squares"] == len(records(output, "evaluate")) - 1
@@ -154,17 +155,24 @@ def test_rankings_and_repairs_stand_in_one_table(done: tuple[Path, Comparison]) 
     output, comparison = done
     page = (output / "compare.md").read_text()
     for scope in comparison.scopes:
-        for curve in comparison.of_scope(scope):
-            heights = " | ".join(f"{100 * point.value:.0f} %" for point in curve.points)
-            assert any(
-                line.startswith(f"| {curve.label} | {curve.repair} | {heights.split(' ')[0]}")
-                for line in page.splitlines()
-            )
+        _, table = page.split(f"({scope})\n")[1].split("| share removed | repair |")[:2]
+        table = table.split("\n\n")[0]
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
+        curves = {(curve.label, curve.repair): curve for curve in comparison.of_scope(scope)}
+        assert [tuple(row[:2]) for row in rows] == [
+            (method.label, repair.kind)
+            for method in comparison.methods
+            for repair in comparison.repairs
+        ]
+        for label, repair, *cells in rows:
+            shown = [float(cell.split(" ")[0]) / 100 for cell in cells]
+            heights = [point.value for point in curves[label, repair].points]
+            assert shown == pytest.approx(heights, abs=0.005)
     assert "against no repair" in page
     assert f"repaired on {CALIBRATION_CLIPS} calibration clips, without labels" in page
     with (output / "compare.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["method"], row["repair"], row["scope"], float(row["value"])) for row in rows] == [
+        told = list(csv.DictReader(file))
+    assert [(one["method"], one["repair"], one["scope"], float(one["value"])) for one in told] == [
         (curve.label, curve.repair, curve.scope, point.value)
         for curve in comparison.curves
         for point in curve.points
