@@ -118,8 +118,9 @@ def test_areas_are_held_against_those_without_repair(done: tuple[Path, Compariso
     for curve in comparison.curves:
         bare = curve_of(comparison, curve.label, "none", curve.scope)
         reference = curve_of(comparison, comparison.reference, curve.repair, curve.scope)
-        assert curve.area and bare.area
-        assert reference.area
+        assert curve.area is not None
+        assert bare.area is not None
+        assert reference.area is not None
         if curve.repair == "none":
             assert curve.to_unrepaired is None
         else:
@@ -214,7 +215,7 @@ def test_nothing_is_repaired_or_measured_twice(
         raise AssertionError("done before")
 
     monkeypatch.setattr(hibprune.comparing.repairing, "repaired_copy", fail)
-    monkeypatch.setattr(hibprune.comparing.repairing, "evaluate_silenced", fail)
+    monkeypatch.setattr(hibprune.comparing.repairing, "evaluate_models", fail)
     monkeypatch.setattr(hibprune.comparing.chain, "evaluate_silenced", fail)
     repeated = compared(again, *METHODS, *REPAIRS)
     assert (repeated.curves, repeated.repairs) == (done[1].curves, done[1].repairs)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate_silenced
+from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate_models
 from hibprune.compression.settings import RepairKind
 from hibprune.execution.files import digest
 from hibprune.execution.steps import Step
@@ -22,6 +22,8 @@ from hibprune.stages.run import Run
 
 FOLDER = "evaluate-repaired"
 """Of the steps' records."""
+MODELS_AT_ONCE = 8
+"""Measured in one go through the clips, where memory allows."""
 
 Steps = Mapping[tuple[str, Silent], Step[RepairedEvaluation]]
 """Where each metric of each plan is kept."""
@@ -101,41 +103,50 @@ def _measured(
     steps: Steps,
     progress: Callable[[float, float], None],
 ) -> dict[tuple[str, Silent], RepairedEvaluation]:
-    """Remove, repair and measure, a set of heads at a time: as much as a kill would lose."""
-    vocabulary = run.checkpoint.vocabulary
-    measures = {
-        metric: run.recipe.task.measure(metric, vocabulary)
-        for metrics in missing.values()
-        for metric in metrics
-    }
+    """Remove, repair and measure, a few sets of heads at a time: as much as a kill would lose."""
+    task, vocabulary = run.recipe.task, run.checkpoint.vocabulary
     repaired_on = calibration_clips(run)
     clips, limits = run.material.validation.utterances, run.recipe.validation.durations
     batches = batches_of_one_length(run.checkpoint, clips, limits)
+    total = sum(1 + len(metrics) for metrics in missing.values())
+    finished = 0
+
+    def advance(done: int, of: int, parts: int = 1) -> None:
+        progress(finished + parts * done / of, total)
+
     found = {}
-    for number, (plan, metrics) in enumerate(missing.items()):
-
-        def advance(part: int, done: int, total: int, number: int, parts: int) -> None:
-            progress(number + (part + done / total) / parts, len(missing))
-
-        told = functools.partial(advance, number=number, parts=1 + len(metrics))
-        start = time.perf_counter()
-        model, _ = repaired_copy(run, plan, functools.partial(told, 0), repaired_on)
-        seconds = time.perf_counter() - start
-        checkpoint = replace(run.checkpoint, model=model)
-        for part, metric in enumerate(metrics, start=1):
-            (evaluation,) = evaluate_silenced(
-                checkpoint,
-                measures[metric],
+    plans, size = list(missing), _models_at_once(run)
+    for start in range(0, len(plans), size):
+        models, seconds = {}, {}
+        for plan in plans[start : start + size]:
+            began = time.perf_counter()
+            models[plan], _ = repaired_copy(run, plan, advance, repaired_on)
+            seconds[plan] = time.perf_counter() - began
+            finished += 1
+        for metric in dict.fromkeys(name for plan in models for name in missing[plan]):
+            own = [plan for plan in models if metric in missing[plan]]
+            results = evaluate_models(
+                run.checkpoint,
+                task.measure(metric, vocabulary),
                 clips,
                 limits,
                 batches,
-                [()],
-                functools.partial(told, part),
+                [(models[plan], ()) for plan in own],
+                functools.partial(advance, parts=len(own)),
             )
-            result = RepairedEvaluation(evaluation=evaluation, seconds=seconds)
-            step = steps[metric, plan]
-            found[metric, plan] = step.once(functools.partial(_same, result)).result
+            finished += len(own)
+            for plan, evaluation in zip(own, results, strict=True):
+                result = RepairedEvaluation(evaluation=evaluation, seconds=seconds[plan])
+                step = steps[metric, plan]
+                found[metric, plan] = step.once(functools.partial(_same, result)).result
     return found
+
+
+def _models_at_once(run: Run) -> int:
+    """How many repaired models are held to be measured together, within the repair's memory."""
+    parameters = run.checkpoint.model.parameters()
+    size: int = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return max(1, min(MODELS_AT_ONCE, int(run.recipe.removal.memory_gib * 2**30) // size))
 
 
 def _same(result: RepairedEvaluation) -> RepairedEvaluation:
