@@ -289,6 +289,7 @@ def test_manifest_and_report_tell_of_the_rounds(output: Path) -> None:
     )
     report = (output / "report.md").read_text()
     assert "Heads went in 3 rounds" in report
+    assert "on the model without the others, repaired by least-squares." in report
     rows = [line for line in report.splitlines() if line.startswith(("| 1 | ", "| 2 | ", "| 3 | "))]
     for number, (row, went) in enumerate(zip(rows, by_round, strict=False), start=1):
         cells = [cell.strip() for cell in row.strip("|").split("|")]
