@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hibprune import __version__
 from hibprune.errors import UserError, import_fault
@@ -146,6 +146,14 @@ def run(
     show_default=True,
     help="Fractions to measure the task's own metric at, where the curves show another.",
 )
+@click.option(
+    "--repair",
+    default="none",
+    show_default=True,
+    metavar="REPAIR,…",
+    help="What is done with the weights that stay, e.g. none,mean,least-squares. With a repair, "
+    "each point removes its heads from a copy, repairs that and measures it.",
+)
 @output_option("<recipe name>-compare", "In that of a run, its scores are taken up.")
 @OVERRIDES
 @DEVICE
@@ -153,23 +161,18 @@ def run(
 @QUIET
 def compare(
     recipe: Path,
-    methods: str,
-    fractions: str,
-    scope: str,
-    seeds: int,
-    metric: str | None,
-    points: str,
     output: Path | None,
     overrides: tuple[str, ...],
     device: str | None,
     as_json: bool,
     quiet: bool,
+    **wished: Any,
 ) -> None:
     """Hold attribution methods against each other on RECIPE's model and data.
 
-    Scores once by every method, silences the lowest heads share by share and measures. Writes
-    curves, areas with intervals, costs and rank correlations as compare.md, .json, .csv, .png and
-    .svg.
+    Scores once by every method, silences the lowest heads share by share, or removes them and
+    repairs what stays, and measures. Writes curves, areas with intervals, costs and rank
+    correlations as compare.md, .json, .csv, .png and .svg.
     """
     share_the_processor()
     overrides = with_device(overrides, device)
@@ -184,7 +187,7 @@ def compare(
     comparison = compare_recipe(
         loaded,
         overrides,
-        Wishes(methods, fractions, scope, seeds, metric, points),
+        Wishes(**wished),
         directory,
         Narrator(console, console.is_terminal and not quiet),
         ("hibprune", *sys.argv[1:]),

@@ -12,6 +12,7 @@ from standin import StandIn
 
 from hibprune.cli import main
 from hibprune.execution.steps import result_digest
+from hibprune.records.comparison import Comparison
 
 
 def invoke(*arguments: object) -> Result:
@@ -23,6 +24,18 @@ def run(stand_in: StandIn, *options: str, output: Path | None = None) -> Result:
     """Run a stand-in into a directory, by default `out` beside its recipe."""
     directory = stand_in.root / "out" if output is None else output
     return invoke("run", stand_in.recipe, "--output", directory, *options)
+
+
+def compare(stand_in: StandIn, *options: object, output: Path | None = None) -> Result:
+    """Compare methods on a stand-in into a directory, by default `out` beside its recipe."""
+    return invoke("compare", stand_in.recipe, "--output", output or stand_in.root / "out", *options)
+
+
+def compared(stand_in: StandIn, *options: object, output: Path | None = None) -> Comparison:
+    """The outcome of such a comparison."""
+    result = compare(stand_in, *options, "--json", output=output)
+    assert result.exit_code == 0, result.output or result.exception
+    return Comparison.model_validate_json(result.stdout)
 
 
 def faults(result: Result) -> list[str]:

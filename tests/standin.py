@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tiny_models import CLASSES, HEADS, LAYERS, TINY_MODELS
 from transformers import Wav2Vec2FeatureExtractor
 
@@ -88,6 +89,18 @@ def keyword_spotting(root: Path) -> StandIn:
     targets = [{"label": label} for label in LABELS]
     model = _classifier(dict(enumerate(LABELS)))
     return _stand_in(root, {"kind": "keyword-spotting"}, model, targets)
+
+
+def loud_keyword_spotting(root: Path) -> StandIn:
+    """A keyword spotter whose heads speak so loudly that silencing some changes what it says."""
+    stand_in = keyword_spotting(root)
+    path = stand_in.model / "model.safetensors"
+    weights = load_file(path)
+    for name, weight in weights.items():
+        if name.endswith("attention.out_proj.weight") or name == "projector.weight":
+            weights[name] = 40 * weight
+    save_file(weights, path, metadata={"format": "pt"})
+    return stand_in
 
 
 def intents(root: Path) -> StandIn:

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
-from commands import faults, invoke
+from commands import compare, compared, faults, invoke
 from processes import Command
-from safetensors.torch import load_file, save_file
-from standin import ALL_HEADS, CALIBRATION_CLIPS, VALIDATION_CLIPS, StandIn, keyword_spotting
+from standin import ALL_HEADS, CALIBRATION_CLIPS, VALIDATION_CLIPS, StandIn, loud_keyword_spotting
 
 import hibprune.comparing.chain
 from hibprune.attribution import HeadInformationBottleneck
@@ -28,27 +26,9 @@ from hibprune.records.manifest import Manifest
 FEW = ("--methods", "hib,magnitude,random", "--fractions", "0.2,0.4,0.6", "--seeds", "3")
 
 
-def compare(stand_in: StandIn, *options: object, output: Path | None = None) -> Result:
-    return invoke("compare", stand_in.recipe, "--output", output or stand_in.root / "out", *options)
-
-
-def compared(stand_in: StandIn, *options: object, output: Path | None = None) -> Comparison:
-    result = compare(stand_in, *options, "--json", output=output)
-    assert result.exit_code == 0, result.output or result.exception
-    return Comparison.model_validate_json(result.stdout)
-
-
 @pytest.fixture(scope="module")
 def speaking(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    """A keyword spotter whose heads speak so loudly that silencing some changes what it says."""
-    stand_in = keyword_spotting(tmp_path_factory.mktemp("speaking") / "task")
-    path = stand_in.model / "model.safetensors"
-    weights = load_file(path)
-    for name, weight in weights.items():
-        if name.endswith("attention.out_proj.weight") or name == "projector.weight":
-            weights[name] = 40 * weight
-    save_file(weights, path, metadata={"format": "pt"})
-    return stand_in
+    return loud_keyword_spotting(tmp_path_factory.mktemp("speaking") / "task")
 
 
 @pytest.fixture(scope="module")

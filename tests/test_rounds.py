@@ -22,9 +22,11 @@ from hibprune.attribution.base import Sample, Session
 from hibprune.cli import main
 from hibprune.compression.plan import Budget, Round, Schedule, make_plan
 from hibprune.compression.remove import copy_without
+from hibprune.compression.repair import repair
 from hibprune.execution.files import sha256_of
 from hibprune.execution.steps import Done
 from hibprune.models.attention import heads_of
+from hibprune.models.layerwise import CalibrationClip
 from hibprune.recipe import LoadedRecipe, load_recipe
 from hibprune.records.units import Head, Plan, Scores
 from hibprune.stages.load import load
@@ -222,13 +224,38 @@ def model_and_samples(loaded: LoadedRecipe) -> tuple[PreTrainedModel, list[Sampl
     return checkpoint.model, samples
 
 
-def test_later_rounds_score_the_pruned_model(recipe: Path, output: Path) -> None:
-    """The scores of round 2 are those of a model without the heads of round 1, scored by itself."""
+UNREPAIRED = ("--set", "removal.repair=none")
+
+
+@pytest.fixture(scope="module")
+def unrepaired(recipe: Path, output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in three rounds that leaves the weights that stay as they were."""
+    place = Path(shutil.copytree(output, tmp_path_factory.mktemp("unrepaired") / "out"))
+    assert run(recipe, place, *THREE, *UNREPAIRED) == [*ROUNDS[2:], *AFTER]
+    return place
+
+
+@pytest.mark.parametrize("kind", ["least-squares", "none"])
+def test_later_rounds_score_the_pruned_model(
+    recipe: Path, output: Path, unrepaired: Path, tmp_path: Path, kind: str
+) -> None:
+    """The scores of round 2 are those of a model without the heads of round 1, scored by itself.
+
+    Where what stays is repaired, of the repaired one.
+    """
     loaded = load_recipe(recipe)
     model, samples = model_and_samples(loaded)
     assert len(heads_of(model)) == ALL_HEADS
+    if kind == "none":
+        output = unrepaired
     gone = tuple(Head(*head) for head in heads(step(output, "plan")["result"]["removed"]))
     smaller = copy_without(model, gone)
+    before = [weight.clone() for weight in smaller.parameters()]
+    if kind == "least-squares":
+        clips = [CalibrationClip(sample.inputs) for sample in samples]
+        repair(model, smaller, clips, kind, tmp_path, 2**30)
+    moved = [(a - b).abs().max() for a, b in zip(smaller.parameters(), before, strict=True)]
+    assert (max(moved) > 1e-4) == (kind == "least-squares")
     method = loaded.recipe.attribution.for_task("keyword-spotting")
     expected = method.attribute(smaller, samples, loaded.recipe.task.loss, Session())
     found = step(output, "attribute-2")["result"]
@@ -237,6 +264,11 @@ def test_later_rounds_score_the_pruned_model(recipe: Path, output: Path) -> None
     first = Scores.model_validate(step(output, "attribute")["result"])
     change = np.subtract(without(first, gone).per_sample, found["per_sample"])
     assert np.abs(change).max() > 3e-4
+
+
+def test_repair_changes_what_later_rounds_find(output: Path, unrepaired: Path) -> None:
+    rows = [step(place, "attribute-2")["result"]["per_sample"] for place in (output, unrepaired)]
+    assert np.abs(np.subtract(*rows)).max() > 1e-4
 
 
 def test_manifest_and_report_tell_of_the_rounds(output: Path) -> None:
@@ -257,6 +289,7 @@ def test_manifest_and_report_tell_of_the_rounds(output: Path) -> None:
     )
     report = (output / "report.md").read_text()
     assert "Heads went in 3 rounds" in report
+    assert "on the model without the others, repaired by least-squares." in report
     rows = [line for line in report.splitlines() if line.startswith(("| 1 | ", "| 2 | ", "| 3 | "))]
     for number, (row, went) in enumerate(zip(rows, by_round, strict=False), start=1):
         cells = [cell.strip() for cell in row.strip("|").split("|")]

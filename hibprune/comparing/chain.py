@@ -1,15 +1,16 @@
-"""The chain of a comparison: load, score by every method, plan, evaluate, write."""
+"""The chain of a comparison: load, score by every method, plan, repair, evaluate, write."""
 
 from __future__ import annotations
 
 import functools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hibprune.comparing.curves import Track, curves_of, points_of
 from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate_silenced
+from hibprune.comparing.repairing import evaluations_repaired, with_repair
 from hibprune.comparing.wishes import Choice, Entry, Wishes, choose, servable
 from hibprune.compression.plan import Budget, lowest_heads
 from hibprune.errors import UserError
@@ -23,7 +24,7 @@ from hibprune.execution.runtime import choose_device
 from hibprune.execution.steps import Done, Step
 from hibprune.models.attention import heads_of
 from hibprune.recipe import LoadedRecipe
-from hibprune.records.comparison import Comparison, Estimate, ScoredMethod
+from hibprune.records.comparison import NO_REPAIR, Comparison, Estimate, ScoredMethod, TriedRepair
 from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import BOOTSTRAP_RESAMPLES, spearman
 from hibprune.records.units import Head, Scores, heads_by_layer
@@ -149,9 +150,10 @@ def _compare(
     tracks = _tracks(scored, choice.scopes, choice.fractions, recipe.budget)
     checks = _tracks(scored, choice.scopes, choice.points, recipe.budget)
     own_metric, metric = recipe.task.metric_name, choice.metric
-    evaluated = {metric: evaluations(run, metric, tracks)}
-    if choice.points:
-        evaluated[own_metric] = evaluations(run, own_metric, checks)
+    wanted = {metric: tracks} | ({own_metric: checks} if choice.points else {})
+    evaluated = _evaluated(run, choice, wanted)
+    whole = {name: evaluated[NO_REPAIR].by_metric[name][()] for name in wanted}
+    bare = evaluated[NO_REPAIR].by_metric[metric] if NO_REPAIR in choice.repairs else None
     means = [list(draws[0].result.values.values()) for _, draws in scored]
     return Comparison(
         recipe=recipe.name,
@@ -163,26 +165,46 @@ def _compare(
         calibration=data_summary(material.calibration, recipe.calibration.source.kind),
         validation=data_summary(material.validation, recipe.validation.source.kind),
         metric=metric,
-        higher_is_better=evaluated[metric][()].higher_is_better,
+        higher_is_better=whole[metric].higher_is_better,
         whole={
-            name: Estimate(value=of_plan[()].value, interval=of_plan[()].interval)
-            for name, of_plan in evaluated.items()
+            name: Estimate(value=one.value, interval=one.interval) for name, one in whole.items()
         },
         guessing=tuple(
             name
-            for name, of_plan in evaluated.items()
-            if (level := chance_level(of_plan[()], material.references)) is not None
-            and not of_plan[()].beats(level)
+            for name, one in whole.items()
+            if (level := chance_level(one, material.references)) is not None
+            and not one.beats(level)
         ),
         resamples=BOOTSTRAP_RESAMPLES,
         heads=heads,
         methods=tuple(_method(entry, draws, material) for entry, draws in scored),
         reference=choice.reference,
         scopes=choice.scopes,
-        curves=curves_of(tracks, evaluated[metric], len(heads), choice.reference),
-        points=points_of(checks, evaluated[own_metric], len(heads)) if choice.points else (),
+        repairs=tuple(evaluated[repair].repair for repair in choice.repairs),
+        curves=tuple(
+            curve
+            for repair in choice.repairs
+            for curve in curves_of(
+                tracks,
+                evaluated[repair].by_metric[metric],
+                len(heads),
+                choice.reference,
+                repair,
+                None if repair == NO_REPAIR else bare,
+            )
+        ),
+        points=tuple(
+            curve
+            for repair in choice.repairs
+            if choice.points
+            for curve in points_of(
+                checks, evaluated[repair].by_metric[own_metric], len(heads), repair
+            )
+        ),
         rank_correlations=tuple(tuple(spearman(a, b) for b in means) for a in means),
-        evaluations=sum(map(len, evaluated.values())),
+        # The whole model is evaluated once, whatever would be done with weights that stay.
+        evaluations=len(whole)
+        + sum(len(plans) - 1 for one in evaluated.values() for plans in one.by_metric.values()),
         transcripts=recipe.task.transcript_rules(material.checkpoint.vocabulary),
         machine=describe_machine(),
         versions=installed_versions(),
@@ -214,6 +236,37 @@ def _method(entry: Entry, draws: tuple[Done[Scores], ...], material: Material) -
     )
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """All plans measured with one repair, by metric."""
+
+    repair: TriedRepair
+    by_metric: Mapping[str, Mapping[Silent, Evaluation]]
+
+
+def _evaluated(
+    run: Run, choice: Choice, wanted: Mapping[str, Sequence[Track]]
+) -> dict[str, Evaluated]:
+    """Each metric of the tracks with every repair; without repair, of the whole model at least."""
+    bare = NO_REPAIR in choice.repairs
+    silenced = {
+        metric: evaluations(run, metric, tracks if bare else ())
+        for metric, tracks in wanted.items()
+    }
+    found = {NO_REPAIR: Evaluated(TriedRepair(kind=NO_REPAIR), silenced)}
+    plans = {
+        metric: list(dict.fromkeys(plan for track in tracks for plan in track.plans))
+        for metric, tracks in wanted.items()
+    }
+    for kind in choice.repairs:
+        if kind != NO_REPAIR:
+            repair, measured = evaluations_repaired(with_repair(run, kind), plans)
+            found[kind] = Evaluated(
+                repair, {name: {(): silenced[name][()], **own} for name, own in measured.items()}
+            )
+    return found
+
+
 def evaluations(run: Run, metric: str, tracks: Sequence[Track]) -> dict[Silent, Evaluation]:
     """The metric for every set of heads in the tracks and for the whole model, each set once.
 
@@ -234,7 +287,8 @@ def evaluations(run: Run, metric: str, tracks: Sequence[Track]) -> dict[Silent, 
         value = metric_line(evaluated[()])
         before = len(plans) - len(missing)
         known = f", {before} of them before" if before else ""
-        narration.found(f"{len(plans)} sets of heads silenced{known}; none silenced: {value}")
+        sets = f"{len(plans)} sets of heads silenced{known}; " if tracks else ""
+        narration.found(f"{sets}none silenced: {value}")
     return {plan: evaluated[plan] for plan in plans}
 
 

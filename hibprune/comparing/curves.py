@@ -9,7 +9,7 @@ import numpy as np
 
 from hibprune.comparing.measuring import Silent
 from hibprune.records.base import Interval
-from hibprune.records.comparison import Curve, Estimate, Point
+from hibprune.records.comparison import NO_REPAIR, Curve, Estimate, Point
 from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import area_under, percentile_interval, resampled_error_rates
 from hibprune.records.units import heads_by_layer
@@ -17,7 +17,7 @@ from hibprune.records.units import heads_by_layer
 
 @dataclass(frozen=True)
 class Track:
-    """A method in one scope: for each rising fraction, the heads that each draw would silence."""
+    """A method in one scope: for each rising fraction, the heads that each draw would remove."""
 
     label: str
     scope: str
@@ -35,13 +35,58 @@ def curves_of(
     evaluated: Mapping[Silent, Evaluation],
     heads: int,
     reference: str,
+    repair: str = NO_REPAIR,
+    unrepaired: Mapping[Silent, Evaluation] | None = None,
 ) -> tuple[Curve, ...]:
     """Curves with their areas, all intervals paired over clips. `evaluated[()]` is the whole model.
 
-    Differences of areas are taken to the track labelled `reference` in the same scope.
+    Differences of areas are taken to the track labelled `reference` in the same scope; and, where
+    the sets of heads were also evaluated `unrepaired`, to the same track without the repair.
     """
     resampled = _resampled(evaluated)
-    areas: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+    areas = _areas(tracks, evaluated, heads, resampled)
+    bare = None if unrepaired is None else _areas(tracks, unrepaired, heads, _resampled(unrepaired))
+    curves = []
+    for track in tracks:
+        value, spread = areas[track.label, track.scope]
+        other, other_spread = areas[reference, track.scope]
+        itself = track.label == reference
+        difference = None if itself else _estimate(value - other, spread - other_spread)
+        gain = None
+        if bare is not None:
+            bare_value, bare_spread = bare[track.label, track.scope]
+            gain = _estimate(value - bare_value, spread - bare_spread)
+        curves.append(
+            _curve(track, evaluated, heads, resampled, repair).model_copy(
+                update={
+                    "area": _estimate(value, spread),
+                    "to_reference": difference,
+                    "to_unrepaired": gain,
+                }
+            )
+        )
+    return tuple(curves)
+
+
+def points_of(
+    tracks: Sequence[Track],
+    evaluated: Mapping[Silent, Evaluation],
+    heads: int,
+    repair: str = NO_REPAIR,
+) -> tuple[Curve, ...]:
+    """The points alone, where they are too few for an area."""
+    resampled = _resampled(evaluated)
+    return tuple(_curve(track, evaluated, heads, resampled, repair) for track in tracks)
+
+
+def _areas(
+    tracks: Sequence[Track],
+    evaluated: Mapping[Silent, Evaluation],
+    heads: int,
+    resampled: Resampled,
+) -> dict[tuple[str, str], tuple[float, np.ndarray]]:
+    """The area of each track by label and scope, and on every resample of the clips."""
+    areas = {}
     for track in tracks:
         shares = [0.0, *(len(draws[0]) / heads for draws in track.silent)]
         values = [evaluated[()].value, *(_mean(draws, evaluated) for draws in track.silent)]
@@ -50,26 +95,7 @@ def curves_of(
             float(area_under(shares, np.array(values))),
             area_under(shares, np.stack(on_resamples, axis=-1)),
         )
-    curves = []
-    for track in tracks:
-        value, spread = areas[track.label, track.scope]
-        other, other_spread = areas[reference, track.scope]
-        itself = track.label == reference
-        difference = None if itself else _estimate(value - other, spread - other_spread)
-        curves.append(
-            _curve(track, evaluated, heads, resampled).model_copy(
-                update={"area": _estimate(value, spread), "to_reference": difference}
-            )
-        )
-    return tuple(curves)
-
-
-def points_of(
-    tracks: Sequence[Track], evaluated: Mapping[Silent, Evaluation], heads: int
-) -> tuple[Curve, ...]:
-    """The points alone, where they are too few for an area."""
-    resampled = _resampled(evaluated)
-    return tuple(_curve(track, evaluated, heads, resampled) for track in tracks)
+    return areas
 
 
 Resampled = Callable[[Sequence[Silent]], np.ndarray]
@@ -89,7 +115,11 @@ def _resampled(evaluated: Mapping[Silent, Evaluation]) -> Resampled:
 
 
 def _curve(
-    track: Track, evaluated: Mapping[Silent, Evaluation], heads: int, resampled: Resampled
+    track: Track,
+    evaluated: Mapping[Silent, Evaluation],
+    heads: int,
+    resampled: Resampled,
+    repair: str,
 ) -> Curve:
     points = []
     for fraction, draws in zip(track.fractions, track.silent, strict=True):
@@ -114,6 +144,7 @@ def _curve(
     return Curve(
         label=track.label,
         scope=track.scope,
+        repair=repair,
         metric=evaluated[()].metric,
         points=tuple(points),
         area=None,

@@ -1,4 +1,4 @@
-"""Measures many plans by silenced heads, which gives what removal would leave."""
+"""Measures many plans by silenced heads, which gives what removal would leave; or many models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from hibprune.data import DurationLimits, Utterance
 from hibprune.models.attention import frame_count, input_length, silenced
@@ -53,14 +54,33 @@ def evaluate_silenced(
 ) -> list[Evaluation]:
     """The metric over labelled clips for each plan, with its 95 % interval.
 
-    `batches` are places of equally long clips. What no attention reaches is computed once for all
-    plans.
+    `batches` are places of equally long clips.
 
     Raises:
         UserError: the model gives out numbers that are not finite.
     """
+    models = [(checkpoint.model, plan) for plan in plans]
+    return evaluate_models(checkpoint, measure, clips, limits, batches, models, progress)
+
+
+def evaluate_models(
+    checkpoint: Checkpoint,
+    measure: Measure,
+    clips: Sequence[Utterance],
+    limits: DurationLimits,
+    batches: Sequence[Sequence[int]],
+    models: Sequence[tuple[PreTrainedModel, Silent]],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Evaluation]:
+    """The metric for each of several models with some of its heads silenced.
+
+    They are alike in front of the first attention, which is computed once for all of them.
+
+    Raises:
+        UserError: a model gives out numbers that are not finite.
+    """
     references = [clip.target for clip in clips if clip.target is not None]
-    answers: list[list[Any]] = [[None] * len(clips) for _ in plans]
+    answers: list[list[Any]] = [[None] * len(clips) for _ in models]
     done = 0
     for places in batches:
         features = [
@@ -68,37 +88,25 @@ def evaluate_silenced(
         ]
         inputs = {name: torch.cat([one[name] for one in features]) for name in features[0]}
         targets = [references[place] for place in places]
-        for number, batch in enumerate(_answers(checkpoint, measure, inputs, targets, plans)):
+        for number, batch in enumerate(_answers(measure, inputs, targets, models)):
             for place, answer in zip(places, batch, strict=True):
                 answers[number][place] = answer
             done += len(places)
-            progress(done, len(clips) * len(plans))
+            progress(done, len(clips) * len(models))
     return [measure.evaluate(own, references) for own in answers]
 
 
 def _answers(
-    checkpoint: Checkpoint,
     measure: Measure,
     inputs: dict[str, Tensor],
     targets: Sequence[Target],
-    plans: Sequence[Silent],
+    models: Sequence[tuple[PreTrainedModel, Silent]],
 ) -> Iterator[list[Any]]:
-    model = checkpoint.model
-    with torch.inference_mode(), prefix_recorded(model) as prefix:
-        first = _silently(checkpoint, measure, inputs, targets, plans[0])
+    model, plan = models[0]
+    with torch.inference_mode(), prefix_recorded(model) as prefix, silenced(model, plan):
+        first = measure.answers(model, inputs, targets)
     yield first
-    for plan in plans[1:]:
-        with prefix_replayed(model, prefix):
-            rest = _silently(checkpoint, measure, inputs, targets, plan)
+    for model, plan in models[1:]:
+        with prefix_replayed(model, prefix), silenced(model, plan):
+            rest = measure.answers(model, inputs, targets)
         yield rest
-
-
-def _silently(
-    checkpoint: Checkpoint,
-    measure: Measure,
-    inputs: dict[str, Tensor],
-    targets: Sequence[Target],
-    plan: Silent,
-) -> list[Any]:
-    with silenced(checkpoint.model, plan):
-        return measure.answers(checkpoint.model, inputs, targets)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from hibprune.attribution import METHODS, MethodBase
 from hibprune.attribution.methods import Random
+from hibprune.compression.settings import RepairKind
 from hibprune.errors import UserError, did_you_mean
 from hibprune.execution.files import digest
 from hibprune.models.layouts import Family
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
 from hibprune.recipe.bounded_yaml import NotYAMLError, parse_yaml
+from hibprune.records.comparison import NO_REPAIR
 from hibprune.records.units import ENCODER
 from hibprune.stages.score import ATTRIBUTE
 
 SCOPES = ("global", "layerwise")
+REPAIRS: tuple[RepairKind, ...] = get_args(RepairKind)
 ALL = "all"
 MAX_SEEDS = 1000
 
@@ -32,6 +35,7 @@ class Wishes:
     seeds: int = 5
     metric: str | None = None
     points: str = "0.1,0.3,0.5"
+    repair: str = NO_REPAIR
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Choice:
     scopes: tuple[str, ...]
     metric: str
     points: tuple[float, ...]
+    repairs: tuple[RepairKind, ...]
 
     @property
     def reference(self) -> str:
@@ -89,7 +94,8 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Ch
     """Read the options.
 
     Raises:
-        UserError: a method, setting, fraction, scope or metric is not known or out of range.
+        UserError: a method, setting, fraction, scope, metric or repair is not known or out of
+            range.
     """
     task = loaded.recipe.task
     metrics = {
@@ -111,6 +117,7 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Ch
         scopes=_scopes(wishes.scope),
         metric=metric,
         points=() if metric == task.metric_name else fractions_of("--points", wishes.points),
+        repairs=_repairs(wishes.repair),
     )
 
 
@@ -255,6 +262,15 @@ def _scopes(text: str) -> tuple[str, ...]:
             hint = did_you_mean(scope, SCOPES) or f": one of {', '.join(SCOPES)}"
             raise UserError(f"--scope: unknown scope '{scope}'{hint}")
     return tuple(scope for scope in SCOPES if scope in wanted)
+
+
+def _repairs(text: str) -> tuple[RepairKind, ...]:
+    wanted = _parts("--repair", text)
+    for repair in wanted:
+        if repair not in REPAIRS:
+            hint = did_you_mean(repair, REPAIRS) or f": one of {', '.join(REPAIRS)}"
+            raise UserError(f"--repair: unknown repair '{repair}'{hint}")
+    return tuple(repair for repair in REPAIRS if repair in wanted)
 
 
 def _parts(option: str, text: str) -> list[str]:

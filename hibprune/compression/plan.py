@@ -44,6 +44,9 @@ class Budget(Settings):
 class Schedule(Settings):
     """In how many `rounds` the heads go: after each, those that are left are scored again.
 
+    What is scored then is the model as it will be: without those heads, and repaired as `removal`
+    says.
+
     A budget of fewer heads than rounds takes as many rounds as heads.
     """
 

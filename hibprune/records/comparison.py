@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from hibprune.records.base import Interval, Record
 from hibprune.records.manifest import DataSummary, Machine, ModelSummary
+from hibprune.records.measurements import Evaluation
 from hibprune.records.ranking import RankingFault
 from hibprune.records.transcripts import TranscriptRules
 from hibprune.records.units import Head
+
+NO_REPAIR = "none"
+"""The weights that stay are as they were, so that silencing heads gives what removing them does."""
 
 
 class Estimate(Record):
@@ -40,8 +44,28 @@ class ScoredMethod(Record):
     scores: tuple[float, ...]
 
 
+class TriedRepair(Record):
+    """What was done, in a comparison, with the weights that stay once heads are gone.
+
+    `clips` are those it was fitted on or judged by, `refine_steps` gradient steps a layer behind
+    the fit, `seconds` the median that it took for one model; None where nothing was repaired.
+    """
+
+    kind: str
+    clips: int | None = None
+    refine_steps: int = 0
+    seconds: float | None = None
+
+
+class RepairedEvaluation(Record):
+    """The metric of a model that heads were removed from and that was repaired in `seconds`."""
+
+    evaluation: Evaluation
+    seconds: float
+
+
 class Point(Record):
-    """The metric with `removed` heads silenced, which is the `share` of all heads.
+    """The metric with `removed` heads gone, which is the `share` of all heads.
 
     `fraction` is what was asked for. Over several draws: their mean, its interval over clips, the
     lowest and the highest draw. `heads` maps a layer to the heads that are gone, of the first draw.
@@ -58,19 +82,22 @@ class Point(Record):
 
 
 class Curve(Record):
-    """A method's points in one scope, by rising share.
+    """A method's points in one scope and with one repair, by rising share.
 
     `area` is that under the curve from the whole model to the largest share, divided by that share:
     the mean of the metric on the way. `to_reference` is the area less the reference's, over the
-    same resampled clips; None for the reference itself.
+    same resampled clips and with the same repair; None for the reference itself. `to_unrepaired` is
+    the area less that of the same method without repair, where that was measured too.
     """
 
     label: str
     scope: str
+    repair: str = NO_REPAIR
     metric: str
     points: tuple[Point, ...]
     area: Estimate | None
     to_reference: Estimate | None
+    to_unrepaired: Estimate | None = None
 
 
 class Comparison(Record):
@@ -99,6 +126,7 @@ class Comparison(Record):
     methods: tuple[ScoredMethod, ...]
     reference: str
     scopes: tuple[str, ...]
+    repairs: tuple[TriedRepair, ...] = (TriedRepair(kind=NO_REPAIR),)
     curves: tuple[Curve, ...]
     points: tuple[Curve, ...]
     rank_correlations: tuple[tuple[float, ...], ...]
@@ -107,8 +135,13 @@ class Comparison(Record):
     machine: Machine
     versions: dict[str, str]
 
+    @property
+    def repaired(self) -> bool:
+        """Whether anything was done with the weights that stay, in any curve."""
+        return any(repair.kind != NO_REPAIR for repair in self.repairs)
+
     def of_scope(self, scope: str) -> tuple[Curve, ...]:
-        """The curves of one scope, in the order of the methods."""
+        """The curves of one scope, repair by repair in the order of the methods."""
         return tuple(curve for curve in self.curves if curve.scope == scope)
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from hibprune.execution.files import write_text
 from hibprune.execution.output import COMPARISON
-from hibprune.records.comparison import Comparison, Curve, Estimate, Point, ScoredMethod
+from hibprune.records.comparison import NO_REPAIR, Comparison, ScoredMethod
 from hibprune.records.statistics import FEW
+from hibprune.report.comparison_tables import area, areas_table, estimate, finding, values_table
 from hibprune.report.curves import curve_figure
 from hibprune.report.markdown import fenced, plain, table
-from hibprune.report.numbers import MINUS, duration, listing, metric_decimals, percent, points
+from hibprune.report.numbers import MINUS, duration, listing
 from hibprune.report.ranking import ranking_finding
+from hibprune.report.repair import repair_name
 from hibprune.report.transcripts import transcripts_sentence
-from hibprune.report.wording import metric_name, percent_interval
+from hibprune.report.wording import metric_name
 
 COLUMNS = (
-    "method", "scope", "metric", "fraction", "removed", "share", "value", "low", "high",
+    "method", "repair", "scope", "metric", "fraction", "removed", "share", "value", "low", "high",
     "lowest_draw", "highest_draw",
 )  # fmt: skip
 WHERE = {"global": "Over the whole model", "layerwise": "The same share of every layer"}
@@ -36,7 +38,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """A row for every method, scope and fraction; shares and metrics as numbers up to 1."""
+    """A row for every method, repair, scope and fraction; shares and metrics as numbers up to 1."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -44,8 +46,9 @@ def comparison_csv(comparison: Comparison) -> str:
         for point in curve.points:
             writer.writerow(
                 (
-                    curve.label, curve.scope, curve.metric, point.fraction, point.removed,
-                    point.share, point.value, *point.interval, point.lowest, point.highest,
+                    curve.label, curve.repair, curve.scope, curve.metric, point.fraction,
+                    point.removed, point.share, point.value, *point.interval, point.lowest,
+                    point.highest,
                 )
             )  # fmt: skip
     return text.getvalue()
@@ -75,12 +78,32 @@ def _what(comparison: Comparison) -> str:
     return (
         f"Every method scored the {len(comparison.heads)} heads of {plain(model.source)} "
         f"({model.family}) on {comparison.calibration.n} calibration clips; then the heads with "
-        f"the lowest scores were silenced, which gives what removing them gives, and the "
-        f"{metric_name(comparison.metric)} was measured on {n} validation clips. Nothing was "
-        f"retrained. With no head removed it is {_estimate(whole, n)}. "
+        f"the lowest scores {_removal(comparison)}, and the "
+        f"{metric_name(comparison.metric)} was measured on {n} validation clips. "
+        f"{_training(comparison)} With no head removed it is {estimate(whole, n)}. "
         f"Ranges in parentheses are 95 % intervals.{rules}"
         + "".join(f"\n\n**{plain(caveat)}**" for caveat in caveats(comparison))
     )
+
+
+def _removal(comparison: Comparison) -> str:
+    """What was done with the heads that went, and with the weights that stay."""
+    silenced = "were silenced, which gives what removing them gives"
+    tried = [repair for repair in comparison.repairs if repair.kind != NO_REPAIR]
+    if not tried:
+        return silenced
+    ways = listing([repair_name(repair).removeprefix("repair ") for repair in tried])
+    alone = "" if len(tried) == len(comparison.repairs) else f"{silenced} (no repair); or they "
+    return (
+        f"{alone}were removed and the weights that stay repaired on {tried[0].clips} calibration "
+        f"clips, without labels ({ways})"
+    )
+
+
+def _training(comparison: Comparison) -> str:
+    if any(repair.refine_steps for repair in comparison.repairs):
+        return "Nothing was trained on labels."
+    return "Nothing was retrained."
 
 
 def caveats(comparison: Comparison) -> list[str]:
@@ -110,54 +133,9 @@ def _scope(comparison: Comparison, scope: str) -> str:
     picture = (
         f"![{plain(WHERE[scope])}: the metric over the share removed]({COMPARISON}-{scope}.png)"
     )
-    return "\n\n".join([heading, picture, _areas(comparison, curves), _values(comparison, curves)])
-
-
-def _areas(comparison: Comparison, curves: Sequence[Curve]) -> str:
-    n, sign = comparison.validation.n, -1 if comparison.higher_is_better else 1
-    reference = plain(comparison.reference)
-    rows = []
-    ranked = sorted(curves, key=lambda curve: sign * _area(curve).value)
-    for curve in ranked:
-        difference = curve.to_reference
-        against = "" if difference is None else _difference(difference, n)
-        rows.append([curve.label, _estimate(_area(curve), n), against, finding(comparison, curve)])
-    header = ["method", "area under the curve", f"against {reference}", "finding"]
-    return table("lrrl", header, rows)
-
-
-def finding(comparison: Comparison, curve: Curve) -> str:
-    """Whether a method's area differs from the reference's by more than chance of the clips."""
-    difference = curve.to_reference
-    if difference is None:
-        return "the reference"
-    low, high = difference.interval
-    if low == high == 0:
-        return "the same"
-    if low <= 0 <= high:
-        return "within the noise"
-    return "better" if (low > 0) == comparison.higher_is_better else "worse"
-
-
-def _values(comparison: Comparison, curves: Sequence[Curve]) -> str:
-    """The curves as a table, a column for each share; several draws with their range."""
-    n = comparison.validation.n
-    columns = {point.removed: point.share for curve in curves for point in curve.points}
-    header = ["share removed", *(percent(columns[removed], 0) for removed in sorted(columns))]
-    heads = ["heads removed", *map(str, sorted(columns))]
-    rows: list[Sequence[object]] = [heads]
-    for curve in curves:
-        at = {point.removed: point for point in curve.points}
-        rows.append([curve.label, *(_height(at[removed], n) for removed in sorted(columns))])
-    return table("l" + "r" * len(columns), header, rows)
-
-
-def _height(point: Point, n: int) -> str:
-    value = percent(point.value, metric_decimals(n))
-    if point.lowest == point.highest:
-        return value
-    decimals = metric_decimals(n)
-    return f"{value} [{100 * point.lowest:.{decimals}f} to {100 * point.highest:.{decimals}f}]"
+    return "\n\n".join(
+        [heading, picture, areas_table(comparison, curves), values_table(comparison, curves)]
+    )
 
 
 def _own_metric(comparison: Comparison) -> str:
@@ -165,12 +143,12 @@ def _own_metric(comparison: Comparison) -> str:
         return ""
     n, metric = comparison.validation.n, comparison.points[0].metric
     shown = metric_name(metric)
-    whole = _estimate(comparison.whole[metric], n)
+    whole = estimate(comparison.whole[metric], n)
     parts = [f"## {shown}", f"With no head removed: {whole}."]
     for scope in comparison.scopes:
         curves = [curve for curve in comparison.points if curve.scope == scope]
         if any(curve.points for curve in curves):
-            parts += [f"{WHERE[scope]}:", _values(comparison, curves)]
+            parts += [f"{WHERE[scope]}:", values_table(comparison, curves)]
     return "\n\n".join(parts)
 
 
@@ -202,7 +180,17 @@ def _cost(comparison: Comparison) -> str:
         "encoder, per calibration clip. Split-half: rank correlation of the scores between random "
         f"halves of the clips; near 1, {samples} were enough to fix the ranking, and another draw "
         f"of them would give nearly the same. A dash: no clips are used.{approximate}"
+        f"{_repair_seconds(comparison)}"
     )
+
+
+def _repair_seconds(comparison: Comparison) -> str:
+    took = [
+        f"{repair.kind} {duration(repair.seconds)}"
+        for repair in comparison.repairs
+        if repair.seconds is not None
+    ]
+    return f" Removal and repair of one model, median: {listing(took)}." if took else ""
 
 
 def _passes(number: float | None) -> str:
@@ -239,6 +227,12 @@ def _reading(comparison: Comparison) -> str:
         "brackets go from the lowest to the highest draw."
         for method in drawn
     )
+    repaired = (
+        " Differences to "
+        f"{comparison.reference} are to {comparison.reference} with the same repair."
+        if len(comparison.repairs) > 1
+        else ""
+    )
     minimum = "higher" if comparison.higher_is_better else "lower"
     return (
         "## How to read it\n\nThe area under a curve, from no head to the largest share and "
@@ -247,8 +241,8 @@ def _reading(comparison: Comparison) -> str:
         "Differences are taken on the same resamples, so that they can be told from chance even if "
         "the intervals of two areas overlap; where their interval holds 0, the finding is “within "
         "the noise”. The intervals know nothing of the choice of calibration clips: that is what "
-        f"split-half speaks of.{band} Shares are those really removed: a fraction is rounded down "
-        "to whole heads."
+        f"split-half speaks of.{band}{repaired} Shares are those really removed: a fraction is "
+        "rounded down to whole heads."
     )
 
 
@@ -274,29 +268,16 @@ def _settings(method: ScoredMethod) -> str:
     return ", ".join(f"{name} {shown(value)}" for name, value in method.settings.items())
 
 
-def _area(curve: Curve) -> Estimate:
-    assert curve.area is not None
-    return curve.area
-
-
-def _estimate(estimate: Estimate, n: int) -> str:
-    value = percent(estimate.value, metric_decimals(n))
-    return f"{value} ({percent_interval(estimate.interval, n)})"
-
-
-def _difference(difference: Estimate, n: int) -> str:
-    low, high = (points(side, n).removesuffix(" points") for side in difference.interval)
-    return f"{points(difference.value, n)} ({low} to {high})"
-
-
 def summary_lines(comparison: Comparison) -> Iterator[str]:
-    """The outcome in a few lines: a line per method, the largest areas first."""
+    """The outcome in a few lines: one per method and repair, the largest areas first."""
     n = comparison.validation.n
     sign = -1 if comparison.higher_is_better else 1
     width = max(len(method.label) for method in comparison.methods)
+    widest = max(len(repair.kind) for repair in comparison.repairs)
     for scope in comparison.scopes:
         yield f"{scope}: mean {metric_name(comparison.metric)} up to the largest share removed"
-        for curve in sorted(comparison.of_scope(scope), key=lambda c: sign * _area(c).value):
-            area = _estimate(_area(curve), n)
-            yield f"  {curve.label:<{width}}  {area}  {finding(comparison, curve)}"
+        for curve in sorted(comparison.of_scope(scope), key=lambda c: sign * area(c).value):
+            repair = f"{curve.repair:<{widest}}  " if comparison.repaired else ""
+            value = estimate(area(curve), n)
+            yield f"  {curve.label:<{width}}  {repair}{value}  {finding(comparison, curve)}"
     yield from caveats(comparison)

@@ -1,4 +1,7 @@
-"""Pictures of a comparison: the metric over the share of heads removed, one curve per method."""
+"""Pictures of a comparison: the metric over the share of heads removed, one curve per method.
+
+Several repairs have a panel each, one below the other and of one scale.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 from hibprune.records.comparison import Comparison, Curve, Estimate
 from hibprune.report.figures import FAINT, GRID, INK, TEXT_SIZE, dress, save
 from hibprune.report.numbers import capitalised
+from hibprune.report.repair import repair_name
 from hibprune.report.wording import metric_name
 
 if TYPE_CHECKING:
@@ -53,7 +57,10 @@ def style_of(comparison: Comparison, label: str) -> Style:
 
 
 def curve_figure(comparison: Comparison, scope: str, path: Path) -> None:
-    """Draw the metric against the share of heads removed; drawn scores as a band over draws."""
+    """Draw the metric against the share of heads removed; drawn scores as a band over draws.
+
+    Repairs have a panel each.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -61,32 +68,40 @@ def curve_figure(comparison: Comparison, scope: str, path: Path) -> None:
     whole = comparison.whole[comparison.metric]
     names = _names(comparison)
     lines = sum(len(names[curve.label]) for curve in curves)
-    height = max(4.4, 0.9 + 0.235 * lines)
-    below = 0.78 / height
+    panel = max(4.4, 0.9 + 0.235 * lines / len(comparison.repairs))
+    height = panel * len(comparison.repairs)
     figure = Figure(figsize=(8.2, height))
-    axes = figure.add_axes((0.085, below, 0.60, 0.93 - below))
-    shares = sorted({point.share for curve in curves for point in curve.points})
-    axes.axhspan(*whole.interval, color=GRID, alpha=0.6, linewidth=0, zorder=0)
-    for curve in curves:
-        _draw(axes, comparison, curve, whole)
-    _name_at_the_end(axes, (0.93 - below) * height, comparison, curves, names)
-    axes.set_xlim(0, shares[-1])
-    axes.set_ylim(*_range(curves, whole))
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    limits = _range(curves, whole)
     metric = metric_name(comparison.metric)
     aim = "higher" if comparison.higher_is_better else "lower"
-    dress(
-        axes,
-        f"{capitalised(metric)} on {comparison.validation.n} clips ({aim} is better)",
-        f"attention heads removed, {WHERE[scope]}",
-        "",
-    )
+    for number, repair in enumerate(reversed(comparison.repairs)):
+        own = [curve for curve in curves if curve.repair == repair.kind]
+        # In inches: what is below the axes, where they begin, and how high they are.
+        below = 0.78
+        inside = 0.93 * panel - below
+        bottom = number * panel + below
+        axes = figure.add_axes((0.085, bottom / height, 0.60, inside / height))
+        shares = sorted({point.share for curve in own for point in curve.points})
+        axes.axhspan(*whole.interval, color=GRID, alpha=0.6, linewidth=0, zorder=0)
+        for curve in own:
+            _draw(axes, comparison, curve, whole)
+        _name_at_the_end(axes, inside, limits, comparison, own, names)
+        axes.set_xlim(0, shares[-1])
+        axes.set_ylim(*limits)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        told = f", {repair_name(repair)}" if comparison.repaired else ""
+        dress(
+            axes,
+            f"{capitalised(metric)} on {comparison.validation.n} clips ({aim} is better){told}",
+            f"attention heads removed, {WHERE[scope]}",
+            "",
+        )
     drawn = [method.label for method in comparison.methods if method.drawn]
     band = f"    grey band: {drawn[0]}, from the lowest to the highest draw" if drawn else ""
     figure.text(
         0.085,
-        0.02,
+        0.02 * panel / height,
         f"light strip: 95 % interval with no head removed{band}",
         size=TEXT_SIZE - 2,
         color=INK,
@@ -144,15 +159,16 @@ def _range(curves: Sequence[Curve], whole: Estimate) -> tuple[float, float]:
 def _name_at_the_end(
     axes: Axes,
     height: float,
+    limits: tuple[float, float],
     comparison: Comparison,
     curves: Sequence[Curve],
     names: dict[str, list[str]],
 ) -> None:
     """Write each method's name beside the end of its curve, moved so that none covers another.
 
-    `height` is that of the axes, in inches.
+    `height` is that of the axes, in inches; `limits` are the lowest and highest value in it.
     """
-    low, high = _range(curves, comparison.whole[comparison.metric])
+    low, high = limits
     line = 0.165 / height
     ordered = sorted(curves, key=lambda curve: curve.points[-1].value)
     ends = [(curve.points[-1].value - low) / (high - low) for curve in ordered]

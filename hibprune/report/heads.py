@@ -50,10 +50,11 @@ def _rounds(manifest: Manifest) -> str:
         )
         stability = "–" if one.split_half is None else f"{one.split_half:.2f}"
         rows.append((number, removed, went, stability, duration(one.seconds)))
+    repair = "" if manifest.repair is None else f", repaired by {manifest.repair.kind}"
     header = ["round", "heads", "layer: heads that went", "split-half correlation", "scoring"]
     return (
         f"Heads went in {len(manifest.rounds)} rounds, and those left were scored again after each "
-        "on the model without the others. The pictures show the score a head had in its last "
+        f"on the model without the others{repair}. The pictures show the score a head had in its last "
         "round; as scores of different rounds come from different models, no one cut parts them."
         f"\n\n{table('rrlrr', header, rows)}"
     )

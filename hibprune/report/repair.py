@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hibprune.records.comparison import NO_REPAIR, TriedRepair
 from hibprune.records.manifest import Manifest
 from hibprune.records.repair import Repair
 from hibprune.report.markdown import table
@@ -24,6 +25,14 @@ def neurons_section(manifest: Manifest) -> str:
             table("rrr", ["layer", "removed", "kept"], rows),
         ]
     )
+
+
+def repair_name(repair: TriedRepair) -> str:
+    """What was done with the weights that stay, in a few words."""
+    if repair.kind == NO_REPAIR:
+        return "no repair"
+    steps = f" and {repair.refine_steps} gradient steps a layer" if repair.refine_steps else ""
+    return f"repair by {repair.kind}{steps}"
 
 
 def repair_section(manifest: Manifest) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -15,7 +17,7 @@ from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
 from hibprune.records.repair import PrunedModel, Repair
-from hibprune.records.units import Plan
+from hibprune.records.units import Plan, Unit
 from hibprune.stages.run import Run, once
 
 
@@ -24,12 +26,9 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     settings = run.recipe.removal
 
     def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
-        model = copy_without(run.checkpoint.model, plan.result.units)
-        found: Repair | None = None
         if settings.repair != "none":
             run.ranks.tell(plan.result.units)
-            with scratch_directory(run.directory) as scratch:
-                found = _repaired(run, model, scratch, narration.advance)
+        model, found = repaired_copy(run, plan.result.units, narration.advance)
 
         def write(place: Path) -> None:
             task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
@@ -44,12 +43,7 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     done = once(
         run,
         "repair",
-        {
-            "plan": plan.key,
-            "kind": settings.repair,
-            "clips": None if settings.repair == "none" else run.material.repair.identity,
-            **({"refine": settings.refine_steps} if settings.refine else {}),
-        },
+        {"plan": plan.key, **repair_inputs(run)},
         PrunedModel,
         compute,
         lambda done: repair_line(done.repair),
@@ -63,30 +57,61 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
 def help_repairing(run: Run) -> None:
     """Take a share of the repair whenever the leader has one to do, until it is over."""
     while (units := run.ranks.hear()) is not None:
-        with TemporaryDirectory() as scratch:
-            _repaired(run, copy_without(run.checkpoint.model, units), Path(scratch))
+        repaired_copy(run, units)
 
 
-def _repaired(
-    run: Run,
-    model: PreTrainedModel,
-    scratch: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Repair:
-    """Repair a pruned model in place, together with the other processes."""
+def repair_inputs(run: Run) -> dict[str, Any]:
+    """What the weights of a repaired model depend on beside the model and what was removed."""
     settings = run.recipe.removal
-    assert settings.repair != "none"
-    return repair(
-        run.checkpoint.model,
-        model,
-        calibration_clips(run),
-        settings.repair,
-        scratch,
-        int(settings.memory_gib * 2**30),
-        progress,
-        settings.refine_steps,
-        run.ranks,
-    )
+    return {
+        "kind": settings.repair,
+        "clips": None if settings.repair == "none" else run.material.repair.identity,
+        **({"refine": settings.refine_steps} if settings.refine else {}),
+    }
+
+
+def repaired_copy(
+    run: Run,
+    units: Iterable[Unit],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    clips: Sequence[CalibrationClip] | None = None,
+) -> tuple[PreTrainedModel, Repair | None]:
+    """A copy of the model without some units, repaired together with the run's other processes.
+
+    `clips` are those of `calibration_clips`, where they are at hand. With `removal.repair: none`
+    there is no repair, and the weights stay.
+
+    Raises:
+        UserError: as `repair`.
+    """
+    settings = run.recipe.removal
+    model = copy_without(run.checkpoint.model, units)
+    if settings.repair == "none":
+        return model, None
+    with _scratch(run) as scratch:
+        found = repair(
+            run.checkpoint.model,
+            model,
+            calibration_clips(run) if clips is None else clips,
+            settings.repair,
+            scratch,
+            int(settings.memory_gib * 2**30),
+            progress,
+            settings.refine_steps,
+            run.ranks,
+        )
+    return model, found
+
+
+@contextmanager
+def _scratch(run: Run) -> Iterator[Path]:
+    """A directory for hidden states; only the leader has the run's at hand."""
+    if run.ranks.leads:
+        with scratch_directory(run.directory) as scratch:
+            yield scratch
+    else:
+        with TemporaryDirectory() as elsewhere:
+            yield Path(elsewhere)
 
 
 def calibration_clips(run: Run) -> list[CalibrationClip]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hibprune.attribution import MethodBase
 from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.passes import effort_measured
 from hibprune.compression.plan import ONLY_ROUND, Round, lowest_neurons, make_plan, plan_line
-from hibprune.compression.remove import copy_without
 from hibprune.data import Utterance
 from hibprune.errors import UserError
 from hibprune.evaluation.metric import predict_targets
+from hibprune.execution.processes import ALONE
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Partial, Step
 from hibprune.models.attention import heads_of
@@ -21,6 +23,7 @@ from hibprune.records.units import Head, Plan, Scores, heads_by_layer, neurons_b
 from hibprune.report.ranking import SAYS_NOTHING
 from hibprune.stages.credibility import credible_partial, credible_scores, credible_targets
 from hibprune.stages.load import calibration_inputs
+from hibprune.stages.repair import repair_inputs, repaired_copy
 from hibprune.stages.rounds import Choice, FinishedRound, step_name
 from hibprune.stages.run import Run, once
 from hibprune.tasks import Target
@@ -149,6 +152,9 @@ def attribute(
 ) -> Done[Scores]:
     """Score the heads that are left on the calibration clips.
 
+    Where heads have gone in earlier rounds, the model is scored as it will be: without them, and
+    repaired as the recipe says.
+
     `name` keeps the scores of several methods apart in one directory; `label` is how to call them.
     """
     method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
@@ -171,7 +177,11 @@ def attribute(
         if method.by_sample:
             run.ranks.tell(work)
         session = Session(save=step.save_partial, progress=progress, notice=run.narrator.say)
-        return _scored(run, work, session)
+
+        def repairing(done: int, total: int) -> None:
+            narration.advance(0, len(samples), f"repaired {done} of {total} layers")
+
+        return _scored(run, work, session, repairing)
 
     def finding(scores: Scores) -> str:
         split_half = scores.split_half
@@ -189,7 +199,7 @@ def attribute(
             "targets": targets[1],
             "method": method.model_dump(mode="json", exclude=set(method.resources)),
             "seed": run.recipe.seed,
-            **({"gone": heads_by_layer(part.gone)} if part.gone else {}),
+            **_gone_inputs(run, part.gone),
         },
         Scores,
         attribute,
@@ -198,6 +208,14 @@ def attribute(
         timed=frozenset({"effort"}),
         said=said,
     )
+
+
+def _gone_inputs(run: Run, gone: Sequence[Head]) -> dict[str, Any]:
+    """What the model of a later round depends on: what has gone, and how the rest was repaired."""
+    if not gone:
+        return {}
+    heads = {"gone": heads_by_layer(gone)}
+    return heads if run.recipe.removal.repair == "none" else heads | {"repair": repair_inputs(run)}
 
 
 @dataclass(frozen=True)
@@ -209,7 +227,12 @@ class Work:
     before: Partial
 
 
-def _scored(run: Run, work: Work, session: Session) -> Scores:
+def _scored(
+    run: Run,
+    work: Work,
+    session: Session,
+    repairing: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
     recipe, before = run.recipe, work.before
     samples = [
         _sample(run, clip, work.targets[clip.id]) for clip in run.material.calibration.utterances
@@ -222,10 +245,12 @@ def _scored(run: Run, work: Work, session: Session) -> Scores:
         training=before.training,
         ranks=run.ranks,
     )
+    method: MethodBase = recipe.attribution.for_task(recipe.task.kind)
     model = run.checkpoint.model
     if work.gone:
-        model = copy_without(model, work.gone)
-    method: MethodBase = recipe.attribution.for_task(recipe.task.kind)
+        # The others are there only where they have a share of the samples.
+        present = run if method.by_sample else replace(run, ranks=ALONE)
+        model, _ = repaired_copy(present, work.gone, repairing)
     own = len(session.waiting(samples) if method.by_sample else samples)
     if before.training is not None:
         # So much of the work is left as would be if so many samples were.
