@@ -32,12 +32,24 @@ def cross_entropy(model: torch.nn.Module, batch: Batch) -> Tensor:
 
 def test_a_run_stays_on_the_gpu_and_says_so(stand_in: StandIn, tmp_path: Path) -> None:
     words = ["run", str(stand_in.recipe), "--output", str(tmp_path / "out"), "--device", "cuda"]
+    words += ["--set", "export.variants=[fp32, fp16]", "--set", "benchmark.rivals=true"]
     result = CliRunner().invoke(main, [*words, "--json"])
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     manifest = Manifest.model_validate_json(result.stdout)
     assert manifest.device == "cuda"
-    providers = {latency.provider for one in manifest.variants for latency in one.latency}
-    assert providers == {"CUDAExecutionProvider"}
+    assert manifest.machine.gpu == torch.cuda.get_device_name()
+    assert not manifest.missing
+    names = [one.name for one in manifest.variants]
+    assert names == ["original", "original-int8", "pruned", "pruned-fp16"]
+    for one in manifest.variants:
+        providers = {latency.provider for latency in one.latency}
+        assert providers == {"CUDAExecutionProvider"}, one.name
+    assert manifest.repair is not None
+    assert manifest.repair.sublayers
+    fp16 = manifest.variant("pruned-fp16").agreement
+    assert fp16 is not None
+    assert fp16.relative_diff is not None
+    assert fp16.relative_diff < 0.05
 
 
 def test_information_scores_agree_with_the_cpu_where_noise_plays_no_part() -> None:

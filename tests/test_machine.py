@@ -47,3 +47,31 @@ def test_where_there_is_no_description(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert "neon_dotprod" in machine.instruction_set()
+
+
+@pytest.mark.parametrize(
+    ("told", "driver"),
+    [
+        ("echo 570.86.15; echo 570.86.15", "570.86.15"),
+        ("echo Failed to initialize NVML", None),
+        ("echo 570.86.15; exit 9", None),
+    ],
+)
+def test_the_drivers_version_is_what_its_tool_tells(
+    told: str, driver: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{told}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.gpu_driver() == driver
+
+
+def test_without_the_drivers_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.gpu_driver() is None
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine.torch.cuda, "get_device_name", lambda: "H100")
+    assert machine.describe_machine().gpu == "H100"
+    monkeypatch.setattr(machine, "gpu_driver", lambda: "570.86.15")
+    assert machine.describe_machine().gpu_driver == "570.86.15"

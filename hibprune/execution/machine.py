@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,14 +53,28 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 def describe_machine() -> Machine:
     """Processor, cores this process may use, memory, GPU and operating system."""
+    has_gpu = torch.cuda.is_available()
     return Machine(
         processor=_processor(),
         cores=available_cores(),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
-        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        gpu=torch.cuda.get_device_name() if has_gpu else None,
+        gpu_driver=gpu_driver() if has_gpu else None,
         system=platform.platform(),
         instruction_set=instruction_set(),
     )
+
+
+def gpu_driver() -> str | None:
+    """Version of NVIDIA's driver, `570.86.15`; None where its own tool does not tell."""
+    question = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    try:
+        told = subprocess.run(question, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    # A line for every GPU.
+    found = re.match(r"\d[\d.]*$", told.stdout, re.MULTILINE)
+    return None if found is None else found[0]
 
 
 def instruction_set() -> tuple[str, ...]:

@@ -120,12 +120,14 @@ class Machine(Record):
     """Where the figures were measured.
 
     `instruction_set` names what the processor has for int8 and fp16; empty where that is unknown.
+    `gpu_driver` is the version of the GPU's driver.
     """
 
     processor: str
     cores: int
     memory_gib: float
     gpu: str | None
+    gpu_driver: str | None = None
     system: str
     instruction_set: tuple[str, ...] = ()
 
