@@ -15,7 +15,7 @@ from tiny_models import TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.compression import refine
+from hibprune.compression import layer_work, refine
 from hibprune.compression import repair as repairing
 from hibprune.compression.repair import repair
 from hibprune.compression.settings import RemovalSettings
