@@ -98,7 +98,7 @@ def test_two_processes_exchange_what_they_found() -> None:
     ("options", "shared"),
     [
         (("attribution={method: hib, steps: 4}", "schedule={rounds: 2}"), True),
-        (("attribution={method: taylor}",), True),
+        (("attribution={method: taylor}", "removal.refine={steps: 8}"), True),
         # All of its samples are among the first, which the leader scores alone.
         (("attribution={method: hib, steps: auto, most_steps: 60}",), True),
         (("attribution={method: magnitude}", "calibration.labels=model"), False),
@@ -128,8 +128,23 @@ def test_a_run_of_two_finds_what_a_run_of_one_does(
             np.testing.assert_allclose(one[name]["per_sample"], two[name]["per_sample"], atol=1e-4)
         elif name.startswith("plan"):
             assert one[name] == two[name]
+        elif name == "repair.json":
+            assert one[name]["files"] == two[name]["files"]
+            same_repair(one[name]["repair"], two[name]["repair"])
     efforts = [each["attribute.json"]["effort"]["samples"] for each in (one, two)]
     assert efforts == [CALIBRATION_CLIPS, CALIBRATION_CLIPS / 2 if shared else CALIBRATION_CLIPS]
+
+
+def same_repair(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Fitted on the same clips, of which each of two processes has seen some."""
+    for key in ("kind", "clips", "held_out", "frames"):
+        assert one[key] == other[key]
+    for part in ("sublayers", "refinements"):
+        assert len(one[part]) == len(other[part])
+        for first, second in zip(one[part], other[part], strict=True):
+            for key, value in first.items():
+                close = pytest.approx(value, rel=0.02) if key in ("before", "after") else value
+                assert second[key] == close, (part, key)
 
 
 # Ended before its time ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from commands import run
+from standin import StandIn
 from test_repair import GONE, InThread, by_name, clips_of, every_model, hidden, without
 from tiny_models import TinyModel
 from torch import Tensor
@@ -22,8 +25,11 @@ from hibprune.compression.settings import RemovalSettings
 from hibprune.models import layerwise
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import CalibrationClip, encoder_layers
-from hibprune.records.repair import Repair
+from hibprune.records.manifest import Manifest
+from hibprune.records.repair import LayerRefinement, Repair, SublayerRepair
 from hibprune.records.units import Unit
+from hibprune.report.repair import repair_section
+from hibprune.stages.repair import repair_line
 
 STEPS = 60
 
@@ -210,3 +216,55 @@ def test_steps_go_on_from_a_fit_of_all_weights(kind: str) -> None:
         RemovalSettings.model_validate({"repair": kind, "refine": {"steps": 3}})
     assert RemovalSettings.model_validate({"refine": {"steps": 3}}).refine_steps == 3
     assert RemovalSettings().refine_steps == 0
+
+
+def test_the_report_says_of_every_layer_what_steps_brought() -> None:
+    found = Repair(
+        kind="least-squares",
+        clips=8,
+        held_out=2,
+        frames=100,
+        sublayers=(
+            SublayerRepair(
+                layer=0, kind="head", name="attention", removed=1, kept=3, strength=0.1,
+                before=0.5, after=0.25, refitted=True,
+            ),
+        ),
+        refinements=(
+            LayerRefinement(layer=0, before=0.3, after=0.2, steps=75),
+            LayerRefinement(layer=1, before=0.4, after=0.4, steps=0),
+        ),
+    )  # fmt: skip
+    manifest = Manifest.model_construct(repair=found, input="sound")
+    page = repair_section(manifest)
+    assert "| 0 | 75 | 30.0 % | 20.0 % |" in page
+    assert "| 1 | 0 | 40.0 % | fitted weights kept |" in page
+    assert "In 1 of 2 layers they did not help on the clips held out" in page
+    assert "Nothing was trained" not in page
+    alone = Manifest.model_construct(
+        repair=found.model_copy(update={"refinements": ()}), input="sound"
+    )
+    assert "Gradient steps" not in repair_section(alone)
+    assert "Nothing was trained" in repair_section(alone)
+    assert repair_line(found).endswith("of what they write, 1 of 2 layers refined")
+
+
+@pytest.mark.slow
+def test_a_run_with_steps_keeps_them_and_notices_others(stand_in: StandIn) -> None:
+    output = stand_in.root / "out"
+
+    def kept(steps: str) -> tuple[dict[str, Any], bytes]:
+        done = run(stand_in, "--quiet", "--set", f"removal.refine={steps}")
+        assert done.exit_code == 0, done.output or done.exception
+        record = json.loads((output / "steps/repair.json").read_text())
+        return record, (output / "model.safetensors").read_bytes()
+
+    first, weights = kept("{steps: 8}")
+    assert len(first["result"]["repair"]["refinements"]) == 2
+    assert kept("{steps: 8}") == (first, weights)
+    other, _ = kept("null")
+    assert other["key"] != first["key"]
+    assert other["result"]["repair"]["refinements"] == []
+    again, same = kept("{steps: 8}")
+    assert again["result"] == first["result"]
+    assert same == weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,22 +63,24 @@ class LayerWork:
             with writing_recorded([sublayer], then_stop=True) as written:
                 self._pass_pruned(batch)
             one = written[0]
-            target = self.states.get(f"target/{part}/{batch.number}")
-            wanted = (target - one.residual) / sublayer.scale
+            wanted = (self.target(part, batch) - one.residual) / sublayer.scale
             apart = held_out(batch)[:, None]
             fit = _with_frames(fit, one.units, wanted, batch.counts & ~apart)
             held = _with_frames(held, one.units, wanted, batch.counts & apart)
         return _total(fit, self.ranks), _total(held, self.ranks)
 
-    def misses(self, parts: Mapping[int, Sublayer], batch: ClipBatch) -> dict[int, Tensor]:
+    def misses(self, parts: Sequence[Sublayer], batch: ClipBatch) -> list[Tensor]:
         """What the stream behind each sublayer misses of the original's (clips, frames, width)."""
-        with writing_recorded(list(parts.values()), then_stop=True) as written:
+        with writing_recorded(parts, then_stop=True) as written:
             self._pass_pruned(batch)
-        return {
-            part: _stream(written[place], sublayer)
-            - self.states.get(f"target/{part}/{batch.number}")
-            for place, (part, sublayer) in enumerate(parts.items())
-        }
+        return [
+            _stream(written[part], sublayer) - self.target(part, batch)
+            for part, sublayer in enumerate(parts)
+        ]
+
+    def target(self, part: int, batch: ClipBatch) -> Tensor:
+        """The original's stream behind a sublayer (clips, frames, width)."""
+        return self.states.get(f"target/{part}/{batch.number}")
 
     def pass_repaired(self) -> None:
         """What the fitted layer gives out is what the next one of the pruned model sees."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from hibprune.compression.least_squares import (
     fitted,
     scaled,
 )
-from hibprune.compression.refine import refine_layer
+from hibprune.compression.refine import refine_layer, tried
 from hibprune.compression.settings import RepairKind
 from hibprune.errors import UserError
 from hibprune.execution.processes import ALONE, Ranks
@@ -99,16 +100,45 @@ def repair(
                 if layer == first[0]:
                     work.part_ways()
                 work.pass_original(before[layer])
-                for part, sublayer in enumerate(own):
-                    if (layer, part) >= first:
-                        removed = len(before[layer][part].units) - len(sublayer.units)
-                        found.append(_repaired(work, part, sublayer, removed, kind))
-                if refine_steps:
-                    refined.append(refine_layer(work, dict(enumerate(own)), refine_steps))
+                gone = [
+                    len(whole.units) - len(smaller.units)
+                    for whole, smaller in zip(before[layer], own, strict=True)
+                ]
+                affected_parts = [part for part in range(len(own)) if (layer, part) >= first]
+                fit = partial(_fitted_layer, work, own, gone, affected_parts, kind)
+                trial = _tried(work, own, fit, refine_steps) if refine_steps else None
+                found += fit(everything=True)
+                if trial is not None:
+                    refine_layer(work, own, trial, refine_steps)
+                    refined.append(trial)
                 work.drop_targets(len(own))
                 work.pass_repaired()
             progress(layer + 1, len(after))
     return _report(kind, clips, batches, found, refined)
+
+
+def _fitted_layer(
+    work: LayerWork,
+    own: Sequence[Sublayer],
+    gone: Sequence[int],
+    parts: Sequence[int],
+    kind: RepairKind,
+    everything: bool,
+) -> list[SublayerRepair]:
+    """Fit a layer's sublayers, one after the other."""
+    return [_repaired(work, part, own[part], gone[part], kind, everything) for part in parts]
+
+
+def _tried(
+    work: LayerWork, own: Sequence[Sublayer], fit: Callable[..., object], steps: int
+) -> LayerRefinement:
+    """What gradient steps behind a fit bring on clips that neither has seen; nothing moves."""
+    old = [weight.detach().clone() for weight in work.pruned.parameters()]
+    fit(everything=False)
+    trial = tried(work, own, steps)
+    for weight, earlier in zip(work.pruned.parameters(), old, strict=True):
+        weight.copy_(earlier)
+    return trial
 
 
 def _first_affected(
@@ -171,8 +201,14 @@ def _report(
 
 
 def _repaired(
-    work: LayerWork, part: int, sublayer: Sublayer, removed: int, kind: RepairKind
+    work: LayerWork,
+    part: int,
+    sublayer: Sublayer,
+    removed: int,
+    kind: RepairKind,
+    everything: bool,
 ) -> SublayerRepair:
+    """Fit one sublayer; `everything` takes in the clips held out, once they have told."""
     fit, held = work.moments(part, sublayer)
     if not fit.finite:
         raise UserError(
@@ -194,7 +230,8 @@ def _repaired(
     refitted = new_error < old_error
     if refitted:
         # What held-out clips have chosen is fitted on all of them.
-        weight, bias = _solution(fit + held, sublayer, kind, strength)
+        moments = fit + held if everything else fit
+        weight, bias = _solution(moments, sublayer, kind, strength)
         writer.weight.copy_(weight)
         if bias is not None:
             writer.bias.copy_(bias)
