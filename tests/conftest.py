@@ -77,7 +77,10 @@ def finished_in_int8(
     stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """The same, with the pruned model in int8 beside it, however much that lost."""
-    wanted = ("--set=export.variants=[fp32, int8]", "--set=quantize.max_drop=100")
+    wanted = (
+        "--set=export.variants=[fp32, int8]", "--set=quantize.max_drop=100",
+        "--set=benchmark.rivals=true",
+    )  # fmt: skip
     return _finishing(stand_ins, tmp_path_factory, *wanted)
 
 

@@ -53,8 +53,8 @@ def repair_section(manifest: Manifest) -> str:
     ]
     alone = len(repair.left_alone)
     stayed = (
-        f" In {alone} of {len(repair.sublayers)} sublayers the fit did not help on clips held out "
-        "of it, and the old weights stayed."
+        f" In {alone} of {len(repair.sublayers)} sublayers the fit did not help on "
+        f"{manifest.medium.many} held out of it, and the old weights stayed."
         if alone
         else ""
     )
@@ -75,12 +75,13 @@ def repair_section(manifest: Manifest) -> str:
             rows,
         ),
         "*Error: mean square of what is missing in a sublayer's output, drift of those below "
-        "included, as a share of the variance of what it should write; on clips held out.*",
+        f"included, as a share of the variance of what it should write; on held-out "
+        f"{manifest.medium.many}.*",
     ]
-    return "\n\n".join(sections + _refinement(repair))
+    return "\n\n".join(sections + _refinement(repair, manifest.medium.many))
 
 
-def _refinement(repair: Repair) -> list[str]:
+def _refinement(repair: Repair, clips: str) -> list[str]:
     """What gradient steps behind the fit brought, layer by layer; nothing where none were made."""
     if not repair.refinements:
         return []
@@ -95,7 +96,7 @@ def _refinement(repair: Repair) -> list[str]:
     ]
     alone = sum(not one.kept for one in repair.refinements)
     stayed = (
-        f" In {alone} of {len(rows)} layers they did not help on the clips held out, and the "
+        f" In {alone} of {len(rows)} layers they did not help on the {clips} held out, and the "
         "fitted weights stayed."
         if alone
         else ""
@@ -106,5 +107,5 @@ def _refinement(repair: Repair) -> list[str]:
         f"labels.{stayed}",
         table("rrrr", ["layer", "steps kept", "error fitted", "error refined"], rows),
         "*Error: mean square of what is missing in the stream behind the layer's sublayers, as a "
-        "share of its variance, summed over them; on clips held out.*",
+        f"share of its variance, summed over them; on held-out {clips}.*",
     ]
