@@ -54,8 +54,9 @@ def _rounds(manifest: Manifest) -> str:
     header = ["round", "heads", "layer: heads that went", "split-half correlation", "scoring"]
     return (
         f"Heads went in {len(manifest.rounds)} rounds, and those left were scored again after each "
-        f"on the model without the others{repair}. The pictures show the score a head had in its last "
-        "round; as scores of different rounds come from different models, no one cut parts them."
+        f"on the model without the others{repair}. The pictures show the score a head had in its "
+        "last round; as scores of different rounds come from different models, no one cut parts "
+        "them."
         f"\n\n{table('rrlrr', header, rows)}"
     )
 
