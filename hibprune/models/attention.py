@@ -50,6 +50,11 @@ def attention_sites(
     sites = []
     for name in stacks:
         stack = family.stack(name)
+        if name != ENCODER and not has_decoder(model):
+            raise UserError(
+                f"{type(model).__name__} has no decoder, and no attention heads '{name}': "
+                f"use {ENCODER}"
+            )
         # Only the encoder's heads are ever removed, so the configuration speaks of no others.
         pruned = model.config.pruned_heads if name == ENCODER else {}
         for number, layer in enumerate(stack_layers(model.base_model, stack)):

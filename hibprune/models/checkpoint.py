@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from hibprune.data import Content, DurationLimits
 from hibprune.errors import UserError
 from hibprune.models.architecture import attention_of, read_configuration, require_weights_to_fill
-from hibprune.models.families import family_of
+from hibprune.models.families import family_of, has_decoder
 from hibprune.models.layouts import Family
 from hibprune.models.parts import WEIGHTS, plain_faults, pretrained
 from hibprune.models.preprocessing import (
@@ -65,10 +65,11 @@ class Checkpoint:
         """The model's inputs for one clip or text, as long as that where others fill 30 s.
 
         For encoder–decoder models, which cannot pad within a batch, silence is added up to a whole
-        half second, so that clips of about one length can share a batch.
+        half second, so that clips of about one length can share a batch. A classifier in the
+        decoder's place averages over all frames of the 30 s, so that it is given them all.
         """
         prepare = self.preprocessor
-        if len(self.family.stacks) == 1 or not isinstance(prepare, SoundPreprocessor):
+        if not has_decoder(self.model) or not isinstance(prepare, SoundPreprocessor):
             return self.inputs(reading)
         waveform = np.asarray(reading)
         step = prepare.sampling_rate // 2

@@ -168,7 +168,7 @@ def _machine(manifest: Manifest) -> str:
         ("processor", f"{machine.processor}, {machine.cores} cores"),
         ("instructions for int8 and fp16", ", ".join(machine.instruction_set) or "not known"),
         ("memory", f"{machine.memory_gib:.0f} GiB"),
-        ("GPU", machine.gpu or "none"),
+        ("GPU", ", driver ".join(filter(None, (machine.gpu, machine.gpu_driver))) or "none"),
         ("system", machine.system),
         *sorted(manifest.versions.items()),
     ]

@@ -9,6 +9,7 @@ import torch
 from hibprune.execution.memory import free_bytes, peak_bytes
 from hibprune.models.attention import frame_count, frozen, heads_of, input_length
 from hibprune.models.checkpoint import Checkpoint
+from hibprune.models.families import has_decoder
 from hibprune.records.medium import Length
 
 ALWAYS_FITS: dict[str, float] = {"seconds": 60, "tokens": 4096}
@@ -47,7 +48,7 @@ def _bytes_of_one(checkpoint: Checkpoint, length: Length) -> float:
     example = prepare.example(short, 1)
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in example.items()}
-    if model.config.is_encoder_decoder:
+    if has_decoder(model):
         start = model.config.decoder_start_token_id
         inputs["decoder_input_ids"] = torch.full((1, 1), start, device=device)
     with frozen(model), torch.no_grad():

@@ -20,6 +20,7 @@ from hibprune.execution.files import link_or_copy, scratch_directory
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.execution.steps import Done, Step
+from hibprune.models.families import has_decoder
 from hibprune.models.input_cache import InputCache
 from hibprune.recipe import Recipe
 from hibprune.records.precision import Int8Guard, Precision, graph_name
@@ -239,7 +240,7 @@ def _to_fp16(run: Run, directory: Path) -> tuple[str, ...]:
     config = checkpoint.model.config
     tokens = (
         (int(config.decoder_start_token_id), int(config.eos_token_id))
-        if config.is_encoder_decoder
+        if has_decoder(checkpoint.model)
         else ()
     )
     onnx = directory / ONNX_DIRECTORY

@@ -74,7 +74,7 @@ PROFILED = 16
 """Operations that a profile names."""
 
 PARTS = (
-    "quickstart", "base-1s", "base-10s", "whisper-tiny", "samples", "length", "memory", "gpu"
+    "quickstart", "base-1s", "base-10s", "whisper-tiny", "samples", "length", "memory"
 )  # fmt: skip
 
 
@@ -334,15 +334,6 @@ def peak_mib() -> float:
     return int(fields["VmHWM"].split()[0]) / 1024
 
 
-def on_gpu(quick: bool) -> dict[str, Any]:
-    """The base shape on a GPU: 200 clips of 1 s, 200 steps."""
-    if not torch.cuda.is_available():
-        return {"skipped": "torch sees no CUDA device"}
-    model, steps = base_shape().cuda(), 5 if quick else PAPER_STEPS
-    clips = waveforms(PAPER_SAMPLES, 1)
-    return side_by_side(Case("base shape, 1 s", model, clips, class_loss, 1, steps), quick)
-
-
 def draw(result: dict[str, Any], path: Path) -> None:
     """Time against samples, from the JSON alone."""
     from matplotlib.figure import Figure
@@ -385,7 +376,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "samples": over_samples,
         "length": over_length,
         "memory": over_memory,
-        "gpu": on_gpu,
     }
     result: dict[str, Any] = {
         "machine": describe_machine().model_dump(mode="json"),

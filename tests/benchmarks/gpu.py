@@ -123,9 +123,19 @@ def run_tests(dry: bool) -> Iterator[Finding]:
             raise RuntimeError(f"pytest ended with {ended}: {said.getvalue()[-2000:]}")
         tests = test_outcomes(told.read_text())
     yield "tests", tests
-    wanted = ("passed", "skipped") if dry else ("passed",)
-    missed = [test["name"] for test in tests if test["outcome"] not in wanted]
-    if missed or not tests or ended:
+    require_passed(tests, ("passed", "skipped") if dry else ("passed",))
+    if ended:
+        raise RuntimeError(f"pytest ended with {ended}: {said.getvalue()[-2000:]}")
+
+
+def require_passed(tests: Sequence[Mapping[str, Any]], outcomes: Sequence[str]) -> None:
+    """See that there are tests, and that all had one of some outcomes.
+
+    Raises:
+        RuntimeError: it is not so.
+    """
+    missed = [test["name"] for test in tests if test["outcome"] not in outcomes]
+    if missed or not tests:
         raise RuntimeError(f"not passed: {', '.join(missed) or 'pytest found no test'}")
 
 

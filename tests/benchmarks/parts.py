@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,8 +19,8 @@ from typing import Any
 Finding = tuple[str, Any]
 """What was found, by name: plain values that JSON can hold."""
 
-STARTING = 5.0
-"""Seconds that a process may take to end by itself once it has said that it is done."""
+ENDING = 5.0
+"""Seconds until a process that says nothing more is known to have ended."""
 
 
 @dataclass(frozen=True)
@@ -55,36 +55,35 @@ def run_part(part: Part, dry: bool, starter: ForkServerContext) -> dict[str, Any
     found: dict[str, Any] = {}
     try:
         error = _follow(receiver, start + part.limit_seconds, found)
-        if error is _ENDED:
-            process.join(STARTING)
-            error = f"its process ended with exit code {process.exitcode}"
+    except EOFError:
+        process.join(ENDING)
+        error = f"its process ended with exit code {process.exitcode}"
+    except TimeoutError:
+        error = f"took longer than {part.limit_seconds:g} s"
     finally:
         _end(process)
     return {
         "outcome": "passed" if error is None else "failed",
-        "error": error if error != _LATE else f"took longer than {part.limit_seconds:g} s",
+        "error": error,
         "seconds": round(time.monotonic() - start, 2),
         "limit_seconds": part.limit_seconds,
         "found": found,
     }
 
 
-_ENDED, _LATE = "ended", "late"
-
-
 def _follow(receiver: Connection, deadline: float, found: dict[str, Any]) -> str | None:
-    """Take in what a part finds, until it says that it is done; else why it did not."""
+    """Take in what a part finds until it is done; gives the error that it tells of, if it does.
+
+    Raises:
+        EOFError: its process ended without a word.
+        TimeoutError: it goes on beyond the deadline.
+    """
     while (left := deadline - time.monotonic()) > 0 and receiver.poll(left):
-        try:
-            kind, name, value = receiver.recv()
-        except EOFError:
-            return _ENDED
-        if kind == "done":
-            return None
-        if kind == "failed":
-            return str(value)
+        kind, name, value = receiver.recv()
+        if kind != "found":
+            return None if kind == "done" else str(value)
         found[name] = value
-    return _LATE
+    raise TimeoutError
 
 
 def _work(part: Part, dry: bool, sender: Connection) -> None:
@@ -106,9 +105,3 @@ def _end(process: ForkServerProcess) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
-
-
-def outcomes(parts: Iterable[Part], dry: bool, starter: ForkServerContext) -> Iterator[Finding]:
-    """Run parts one after the other; gives each one's name and what came of it."""
-    for part in parts:
-        yield part.name, run_part(part, dry, starter)
