@@ -199,7 +199,9 @@ def test_it_is_said_wherever_a_ranking_is_spoken_of(
 
 
 def test_rounds_that_say_nothing_are_named(flat: StandIn, tmp_path: Path) -> None:
-    result = invoke("run", flat.recipe, "--output", tmp_path / "out", "--set", "schedule.rounds=2")
+    # Repaired weights would differ, and so would their norms in the second round.
+    options = ("--set", "schedule.rounds=2", "--set", "removal.repair=none")
+    result = invoke("run", flat.recipe, "--output", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     told = (
         f"T{SAYS_NOTHING} in round 1 (all scores are equal but for rounding) and "
