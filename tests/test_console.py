@@ -155,7 +155,10 @@ def test_every_dependency_is_looked_for() -> None:
         "".join(letter if letter.isalnum() or letter == "-" else " " for letter in entry).split()[0]
         for entry in project["dependencies"]
     }
-    imported = {"pyyaml": "yaml", "optimum-onnx": "optimum", "onnxruntime-gpu": "onnxruntime"}
+    imported = {
+        "pyyaml": "yaml", "optimum-onnx": "optimum", "onnxruntime-gpu": "onnxruntime",
+        "huggingface-hub": "huggingface_hub",
+    }  # fmt: skip
     # Without click there is no command to look for anything.
     assert set(PACKAGES) == {imported.get(name, name) for name in declared} - {"click"}
     require_packages()
