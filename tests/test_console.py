@@ -16,14 +16,13 @@ import pytest
 from commands import faults, invoke
 from rich.console import Console
 
-import hibprune
 from hibprune.cli import main
 from hibprune.errors import UserError, import_fault, printable, shortened
 from hibprune.execution.console import say_json
 from hibprune.execution.libraries import PACKAGES, require_packages
 from hibprune.execution.progress import Narrator, Terminal
 
-ROOT = Path(hibprune.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-c", "from hibprune.cli import main; main()")
 
 

@@ -33,11 +33,12 @@ def test_its_recipe_checks_out(tmp_path: Path) -> None:
 
 
 def test_whisper_runs_from_recipe_to_onnx_on_human_speech(tmp_path: Path) -> None:
-    recipe = lay_out(tmp_path, calibration=2, validation=8)
+    recipe = lay_out(tmp_path, calibration=6, validation=8)
     quick = (
-        "calibration.samples=2", "export={seconds: [5], batches: [1]}",
+        "calibration.samples=2", "calibration.repair_samples=6",
+        "export={seconds: [5], batches: [1]}",
         "benchmark={seconds: [5], repetitions: 2, warmup: 1}",
-        "attribution.steps=5",
+        "attribution.steps=5", "export.variants=[fp32]", "benchmark.rivals=false",
     )  # fmt: skip
     output = tmp_path / "out"
     overrides = [f"--set={override}" for override in quick]

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import hibprune
 from hibprune.cli import main
 
-ROOT = Path(hibprune.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "recipes/quickstart.yaml"
 
 SLOW = (
