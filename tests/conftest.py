@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from standin import StandIn
@@ -26,20 +27,33 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A directory by name, filled once for all processes that tests run in, not to be changed."""
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if hasattr(request.config, "workerinput") else own) / "made-once"
+    root.mkdir(exist_ok=True)
+
+    def directory(name: str, fill: Callable[[Path], object]) -> Path:
+        made = root / name
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.done").exists():
+                shutil.rmtree(made, ignore_errors=True)
+                made.mkdir()
+                fill(made)
+                (root / f"{name}.done").touch()
+        return made
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def stand_ins(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Path]:
     """The directory of a stand-in by the name of its maker; made once, not to be changed."""
     import standin
 
-    made: dict[str, Path] = {}
-
-    def directory(name: str) -> Path:
-        if name not in made:
-            root = tmp_path_factory.mktemp(name)
-            getattr(standin, name)(root)
-            made[name] = root
-        return made[name]
-
-    return directory
+    return lambda name: made_once(name, getattr(standin, name))
 
 
 @pytest.fixture
@@ -66,43 +80,37 @@ def reviews(stand_in_of: Callable[[str], StandIn]) -> StandIn:
 
 @pytest.fixture(scope="session")
 def finished(
-    stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    stand_ins: Callable[[str], Path], made_once: Callable[[str, Callable[[Path], object]], Path]
 ) -> Callable[[str], Path]:
     """The directory of a finished run of a stand-in by name; made once, not to be changed."""
-    return _finishing(stand_ins, tmp_path_factory)
+    return lambda name: made_once(f"finished-{name}", _finishing(stand_ins, name)) / name
 
 
 @pytest.fixture(scope="session")
 def finished_in_int8(
-    stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    stand_ins: Callable[[str], Path], made_once: Callable[[str, Callable[[Path], object]], Path]
 ) -> Callable[[str], Path]:
     """The same, with the pruned model in int8 beside it, however much that lost."""
     wanted = (
         "--set=export.variants=[fp32, int8]", "--set=quantize.max_drop=100",
         "--set=benchmark.rivals=true",
     )  # fmt: skip
-    return _finishing(stand_ins, tmp_path_factory, *wanted)
+    return lambda name: made_once(f"in-int8-{name}", _finishing(stand_ins, name, *wanted)) / name
 
 
 def _finishing(
-    stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, *options: str
-) -> Callable[[str], Path]:
+    stand_ins: Callable[[str], Path], name: str, *options: str
+) -> Callable[[Path], None]:
     from commands import invoke
 
-    made: dict[str, Path] = {}
+    def finish(working: Path) -> None:
+        recipe = os.path.relpath(stand_ins(name) / "recipe.yaml", working)
+        # As people do it: from inside a directory, with paths that start there.
+        with contextlib.chdir(working):
+            result = invoke("run", recipe, "--output", name, "--quiet", *options)
+        assert result.exit_code == 0, result.output
 
-    def directory(name: str) -> Path:
-        if name not in made:
-            working = tmp_path_factory.mktemp("finished")
-            recipe = os.path.relpath(stand_ins(name) / "recipe.yaml", working)
-            # As people do it: from inside a directory, with paths that start there.
-            with contextlib.chdir(working):
-                result = invoke("run", recipe, "--output", name, "--quiet", *options)
-            assert result.exit_code == 0, result.output
-            made[name] = working / name
-        return made[name]
-
-    return directory
+    return finish
 
 
 @pytest.fixture(scope="session")

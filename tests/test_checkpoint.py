@@ -429,7 +429,10 @@ def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stand_in = stand_in_of("speech_recognition")
-    for name in [name for name in sys.modules if name.startswith("hibprune.")]:
+    names = [name for name in sys.modules if name.startswith("hibprune.")]
+    for parent, _, child in (name.rpartition(".") for name in names):
+        monkeypatch.delattr(sys.modules[parent], child, raising=False)
+    for name in names:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     (fault,) = faults(run(stand_in))

@@ -19,7 +19,7 @@ import transformers
 from commands import invoke
 from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
 from pydantic import TypeAdapter
-from standin import VALIDATION_CLIPS, StandIn
+from standin import StandIn
 from tiny_models import HEADS, LAYERS
 from transformers import GenerationConfig
 
@@ -318,7 +318,7 @@ class TestRun:
         settings = speaker.content()["task"]
         steer = {"language": settings["language"]} if "language" in settings else {}
         said: list[list[str]] = [[], []]
-        for number in range(VALIDATION_CLIPS):
+        for number in range(len(speaker.rows("validation"))):
             sound, rate = soundfile.read(speaker.clip("validation", number), dtype="float32")
             inputs = extractor(sound, sampling_rate=rate, return_tensors="pt")
             for model, texts in zip((exported, pruned), said, strict=True):
