@@ -234,7 +234,10 @@ def test_another_method_costs_only_itself(again: StandIn, monkeypatch: pytest.Mo
     assert "occlusion" in result.stdout
 
 
-@pytest.mark.parametrize("moment", ["attribute-magnitude-*.json", "evaluate/*.json"])
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param("attribute-magnitude-*.json", marks=pytest.mark.slow), "evaluate/*.json"],
+)
 def test_a_killed_comparison_goes_on(
     stand_ins: Callable[[str], Path], tmp_path: Path, moment: str
 ) -> None:

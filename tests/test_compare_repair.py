@@ -278,6 +278,7 @@ def test_refinement_follows_only_the_fit_it_refines(
     assert "by least-squares and 2 gradient steps a layer" in page
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on(stand_ins: Callable[[str], Path], tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = (

@@ -94,7 +94,7 @@ def test_settings_of_generation_in_the_configuration_do_not_come_back(
     require_that_all_say_what_was_measured(output, stand_in)
 
 
-@pytest.mark.parametrize("heads", [2, 8])
+@pytest.mark.parametrize("heads", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_decoder_may_have_other_heads_than_the_encoder(
     stand_in_of: Callable[[str], StandIn], heads: int
 ) -> None:
@@ -128,6 +128,7 @@ def test_a_batch_says_what_its_clips_say_one_by_one(
     assert len(set(together)) > 1
 
 
+@pytest.mark.slow
 def test_extractors_that_give_no_mask_are_saved_giving_one(
     stand_in_of: Callable[[str], StandIn],
 ) -> None:

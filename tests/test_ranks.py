@@ -184,7 +184,7 @@ GONE = (
     ("who", "how", "leader", "helper"),
     [
         ("leader", "fault", LINE, ""),
-        ("helper", "fault", "", LINE),
+        pytest.param("helper", "fault", "", LINE, marks=pytest.mark.slow),
         pytest.param("helper", "killed", GONE, "", marks=pytest.mark.slow),
     ],
     ids=["leader's fault", "helper's fault", "helper killed"],

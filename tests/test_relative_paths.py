@@ -20,6 +20,10 @@ from standin import STAND_INS, StandIn
 
 SPEAKERS = tuple(name for name in STAND_INS if name.startswith("encoder_decoder"))
 
+ONE_SPEAKER = tuple(
+    pytest.param(name, marks=() if name == SPEAKERS[0] else pytest.mark.slow) for name in SPEAKERS
+)
+
 # Beside the directories, from where their paths start.
 GENERATES = """
 import json, sys
@@ -122,7 +126,7 @@ class TestEncoderAndDecoder:
         if name == "encoder_decoder_of_languages":
             assert (told["language"], told["task"]) == ("de", "transcribe")
 
-    @pytest.mark.parametrize("name", SPEAKERS)
+    @pytest.mark.parametrize("name", ONE_SPEAKER)
     def test_predict_says_the_same_by_any_path(
         self,
         working: Path,
@@ -139,7 +143,7 @@ class TestEncoderAndDecoder:
         result = invoke("predict", ".", os.path.relpath(clip), "--json")
         assert json.loads(result.stdout)["prediction"] == wanted
 
-    @pytest.mark.parametrize("name", SPEAKERS)
+    @pytest.mark.parametrize("name", ONE_SPEAKER)
     def test_other_graphs_further_down_are_not_taken(
         self, working: Path, stand_ins: Callable[[str], Path], tmp_path: Path, name: str
     ) -> None:

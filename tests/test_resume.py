@@ -100,7 +100,9 @@ def test_killed_in_the_middle_of_attribution(
     assert_same_outcome(output, undisturbed)
 
 
-@pytest.mark.parametrize("moment", ["onnx", "onnx/model.onnx"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("onnx", marks=pytest.mark.slow), "onnx/model.onnx"]
+)
 def test_killed_in_the_middle_of_export(
     start: Callable[[], Command], undisturbed: Path, tmp_path: Path, moment: str
 ) -> None:

@@ -34,6 +34,7 @@ def test_clips_of_months_are_refused(stand_in: StandIn, place: str) -> None:
     assert fault.endswith("set shorter ones")
 
 
+@pytest.mark.slow
 def test_the_estimate_is_of_the_size_of_what_is_taken(
     stand_ins: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

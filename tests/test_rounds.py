@@ -308,6 +308,7 @@ def test_layers_keep_numbers_of_their_own(recipe: Path, tmp_path: Path) -> None:
     assert len({head for plan in plans for head in plan}) == 3 * LAYERS
 
 
+@pytest.mark.slow
 def test_killed_between_rounds_takes_up_without_scoring_again(recipe: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"
     slow = ("--set", "schedule.rounds=2", "--set", "attribution.steps=60")

@@ -91,6 +91,7 @@ def test_what_is_wrong_with_a_recipe_is_told_before_anything_slow_is_imported(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_is_slow_would_be_noticed() -> None:
     """Past the recipe the model is opened, which takes torch."""
     ((code, loaded, errors),) = told(("check", QUICKSTART, "--set", "calibration.samples=100000"))

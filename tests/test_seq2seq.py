@@ -344,6 +344,7 @@ class TestRun:
         assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_occlusion_scores_the_heads_of_a_model_on_waveforms(
     stand_ins: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_transcripts_longer_than_the_decoder(stand_in_of: Make) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_longest_transcript_can_be_scored(stand_in_of: Make) -> None:
     stand_in = stand_in_of(WHISPER)
     set_text(stand_in, "calibration", "a" * 37)

@@ -170,6 +170,7 @@ def test_token_accuracy_is_that_of_the_models_own_labels(
     assert (result.metric, result.higher_is_better, result.n) == ("token accuracy", True, 10)
 
 
+@pytest.mark.slow
 def test_transcripts_do_not_depend_on_the_batch(stand_in_of: Callable[[str], StandIn]) -> None:
     recipe = load_recipe(stand_in_of("encoder_decoder").recipe)
     material = load(recipe, torch.device("cpu"))

@@ -99,7 +99,10 @@ class TestScores:
         found = method(**settings).attribute(row.build(), samples_of(row), task_loss, Session())
         assert found.steps == 45
 
-    @pytest.mark.parametrize("size", [1, 2, 5])
+    @pytest.mark.parametrize(
+        "size",
+        [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)],
+    )
     def test_batches_and_memory_running_out_change_nothing(self, size: int) -> None:
         row = tiny("wav2vec2")
         model, samples = row.build(), samples_of(row, LENGTHS)
