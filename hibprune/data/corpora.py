@@ -26,13 +26,41 @@ from hibprune.records.medium import SOUND, Medium
 FLUENT_SLOTS = ("action", "object", "location")
 
 
-class LibriSpeech(Source):
-    """LibriSpeech below `root/LibriSpeech/<subset>`, with its transcripts (upper case)."""
+class Corpus(Source):
+    """A public corpus below the directory `root`."""
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND,)
 
-    kind: Literal["librispeech"]
+    kind: str
     root: str
+
+    def problems(self, base: Path, offline: bool = False) -> list[str]:
+        """A line when `root` is absent, unless `offline` or it is to be downloaded."""
+        return missing_root(located(self.root, base), offline or self.remote is not None)
+
+    def at_hand(self, base: Path) -> bool:
+        """Whether the clips are on this machine, so that listing them downloads nothing."""
+        return all(is_there(path) for path in self._needed(located(self.root, base)))
+
+    def _needed(self, root: Path) -> list[Path]:
+        """Files and directories that tell whether it is there."""
+        raise NotImplementedError
+
+
+class DownloadableCorpus(Corpus):
+    """A corpus that torchaudio fetches if `download` is set."""
+
+    download: bool = False
+
+    @property
+    def remote(self) -> Remote | None:
+        return publisher(self.download)
+
+
+class LibriSpeech(DownloadableCorpus):
+    """LibriSpeech below `root/LibriSpeech/<subset>`, with its transcripts (upper case)."""
+
+    kind: Literal["librispeech"]
     subset: Literal[
         "train-clean-100",
         "train-clean-360",
@@ -42,7 +70,6 @@ class LibriSpeech(Source):
         "test-clean",
         "test-other",
     ]
-    download: bool = False
 
     def listing(self, fields: TargetFields, base: Path) -> Listing:
         """The clips sorted by name. Raises UserError."""
@@ -69,32 +96,17 @@ class LibriSpeech(Source):
             ]
         )
 
-    def problems(self, base: Path, offline: bool = False) -> list[str]:
-        """A line when `root` is absent, unless `offline`."""
-        return missing_root(located(self.root, base), self.download or offline)
-
-    @property
-    def remote(self) -> Remote | None:
-        return publisher(self.download)
-
-    def at_hand(self, base: Path) -> bool:
-        """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(is_there(path) for path in self._needed(located(self.root, base)))
-
     def _needed(self, root: Path) -> list[Path]:
         return [root / "LibriSpeech" / self.subset]
 
 
-class FluentSpeechCommands(LabelledSource):
+class FluentSpeechCommands(LabelledSource, Corpus):
     """Fluent Speech Commands below `root/fluent_speech_commands_dataset`.
 
     `label_names` gives the model's name for labels of any slot.
     """
 
-    media: ClassVar[tuple[Medium, ...]] = (SOUND,)
-
     kind: Literal["fluent"]
-    root: str
     subset: Literal["train", "valid", "test"]
 
     def listing(self, fields: TargetFields, base: Path) -> Listing:
@@ -125,31 +137,19 @@ class FluentSpeechCommands(LabelledSource):
             found.append(corpus_clip(directory, path, target))
         return self.renamed(Listing(found), fields)
 
-    def problems(self, base: Path, offline: bool = False) -> list[str]:
-        """A line when `root` is absent, unless `offline`."""
-        return missing_root(located(self.root, base), offline)
-
-    def at_hand(self, base: Path) -> bool:
-        """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(is_there(path) for path in self._needed(located(self.root, base)))
-
     def _needed(self, root: Path) -> list[Path]:
         return [root / "fluent_speech_commands_dataset" / "data" / f"{self.subset}_data.csv"]
 
 
-class VoxCeleb1(LabelledSource):
+class VoxCeleb1(LabelledSource, DownloadableCorpus):
     """VoxCeleb1 for speaker identification: `root/wav/id…` and `root/iden_split.txt`.
 
     Labels are the speakers' directory names, `id10001` to `id11251`, unless `label_names` gives
     the model's names for them.
     """
 
-    media: ClassVar[tuple[Medium, ...]] = (SOUND,)
-
     kind: Literal["voxceleb1"]
-    root: str
     subset: Literal["train", "dev", "test"]
-    download: bool = False
 
     def listing(self, fields: TargetFields, base: Path) -> Listing:
         """The clips sorted by path. Raises UserError."""
@@ -172,18 +172,6 @@ class VoxCeleb1(LabelledSource):
         speakers = ((path, legible(Path(path).parts[0])) for path, *_ in metadata(opened, root))
         found = [corpus_clip(root / "wav", *speaker) for speaker in speakers]
         return self.renamed(Listing(found), fields)
-
-    def problems(self, base: Path, offline: bool = False) -> list[str]:
-        """A line when `root` is absent, unless `offline`."""
-        return missing_root(located(self.root, base), self.download or offline)
-
-    @property
-    def remote(self) -> Remote | None:
-        return publisher(self.download)
-
-    def at_hand(self, base: Path) -> bool:
-        """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         return [root / "wav", root / "iden_split.txt"]

@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from hibprune.data.audio import DurationLimits, probe_seconds
 from hibprune.data.corpora import (
+    DownloadableCorpus,
     corpus_clip,
     make_root,
     metadata,
-    missing_root,
-    publisher,
     require_corpus,
 )
 from hibprune.data.labels import LabelledSource
-from hibprune.data.paths import is_there, located
-from hibprune.data.source import Remote
+from hibprune.data.paths import located
 from hibprune.data.utterances import (
     AudioFile,
     ContentFault,
@@ -30,14 +28,13 @@ from hibprune.data.utterances import (
     require_kind,
 )
 from hibprune.errors import UserError
-from hibprune.records.medium import SOUND, Medium
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 SUBSETS = ("training", "validation", "testing")
 SILENCE_MILLISECONDS = 1000
 
 
-class SpeechCommands(LabelledSource):
+class SpeechCommands(LabelledSource, DownloadableCorpus):
     """Speech Commands below `root/SpeechCommands/speech_commands_<version>`.
 
     Words outside `words` become `unknown`; `silence` is cut from the corpus's noise recordings.
@@ -47,10 +44,7 @@ class SpeechCommands(LabelledSource):
     name for words and the two classes.
     """
 
-    media: ClassVar[tuple[Medium, ...]] = (SOUND,)
-
     kind: Literal["speechcommands"]
-    root: str
     version: Literal["v0.01", "v0.02"] = "v0.01"
     subset: Literal["training", "validation", "testing"]
     words: tuple[str, ...] = KEYWORDS
@@ -58,7 +52,6 @@ class SpeechCommands(LabelledSource):
     silence: str | None = "_silence_"
     unknown_clips: int | None = Field(default=None, ge=0)
     silence_clips: int | None = Field(default=None, ge=0)
-    download: bool = False
 
     def listing(self, fields: TargetFields, base: Path) -> Listing:
         """The clips of the words, then of unknown words, then of silence. Raises UserError."""
@@ -89,18 +82,6 @@ class SpeechCommands(LabelledSource):
             count = tenth if self.silence_clips is None else self.silence_clips
             found += self._silences(top, release, count)
         return self.renamed(Listing(found), fields)
-
-    def problems(self, base: Path, offline: bool = False) -> list[str]:
-        """A line when `root` is absent, unless `offline`."""
-        return missing_root(located(self.root, base), self.download or offline)
-
-    @property
-    def remote(self) -> Remote | None:
-        return publisher(self.download)
-
-    def at_hand(self, base: Path) -> bool:
-        """Whether the clips are on this machine, so that listing them downloads nothing."""
-        return all(is_there(path) for path in self._needed(located(self.root, base)))
 
     def _needed(self, root: Path) -> list[Path]:
         release = root / "SpeechCommands" / f"speech_commands_{self.version}"
