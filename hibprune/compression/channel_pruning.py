@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def remove_channels(model: PreTrainedModel, channels: Iterable[Unit]) -> None:
         gone.setdefault(channel.layer, set()).add(channel.index)
     for number, indices in gone.items():
         _require_known(parts, number, indices)
-    for part, reader in zip(parts, parts[1:], strict=False):
+    for part, reader in pairwise(parts):
         own = gone.get(part.layer, set())
         kept = [channel for channel in part.writes if channel.index not in own]
         if len(kept) < len(part.writes):

@@ -39,9 +39,7 @@ class Passed:
     after: Tensor
 
 
-def waveforms(
-    model: PreTrainedModel, batch: ClipBatch, clips: Sequence[CalibrationClip]
-) -> Tensor:
+def waveforms(model: PreTrainedModel, batch: ClipBatch, clips: Sequence[CalibrationClip]) -> Tensor:
     """What the first convolution is given (clips, 1, samples)."""
     device = next(model.parameters()).device
     return batch.inputs(clips)[model.main_input_name][:, None].to(device)

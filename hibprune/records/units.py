@@ -139,16 +139,17 @@ class Plan(Record):
     @property
     def units(self) -> tuple[Unit, ...]:
         """All that go, of every kind."""
-        others = (
-            Unit(layer, index, stack, kind)
-            for stack, kind, layers in (
-                (ENCODER, "neuron", self.neurons),
-                (FRONT_END, "channel", self.channels),
-            )
-            for layer, indices in layers.items()
+        neurons = (
+            Unit(layer, index, ENCODER, "neuron")
+            for layer, indices in self.neurons.items()
             for index in indices
         )
-        return (*self.removed, *others)
+        channels = (
+            Unit(layer, index, FRONT_END, "channel")
+            for layer, indices in self.channels.items()
+            for index in indices
+        )
+        return (*self.removed, *neurons, *channels)
 
     @property
     def total(self) -> int:
