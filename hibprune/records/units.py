@@ -128,13 +128,18 @@ class Plan(Record):
     """Which heads go and which stay, both sorted by (layer, index), and what else goes.
 
     `neurons` maps a layer of the encoder to the original indices of the neurons that go, `channels`
-    one of the front end to those of its channels.
+    one of the front end to those of its channels. JSON leaves out channels where none go.
     """
 
     removed: tuple[Head, ...]
     kept: tuple[Head, ...]
     neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
     channels: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_no_channels(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        return {name: value for name, value in content.items() if name != "channels" or value}
 
     @property
     def units(self) -> tuple[Unit, ...]:
