@@ -225,7 +225,7 @@ def nan_in_an_unused_row(tensors: dict[str, torch.Tensor]) -> None:
         (setting("config.json", pruned_neurons={"0": [[37, "f" * 100_000]]}), "pruned_neurons"),
         (setting("config.json", pruned_channels={"0": [10**13, "f"]}), "pruned_channels: more"),
         (setting("config.json", pruned_channels={"0": [17, "3"]}),
-         "pruned_channels speaks of 17 channels of which 2 are gone, where the configuration gives"),
+         "pruned_channels speaks of 17 channels of which 2 are gone, where the configuration "),
         (setting("config.json", pruned_channels={"0": [16, "10000"]}),
          "pruned_channels speaks of channels that are gone and never were"),
         (setting("config.json", pruned_channels={"0": 3}), "cannot read its config.json"),
