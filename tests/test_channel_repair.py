@@ -156,7 +156,7 @@ def test_what_comes_out_is_nearer_and_only_readers_move(tiny: TinyModel, tmp_pat
 @pytest.mark.parametrize("tiny", GROUP_NORM, ids=lambda tiny: tiny.name)
 def test_a_copy_of_another_channel_goes_for_nothing(tiny: TinyModel, tmp_path: Path) -> None:
     """Where no norm is over channels: behind the last layer there is one in most variants."""
-    model, clips = built(tiny), clips_of(tiny, 60)
+    model, clips = built(tiny), clips_of(tiny, 30)
     bare = not getattr(model.config, "feat_proj_layer_norm", True)
     copied = {0: (3, 7), 1: (19, 2), **({2: (5, 0)} if bare else {})}
     with torch.no_grad():
