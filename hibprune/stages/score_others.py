@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
 from hibprune.attribution import MethodBase
 from hibprune.attribution.base import Session
 from hibprune.attribution.passes import effort_measured
-from hibprune.compression.plan import lowest_channels, lowest_neurons
+from hibprune.compression.plan import Budget, lowest_channels, lowest_neurons
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
-from hibprune.records.units import Kind, Plan, Scope, Scores, units_by_layer
+from hibprune.records.units import Kind, Plan, Scope, Scores, Unit, units_by_layer
 from hibprune.stages.load import calibration_sample
 from hibprune.stages.rounds import FinishedRound
 from hibprune.stages.run import Run, once
@@ -34,6 +36,11 @@ class Wanted:
         """What they are called."""
         return f"{self.kind}s"
 
+    @property
+    def named(self) -> str:
+        """What they are called, and of what they are."""
+        return f"{self.many} of the {'feed-forwards' if self.kind == 'neuron' else 'front end'}"
+
 
 def wanted(recipe: Recipe) -> dict[str, Wanted]:
     """What a recipe wants to go beside heads, by `neurons` and `channels`."""
@@ -52,6 +59,21 @@ def wanted(recipe: Recipe) -> dict[str, Wanted]:
     }
 
 
+def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
+    """How many units would go beside heads, of how many, whatever their scores; a line a kind."""
+    lines = []
+    for want in wanted(recipe).values():
+        units = units_of(model, want.kind)
+        flat = Scores(method="none", heads=units, samples=(), per_sample=((0.0,) * len(units),))
+        gone = _lowest(want, flat, recipe.budget)
+        lines.append(f"{len(gone)} of {len(units)} {want.named} ({want.scope})")
+    return tuple(lines)
+
+
+def _lowest(want: Wanted, scores: Scores, budget: Budget) -> tuple[Unit, ...]:
+    return (lowest_neurons if want.kind == "neuron" else lowest_channels)(scores, budget)
+
+
 def choose_others(run: Run, targets: tuple[dict[str, Target], str]) -> dict[str, FinishedRound]:
     """Score what the recipe wants to go beside heads, and plan which of it goes."""
     return {name: _choose(run, one, targets) for name, one in wanted(run.recipe).items()}
@@ -62,11 +84,8 @@ def _choose(run: Run, want: Wanted, targets: tuple[dict[str, Target], str]) -> F
     total = len(scores.result.heads)
 
     def plan(_: Step[Plan], narration: StepNarration) -> Plan:
-        if want.kind == "channel":
-            channels = units_by_layer(lowest_channels(scores.result, budget))
-            return Plan(removed=(), kept=(), channels=channels)
-        neurons = units_by_layer(lowest_neurons(scores.result, budget))
-        return Plan(removed=(), kept=(), neurons=neurons)
+        removed = units_by_layer(_lowest(want, scores.result, budget))
+        return Plan.model_validate({"removed": (), "kept": (), want.many: removed})
 
     done = once(
         run,
