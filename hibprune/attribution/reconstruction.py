@@ -205,61 +205,59 @@ def removal_order(
     matrix.diagonal().add_(damping * max(float(second.diagonal().mean()), 0.0) or 1.0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
     w = weight.detach().to(inverse)
-    if len(blocks[0]) == 1:
-        order = _order_of_columns(inverse, w.T @ w)
-        block_of = {block[0]: place for place, block in enumerate(blocks)}
-        return [Removal(block_of[step.block], step.error) for step in order]
-    return _order_of_blocks(inverse, w, torch.tensor(blocks, device=inverse.device))
+    # Columns of a block side by side, blocks in their order.
+    places = torch.tensor([column for block in blocks for column in block], device=inverse.device)
+    gram = (w.T @ w)[places][:, places]
+    return _order(inverse[places][:, places], gram, len(blocks[0]))
 
 
-def _order_of_blocks(inverse: Tensor, w: Tensor, places: Tensor) -> list[Removal]:
-    left = list(range(len(places)))
-    order = []
-    while left:
-        own = places[left]
-        inner = inverse[own[:, :, None], own[:, None, :]]
-        columns = w[:, own].permute(1, 2, 0)
-        scores = (torch.linalg.solve(inner, columns) * columns).sum((1, 2))
-        position = int(scores.argmin())
-        chosen = left.pop(position)
-        order.append(Removal(chosen, max(0.0, float(scores[position]))))
-        gone = places[chosen]
-        rows = inverse[gone]
-        solved = torch.linalg.solve(rows[:, gone], rows)
-        w = w - w[:, gone] @ solved
-        inverse = inverse - rows.T @ solved
-    return order
+def _order(inverse: Tensor, gram: Tensor, size: int) -> list[Removal]:
+    """The greedy order of blocks of `size` columns, on WᵀW in the place of W.
 
-
-def _order_of_columns(inverse: Tensor, gram: Tensor) -> list[Removal]:
-    """The same for blocks of one column, on WᵀW in the place of W.
-
-    When p goes, H ← H − h_pp a aᵀ and WᵀW ← WᵀW − a bᵀ − b aᵀ, with a the row of H over h_pp and
-    b = g_p − ½ g_pp a. Rows are brought up to date when they are needed, and the matrices after
-    every `DELAY` columns.
+    When P goes, H ← H − aᵀ [H]_PP a and WᵀW ← WᵀW − aᵀ b − bᵀ a, with a = ([H]_PP)⁻¹ H_P: and
+    b = G_P: − ½ G_PP a. What stands on the diagonal is kept up to date, other rows are brought up
+    to date when they are needed, and the matrices after about `DELAY` columns.
     """
-    left = torch.arange(len(inverse), device=inverse.device)
+    left = torch.arange(len(inverse) // size, device=inverse.device)
     order: list[Removal] = []
     while len(left):
-        steps = min(DELAY, len(left))
-        a, b = (inverse.new_zeros(steps, len(left)) for _ in range(2))
-        scale = inverse.new_zeros(steps)
-        h, g = inverse.diagonal().clone(), gram.diagonal().clone()
+        steps = min(max(1, DELAY // size), len(left))
+        a, ha, b = (inverse.new_zeros(steps * size, len(left) * size) for _ in range(3))
+        h, g = (_on_diagonal(matrix, size) for matrix in (inverse, gram))
         there = torch.ones(len(left), dtype=torch.bool, device=inverse.device)
         for step in range(steps):
-            scores = torch.where(there, g / h, torch.inf)
+            scores = h.new_full((len(left),), torch.inf)
+            scores[there] = _missed(h[there], g[there])
             p = int(scores.argmin())
             order.append(Removal(int(left[p]), max(0.0, float(scores[p]))))
             there[p] = False
-            row = inverse[p] - (scale[:step] * a[:step, p]) @ a[:step]
-            products = gram[p] - a[:step, p] @ b[:step] - b[:step, p] @ a[:step]
-            scale[step] = row[p]
-            a[step] = row / row[p]
-            b[step] = products - products[p] / 2 * a[step]
-            h = h - row * a[step]
-            g = (g - 2 * a[step] * b[step]).clamp(min=0)
-        a, b, left = a[:, there], b[:, there], left[there]
-        inverse = inverse[there][:, there] - (a.T * scale) @ a
+            own, past = slice(p * size, (p + 1) * size), slice(step * size)
+            new = slice(step * size, (step + 1) * size)
+            ha[new] = inverse[own] - a[past, own].T @ ha[past]
+            products = gram[own] - a[past, own].T @ b[past] - b[past, own].T @ a[past]
+            a[new] = torch.linalg.solve(ha[new, own], ha[new])
+            b[new] = products - products[:, own] @ a[new] / 2
+            in_blocks = [one[new].unflatten(1, (-1, size)) for one in (a, ha, b)]
+            h = h - torch.einsum("kpi,kpj->pij", in_blocks[0], in_blocks[1])
+            crossed = torch.einsum("kpi,kpj->pij", in_blocks[0], in_blocks[2])
+            g = g - crossed - crossed.mT
+        columns = there.repeat_interleave(size)
+        a, ha, b, left = a[:, columns], ha[:, columns], b[:, columns], left[there]
+        inverse = inverse[columns][:, columns] - a.T @ ha
         crossed = a.T @ b
-        gram = gram[there][:, there] - crossed - crossed.T
+        gram = gram[columns][:, columns] - crossed - crossed.T
     return order
+
+
+def _on_diagonal(matrix: Tensor, size: int) -> Tensor:
+    """The square blocks on a matrix's diagonal (blocks, size, size)."""
+    blocks: Tensor = matrix.unflatten(0, (-1, size)).unflatten(2, (-1, size))
+    return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+
+
+def _missed(h: Tensor, g: Tensor) -> Tensor:
+    """tr([H]_PP⁻¹ [WᵀW]_PP) of each block (blocks, size, size)."""
+    if h.shape[1] == 1:
+        return (g.clamp(min=0) / h).flatten()
+    solved: Tensor = torch.linalg.solve(h, g)
+    return solved.diagonal(dim1=1, dim2=2).sum(1)
