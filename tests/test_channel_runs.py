@@ -46,7 +46,7 @@ def unwrapped(text: str) -> str:
 def test_check_counts_what_would_go(pruned: StandIn) -> None:
     said = invoke("check", pruned.recipe, *OPTIONS)
     assert said.exit_code == 0
-    assert "would remove 37 of 148 neurons of the feed-forwards (global)\n" in said.stdout
+    assert "would remove 18 of 74 neurons of the feed-forwards (global)\n" in said.stdout
     assert "would remove 24 of 48 channels of the front end (layerwise)\n" in said.stdout
     told = json.loads(invoke("check", pruned.recipe, *OPTIONS, "--json").stdout)
     assert len(told["removes"]) == 2
