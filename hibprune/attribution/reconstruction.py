@@ -143,7 +143,7 @@ def channel_scores(
     Where a convolution has no bias, repair can make none, and moments are not centred.
     """
     batches, parts = clip_batches(model, clips), front_end_parts(model)
-    lengths = [frames_by_part(model, parts, batch, clips) for batch in batches]
+    frames = frames_by_part(model, parts, batches, clips)
     scores: dict[Unit, float] = {}
     with frozen(model):
         for batch in batches:
@@ -151,15 +151,12 @@ def channel_scores(
         for number, part in enumerate(parts):
             weight = part.writer.weight.flatten(1)
             sums = _nothing(weight)
-            frames = sum(
-                len(batch.places) * own[number] for batch, own in zip(batches, lengths, strict=True)
-            )
             for batch in batches:
                 done = passed(part, states.get(str(batch.number)))
                 states.put(str(batch.number), done.after)
                 if part.units:
                     every = torch.ones(len(batch.places), dtype=torch.bool)
-                    step = window_step(frames, part)
+                    step = window_step(frames[number], part)
                     sums += window_moments(done.windows, done.written, batch, step, every)
             if part.units:
                 second = sums.inputs if part.writer.bias is None else sums.centred()[0]

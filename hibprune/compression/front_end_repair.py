@@ -84,27 +84,26 @@ def front_end_affected(original: PreTrainedModel, pruned: PreTrainedModel) -> bo
 
 
 def require_windows(
+    original: PreTrainedModel,
     pruned: PreTrainedModel,
     kind: RepairKind,
     batches: Sequence[ClipBatch],
     clips: Sequence[CalibrationClip],
 ) -> None:
-    """See that there are more windows than any part behind the first has unknowns.
+    """See that there are more windows than any part that is to be fitted has unknowns.
 
     Raises:
         UserError: there are not.
     """
+
+    def fitted_on(batch: ClipBatch) -> int:
+        return int((~held_out(batch)).sum())
+
     parts = front_end_parts(pruned)
-    own = {batch.number: int((~held_out(batch)).sum()) for batch in batches}
-    frames = [
-        sum(
-            own[batch.number] * frames_by_part(pruned, parts, batch, clips)[place]
-            for batch in batches
-        )
-        for place in range(len(parts))
-    ]
-    for part, count in list(zip(parts, frames, strict=True))[1:]:
-        require_frames(part, kind, count, sum(own.values()))
+    first = first_affected(front_end_parts(original), parts)
+    frames = frames_by_part(pruned, parts, batches, clips, fitted_on)
+    for part, count in list(zip(parts, frames, strict=True))[first:]:
+        require_frames(part, kind, count, sum(map(fitted_on, batches)))
 
 
 @torch.no_grad()
@@ -129,19 +128,7 @@ def repair_front_end(
     first = first_affected(before, after)
     assert first is not None
     own = ranks.share(batches)
-    frames = [
-        sum(column)
-        for column in zip(
-            *(
-                [
-                    len(batch.places) * count
-                    for count in frames_by_part(original, before, batch, clips)
-                ]
-                for batch in batches
-            ),
-            strict=True,
-        )
-    ]
+    frames = frames_by_part(original, before, batches, clips)
     for batch in own:
         states.put(f"front/original/{batch.number}", waveforms(original, batch, clips))
     found = []

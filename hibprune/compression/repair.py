@@ -82,7 +82,7 @@ def repair(
         for layer, own in enumerate(after)
     ]
     if front_end:
-        require_windows(pruned, kind, batches, clips)
+        require_windows(original, pruned, kind, batches, clips)
     _require_frames([one for own in affected for one in own], kind, batches)
     found: list[SublayerRepair] = []
     refined: list[LayerRefinement] = []

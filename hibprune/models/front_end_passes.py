@@ -8,7 +8,7 @@ nothing that comes with a beat is missed. The choice hangs on the clips' lengths
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hibprune.models.attention import input_length
 from hibprune.models.front_end import FrontEndPart
 from hibprune.models.layerwise import CalibrationClip, ClipBatch
 from hibprune.models.moments import Moments
@@ -70,15 +71,17 @@ def passed(part: FrontEndPart, states: Tensor) -> Passed:
 def frames_by_part(
     model: PreTrainedModel,
     parts: Sequence[FrontEndPart],
-    batch: ClipBatch,
+    batches: Sequence[ClipBatch],
     clips: Sequence[CalibrationClip],
+    chosen: Callable[[ClipBatch], int] = lambda batch: len(batch.places),
 ) -> list[int]:
-    """How many frames each part makes of a clip of a batch."""
-    found = []
-    frames = clips[batch.places[0]].inputs[model.main_input_name].shape[-1]
-    for part in parts:
-        frames = part.frames(frames)
-        found.append(frames)
+    """How many frames each part makes of all clips together, or of so many of each batch."""
+    found = [0] * len(parts)
+    for batch in batches:
+        frames, number = input_length(model, batch.inputs(clips)), chosen(batch)
+        for place, part in enumerate(parts):
+            frames = part.frames(frames)
+            found[place] += number * frames
     return found
 
 
