@@ -21,7 +21,7 @@ from manifests import (
 )
 
 from hibprune.records.base import Interval
-from hibprune.records.manifest import NeuronSummary, RoundSummary
+from hibprune.records.manifest import RoundSummary, UnitSummary
 from hibprune.records.variants import MissingVariant, VariantLatency
 from hibprune.report.card import model_card
 from hibprune.report.numbers import change, count, duration, megabytes, milliseconds
@@ -308,7 +308,7 @@ def test_variants_that_could_not_be_made_are_told_with_the_reason() -> None:
 
 
 def test_neurons_are_told_of_where_no_head_goes() -> None:
-    neurons = NeuronSummary(
+    neurons = UnitSummary(
         total=148,
         share=0.25,
         scope="global",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from transformers import PreTrainedModel
 
@@ -10,6 +11,7 @@ from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Magnitude
 from hibprune.models.attention import attention_sites
 from hibprune.models.feed_forward import feed_forward_sites, neurons_of
+from hibprune.models.front_end import channels_of, front_end_parts
 from hibprune.records.units import Kind, Scores
 
 
@@ -23,6 +25,14 @@ def attribute(
 ) -> Scores:
     """Norms of every unit still there; samples and loss are not looked at."""
     norms: list[float] = []
+    if kind == "channel":
+        parts = front_end_parts(model)
+        for part, reader in pairwise(parts):
+            rows = part.writer.weight.detach().float().flatten(1).norm(dim=1)
+            columns = reader.writer.weight.detach().float().flatten(1)
+            columns = columns.unflatten(1, (-1, reader.size))
+            norms.extend((rows * columns.square().sum((0, 2)).sqrt()).tolist())
+        return scores_of(method, model, (), [tuple(norms)], channels_of(model))
     if kind == "neuron":
         for layer in feed_forward_sites(model):
             rows = layer.first.weight.detach().float().norm(dim=1)

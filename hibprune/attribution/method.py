@@ -65,9 +65,9 @@ class MethodBase(Settings, ABC):
         session: Session,
         kind: Kind = "head",
     ) -> Scores:
-        """Score every head still in those stacks, or every neuron of the encoder's feed-forwards.
+        """Score every head still in those stacks, or all neurons or channels that can be removed.
 
-        Neurons by methods that have them among their `kinds`. The model is left as it was found.
+        Those by methods that have them among their `kinds`. The model is left as it was found.
         """
         file: Any = import_module(f"{__package__}.{self.name().replace('-', '_')}")
         options = {} if kind == "head" else {"kind": kind}

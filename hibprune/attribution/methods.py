@@ -124,7 +124,7 @@ class Taylor(AnyStackMethod, BatchedMethod):
     """
 
     method: Literal["taylor"]
-    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
+    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron", "channel")
     normalise: Literal["none", "layer"] = "none"
 
     title: ClassVar[str] = "Taylor: slope of the task loss as the head's output is turned down"
@@ -186,8 +186,8 @@ class Reconstruction(MethodBase):
 
     The surgeon's score, by blocks and greedily within a sublayer: what the units that stay cannot
     make up for. `normalise: stream` takes it as a share of the variance of the residual stream
-    there, so that layers can be compared; `none` as it is. Hidden states take up to `memory_gib`,
-    and files beyond that.
+    there, so that layers can be compared (of channels: of what reads them); `none` as it is. Hidden
+    states take up to `memory_gib`, and files beyond that.
     """
 
     method: Literal["reconstruction"]
@@ -195,7 +195,7 @@ class Reconstruction(MethodBase):
     memory_gib: float = Field(default=2.0, gt=0)
 
     resources: ClassVar[frozenset[str]] = frozenset({"memory_gib"})
-    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
+    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron", "channel")
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Reconstruction: what the best linear repair cannot bring back"
     source: ClassVar[str] = "Hassibi & Stork 1993, by blocks; Kurtić et al. 2023 (ZipLM)"
@@ -206,12 +206,13 @@ class Magnitude(MethodBase):
     """Product of the Frobenius norms of a head's value rows and output columns.
 
     The product bounds the norm of what the head can write into the residual stream. Of a neuron
-    the norms of its row in front of the activation and of its column behind it.
+    the norms of its row in front of the activation and of its column behind it; of a channel those
+    of its row of the convolution and of what reads it.
     """
 
     method: Literal["magnitude"]
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
+    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron", "channel")
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Norm of the head's slice of the value and output projections"
     source: ClassVar[str] = "the usual weight-only baseline"
@@ -223,7 +224,7 @@ class Random(MethodBase):
 
     method: Literal["random"]
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron")
+    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron", "channel")
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Uniform random scores, seeded: the baseline"
     source: ClassVar[str] = "every pruning paper"
@@ -261,7 +262,7 @@ Method = Annotated[
     Field(discriminator="method"),
 ]
 
-NeuronMethod = Annotated[
+AnyUnitMethod = Annotated[
     Reconstruction | Taylor | Magnitude | Random, Field(discriminator="method")
 ]
-"""Those that can score neurons."""
+"""Those that can score units of every kind."""

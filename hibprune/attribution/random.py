@@ -9,8 +9,7 @@ from transformers import PreTrainedModel
 
 from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Random
-from hibprune.models.attention import heads_of
-from hibprune.models.feed_forward import neurons_of
+from hibprune.models.units import units_of
 from hibprune.records.units import Kind, Scores
 
 
@@ -23,6 +22,6 @@ def attribute(
     kind: Kind = "head",
 ) -> Scores:
     """Draw a score for every unit from the session's seed."""
-    units = heads_of(model) if kind == "head" else neurons_of(model)
+    units = units_of(model, kind)
     drawn = np.random.default_rng(session.seed).uniform(size=len(units))
     return scores_of(method, model, (), [tuple(float(value) for value in drawn)], units)

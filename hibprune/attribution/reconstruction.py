@@ -1,14 +1,16 @@
-"""The surgeon's score: what the best linear repair cannot restore of a sublayer's output.
+"""The surgeon's score: what the best linear repair cannot restore of what units are read for.
 
 Units go one after the other, each time the one whose loss the others make up for best. With A the
 centred second moment of what the units still there give out, H = (A + damping)⁻¹ and W their
 columns as made up for so far, unit P costs tr(W_P ([H]_PP)⁻¹ W_Pᵀ) (Hassibi and Stork 1993; by
-blocks as in Kurtic et al. 2023). Forward passes only, and no labels.
+blocks as in Kurtic et al. 2023). Forward passes only, and no labels. Of a convolution's channel P
+are the columns of the matrix that reads it: of the next convolution as many as its kernel, on
+unfolded windows, or of the projection behind the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +22,15 @@ from transformers import PreTrainedModel
 
 from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Reconstruction
-from hibprune.models.attention import frozen, heads_of
-from hibprune.models.feed_forward import neurons_of
+from hibprune.models.attention import frozen
+from hibprune.models.front_end import front_end_parts
+from hibprune.models.front_end_passes import (
+    frames_by_part,
+    passed,
+    waveforms,
+    window_moments,
+    window_step,
+)
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import (
     CalibrationClip,
@@ -30,7 +39,8 @@ from hibprune.models.layerwise import (
     unchunked,
 )
 from hibprune.models.moments import Moments
-from hibprune.models.sublayers import Sublayer, sublayers, writing_recorded
+from hibprune.models.sublayers import sublayers, writing_recorded
+from hibprune.models.units import units_of
 from hibprune.records.units import Kind, Scores, Unit
 
 DAMPING = 1e-6
@@ -40,7 +50,7 @@ DELAY = 128
 
 Weighing = Literal["none", "stream"]
 """How layers are weighed against each other: errors as they are, or as shares of the variance of
-the residual stream that they are added to."""
+what they are a part of: the residual stream, or what the matrix that reads a channel writes."""
 
 
 @dataclass(frozen=True)
@@ -68,39 +78,32 @@ def attribute(
     def progress(done: int, total: int) -> None:
         session.progress(len(samples) * done / total, len(samples), None)
 
+    weighing, room = method.normalise, int(method.memory_gib * 2**30)
     with TemporaryDirectory() as scratch:
-        scores = reconstruction_scores(
-            model,
-            clips,
-            (kind,),
-            method.normalise,
-            Path(scratch),
-            int(method.memory_gib * 2**30),
-            progress,
-        )
-    units = heads_of(model) if kind == "head" else neurons_of(model)
+        states = HiddenStates(Path(scratch), room)
+        if kind == "channel":
+            scores = channel_scores(model, clips, weighing, states, progress)
+        else:
+            scores = sublayer_scores(model, clips, kind, weighing, states, progress)
+    units = units_of(model, kind)
     return scores_of(method, model, samples, [tuple(scores[unit] for unit in units)], units)
 
 
 @torch.no_grad()
-def reconstruction_scores(
+def sublayer_scores(
     model: PreTrainedModel,
     clips: Sequence[CalibrationClip],
-    kinds: Sequence[Kind],
+    kind: Kind,
     weighing: Weighing,
-    scratch: Path,
-    room_bytes: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    total: Callable[[Moments], Moments] = lambda moments: moments,
+    states: HiddenStates,
+    progress: Callable[[int, int], None],
 ) -> dict[Unit, float]:
-    """The score of every unit of some kinds that is still there: its step's error, per frame.
+    """The score of every head or neuron that is still there: its step's error, per frame.
 
     Within a sublayer scores never fall in the order in which units go, so that the lowest of the
-    whole model are those that go first everywhere. Hidden states take up to `room_bytes`, and files
-    in `scratch` beyond that; `total` adds up what several processes have found.
+    whole model are those that go first everywhere.
     """
     batches = clip_batches(model, clips)
-    states = HiddenStates(scratch, room_bytes)
     scores: dict[Unit, float] = {}
     with frozen(model), unchunked(model):
         encoder = LayerwiseEncoder(model, states)
@@ -108,7 +111,7 @@ def reconstruction_scores(
             states.put(str(batch.number), encoder.start(batch, clips))
         layers = sublayers(model)
         for number, layer in enumerate(layers):
-            chosen = [one for one in layer if one.kind in kinds and one.units]
+            chosen = [one for one in layer if one.kind == kind and one.units]
             sums = [_nothing(one.writer.weight) for one in chosen]
             for batch in batches:
                 with writing_recorded(chosen) as written:
@@ -120,8 +123,45 @@ def reconstruction_scores(
                     stream = own.residual + one.scale * own.written
                     sums[place] = sums[place] + Moments.of(own.units[counts], stream[counts])
             for one, moments in zip(chosen, sums, strict=True):
-                scores.update(_scores(one, total(moments), weighing))
+                second, _ = moments.centred()
+                weight = one.scale * one.writer.weight
+                scores.update(_scores(one.units, one.blocks, second, weight, moments, weighing))
             progress(number + 1, len(layers))
+    return scores
+
+
+@torch.no_grad()
+def channel_scores(
+    model: PreTrainedModel,
+    clips: Sequence[CalibrationClip],
+    weighing: Weighing,
+    states: HiddenStates,
+    progress: Callable[[int, int], None],
+) -> dict[Unit, float]:
+    """The score of every channel of the front end that is still there, by what reads it.
+
+    Where a convolution has no bias, repair can make none, and moments are not centred.
+    """
+    batches, parts = clip_batches(model, clips), front_end_parts(model)
+    frames = frames_by_part(model, parts, batches, clips)
+    scores: dict[Unit, float] = {}
+    with frozen(model):
+        for batch in batches:
+            states.put(str(batch.number), waveforms(model, batch, clips))
+        for number, part in enumerate(parts):
+            weight = part.writer.weight.flatten(1)
+            sums = _nothing(weight)
+            for batch in batches:
+                done = passed(part, states.get(str(batch.number)))
+                states.put(str(batch.number), done.after)
+                if part.units:
+                    every = torch.ones(len(batch.places), dtype=torch.bool)
+                    step = window_step(frames[number], part)
+                    sums += window_moments(done.windows, done.written, batch, step, every)
+            if part.units:
+                second = sums.inputs if part.writer.bias is None else sums.centred()[0]
+                scores |= _scores(part.units, part.blocks, second, weight, sums, weighing)
+            progress(number + 1, len(parts))
     return scores
 
 
@@ -130,15 +170,20 @@ def _nothing(weight: Tensor) -> Moments:
     return Moments.nothing(rows, columns, weight.device)
 
 
-def _scores(sublayer: Sublayer, moments: Moments, weighing: Weighing) -> Mapping[Unit, float]:
-    second, _ = moments.centred()
-    weight = sublayer.scale * sublayer.writer.weight
+def _scores(
+    units: Sequence[Unit],
+    blocks: Sequence[Sequence[int]],
+    second: Tensor,
+    weight: Tensor,
+    moments: Moments,
+    weighing: Weighing,
+) -> dict[Unit, float]:
     share = moments.weight * ((moments.spread() or 1.0) if weighing == "stream" else 1.0)
     found: dict[Unit, float] = {}
     highest = 0.0
-    for step in removal_order(second, weight, sublayer.blocks):
+    for step in removal_order(second, weight, blocks):
         highest = max(highest, step.error)
-        found[sublayer.units[step.block]] = highest / share
+        found[units[step.block]] = highest / share
     return found
 
 
@@ -157,61 +202,59 @@ def removal_order(
     matrix.diagonal().add_(damping * max(float(second.diagonal().mean()), 0.0) or 1.0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
     w = weight.detach().to(inverse)
-    if len(blocks[0]) == 1:
-        order = _order_of_columns(inverse, w.T @ w)
-        block_of = {block[0]: place for place, block in enumerate(blocks)}
-        return [Removal(block_of[step.block], step.error) for step in order]
-    return _order_of_blocks(inverse, w, torch.tensor(blocks, device=inverse.device))
+    # Columns of a block side by side, blocks in their order.
+    places = torch.tensor([column for block in blocks for column in block], device=inverse.device)
+    gram = (w.T @ w)[places][:, places]
+    return _order(inverse[places][:, places], gram, len(blocks[0]))
 
 
-def _order_of_blocks(inverse: Tensor, w: Tensor, places: Tensor) -> list[Removal]:
-    left = list(range(len(places)))
-    order = []
-    while left:
-        own = places[left]
-        inner = inverse[own[:, :, None], own[:, None, :]]
-        columns = w[:, own].permute(1, 2, 0)
-        scores = (torch.linalg.solve(inner, columns) * columns).sum((1, 2))
-        position = int(scores.argmin())
-        chosen = left.pop(position)
-        order.append(Removal(chosen, max(0.0, float(scores[position]))))
-        gone = places[chosen]
-        rows = inverse[gone]
-        solved = torch.linalg.solve(rows[:, gone], rows)
-        w = w - w[:, gone] @ solved
-        inverse = inverse - rows.T @ solved
-    return order
+def _order(inverse: Tensor, gram: Tensor, size: int) -> list[Removal]:
+    """The greedy order of blocks of `size` columns, on WᵀW in the place of W.
 
-
-def _order_of_columns(inverse: Tensor, gram: Tensor) -> list[Removal]:
-    """The same for blocks of one column, on WᵀW in the place of W.
-
-    When p goes, H ← H − h_pp a aᵀ and WᵀW ← WᵀW − a bᵀ − b aᵀ, with a the row of H over h_pp and
-    b = g_p − ½ g_pp a. Rows are brought up to date when they are needed, and the matrices after
-    every `DELAY` columns.
+    When P goes, H ← H − aᵀ [H]_PP a and WᵀW ← WᵀW − aᵀ b − bᵀ a, with a = ([H]_PP)⁻¹ H_P: and
+    b = G_P: − ½ G_PP a. What stands on the diagonal is kept up to date, other rows are brought up
+    to date when they are needed, and the matrices after about `DELAY` columns.
     """
-    left = torch.arange(len(inverse), device=inverse.device)
+    left = torch.arange(len(inverse) // size, device=inverse.device)
     order: list[Removal] = []
     while len(left):
-        steps = min(DELAY, len(left))
-        a, b = (inverse.new_zeros(steps, len(left)) for _ in range(2))
-        scale = inverse.new_zeros(steps)
-        h, g = inverse.diagonal().clone(), gram.diagonal().clone()
+        steps = min(max(1, DELAY // size), len(left))
+        a, ha, b = (inverse.new_zeros(steps * size, len(left) * size) for _ in range(3))
+        h, g = (_on_diagonal(matrix, size) for matrix in (inverse, gram))
         there = torch.ones(len(left), dtype=torch.bool, device=inverse.device)
         for step in range(steps):
-            scores = torch.where(there, g / h, torch.inf)
+            scores = h.new_full((len(left),), torch.inf)
+            scores[there] = _missed(h[there], g[there])
             p = int(scores.argmin())
             order.append(Removal(int(left[p]), max(0.0, float(scores[p]))))
             there[p] = False
-            row = inverse[p] - (scale[:step] * a[:step, p]) @ a[:step]
-            products = gram[p] - a[:step, p] @ b[:step] - b[:step, p] @ a[:step]
-            scale[step] = row[p]
-            a[step] = row / row[p]
-            b[step] = products - products[p] / 2 * a[step]
-            h = h - row * a[step]
-            g = (g - 2 * a[step] * b[step]).clamp(min=0)
-        a, b, left = a[:, there], b[:, there], left[there]
-        inverse = inverse[there][:, there] - (a.T * scale) @ a
+            own, past = slice(p * size, (p + 1) * size), slice(step * size)
+            new = slice(step * size, (step + 1) * size)
+            ha[new] = inverse[own] - a[past, own].T @ ha[past]
+            products = gram[own] - a[past, own].T @ b[past] - b[past, own].T @ a[past]
+            a[new] = torch.linalg.solve(ha[new, own], ha[new])
+            b[new] = products - products[:, own] @ a[new] / 2
+            in_blocks = [one[new].unflatten(1, (-1, size)) for one in (a, ha, b)]
+            h = h - torch.einsum("kpi,kpj->pij", in_blocks[0], in_blocks[1])
+            crossed = torch.einsum("kpi,kpj->pij", in_blocks[0], in_blocks[2])
+            g = g - crossed - crossed.mT
+        columns = there.repeat_interleave(size)
+        a, ha, b, left = a[:, columns], ha[:, columns], b[:, columns], left[there]
+        inverse = inverse[columns][:, columns] - a.T @ ha
         crossed = a.T @ b
-        gram = gram[there][:, there] - crossed - crossed.T
+        gram = gram[columns][:, columns] - crossed - crossed.T
     return order
+
+
+def _on_diagonal(matrix: Tensor, size: int) -> Tensor:
+    """The square blocks on a matrix's diagonal (blocks, size, size)."""
+    blocks: Tensor = matrix.unflatten(0, (-1, size)).unflatten(2, (-1, size))
+    return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+
+
+def _missed(h: Tensor, g: Tensor) -> Tensor:
+    """tr([H]_PP⁻¹ [WᵀW]_PP) of each block (blocks, size, size)."""
+    if h.shape[1] == 1:
+        return (g.clamp(min=0) / h).flatten()
+    solved: Tensor = torch.linalg.solve(h, g)
+    return solved.diagonal(dim1=1, dim2=2).sum(1)

@@ -13,6 +13,7 @@ from hibprune.attribution.base import Loss
 from hibprune.attribution.batches import CalibrationBatch
 from hibprune.models.attention import AttentionSite, attention_sites, outputs_changed
 from hibprune.models.feed_forward import feed_forward_sites
+from hibprune.models.front_end import front_end_parts
 from hibprune.models.replay import prefix_replayed
 from hibprune.records.units import Head
 
@@ -63,6 +64,30 @@ def neuron_gradients(
         stack.enter_context(prefix_replayed(model, calibration.prefix))
         for site, gate in zip(sites, gates, strict=True):
             stack.callback(site.second.register_forward_pre_hook(gating(gate)).remove)
+        losses = loss(model, calibration.batch)
+        gradients = torch.autograd.grad(losses.sum(), gates)
+    return torch.cat(gradients, dim=1), losses.detach()
+
+
+def channel_gradients(
+    model: PreTrainedModel, calibration: CalibrationBatch, loss: Loss
+) -> tuple[Tensor, Tensor]:
+    """∂loss/∂ξ at ξ = 1 for a factor ξ on what each channel of the front end gives out.
+
+    Shapes (batch, channels), in the order of `channels_of(model)`, and losses (batch,). Padding
+    would change what a front end gives out: samples of a batch are to be of one length.
+    """
+    parts = [part for part in front_end_parts(model) if part.writes]
+    size, like = len(calibration.batch.ids), next(model.parameters())
+    gates = [like.new_ones(size, len(part.writes)).requires_grad_(True) for part in parts]
+
+    def gating(gate: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        return lambda _module, _inputs, output: output * gate[:, :, None]
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        for part, gate in zip(parts, gates, strict=True):
+            stack.callback(part.module.register_forward_hook(gating(gate)).remove)
         losses = loss(model, calibration.batch)
         gradients = torch.autograd.grad(losses.sum(), gates)
     return torch.cat(gradients, dim=1), losses.detach()

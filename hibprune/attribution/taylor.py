@@ -13,8 +13,13 @@ from hibprune.attribution.base import Loss, Row, Sample, Session, scores_of
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import score_by_batch, within_measured_memory
 from hibprune.attribution.methods import Taylor
-from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients, neuron_gradients
-from hibprune.models.feed_forward import neurons_of
+from hibprune.attribution.sensitivity import (
+    channel_gradients,
+    columns_by_layer,
+    gate_gradients,
+    neuron_gradients,
+)
+from hibprune.models.units import units_of
 from hibprune.records.units import Head, Kind, Scores
 
 
@@ -26,9 +31,9 @@ def attribute(
     session: Session,
     kind: Kind = "head",
 ) -> Scores:
-    """Score every head of every sample, or every neuron over all samples."""
-    if kind == "neuron":
-        return _neurons(method, model, samples, loss, session)
+    """Score every head of every sample, or all neurons or channels over all samples."""
+    if kind != "head":
+        return _many(method, model, samples, loss, session, kind)
 
     def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
         slopes, losses = gate_gradients(model, calibration, loss, method.stacks)
@@ -43,27 +48,32 @@ def attribute(
     )
 
 
-def _neurons(
+def _many(
     method: Taylor,
     model: PreTrainedModel,
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
+    kind: Kind,
 ) -> Scores:
-    """Mean over samples of each neuron's slope; a row for each sample would be as long."""
+    """Mean over samples of the slopes of neurons or channels; a row a sample would be as long."""
+    gradients = neuron_gradients if kind == "neuron" else channel_gradients
+    if kind == "channel":
+        # In front of the encoder, samples that share a batch would be padded.
+        method = method.model_copy(update={"batch_size": 1})
 
     def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
-        slopes, losses = neuron_gradients(model, calibration, loss)
+        slopes, losses = gradients(model, calibration, loss)
         report(1.0, float(losses.mean()))
         return slopes.abs()
 
     waiting = session.waiting(samples)
     batch_size = within_measured_memory(method, model, waiting, score_batch)
-    # Not kept on the way: a row has a number for every neuron.
+    # Not kept on the way: a row has a number for every unit.
     alone = replace(session, save=lambda rows, steps=None, training=None: None)
     rows = score_in_batches(method, model, samples, score_batch, batch_size, alone)
     mean = np.mean(np.array(rows), axis=0)
-    return scores_of(method, model, samples, [tuple(mean.tolist())], neurons_of(model))
+    return scores_of(method, model, samples, [tuple(mean.tolist())], units_of(model, kind))
 
 
 def normalised(rows: Sequence[Row], heads: Sequence[Head]) -> list[Row]:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import find_pruneable_heads_and_indices, prune_linear_layer
 
-from hibprune.compression.neuron_pruning import teach_neuron_pruning
+from hibprune.compression.channel_pruning import rebuilding_channels
+from hibprune.compression.neuron_pruning import rebuilding_neurons
+from hibprune.compression.rebuilding import teach_rebuilding
 from hibprune.compression.wavlm import wavlm_attention_forward
 from hibprune.models.attention import head_count, stack_layers
 from hibprune.models.families import FAMILIES
@@ -33,7 +35,10 @@ def teach_pruning(module: ModuleType) -> None:
     for family in FAMILIES:
         if family.modeling_module != module.__name__:
             continue
-        teach_neuron_pruning(family, getattr(module, family.base_class))
+        teach_rebuilding(
+            getattr(module, family.base_class),
+            (rebuilding_neurons(family), rebuilding_channels(family)),
+        )
         for name, path in ((family.base_class, ""), *family.parts):
             getattr(module, name)._prune_heads = _prune_heads_of(_stack_within(family, path))
         for name in family.attention_classes:

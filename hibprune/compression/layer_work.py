@@ -67,7 +67,7 @@ class LayerWork:
             apart = held_out(batch)[:, None]
             fit = _with_frames(fit, one.units, wanted, batch.counts & ~apart)
             held = _with_frames(held, one.units, wanted, batch.counts & apart)
-        return _total(fit, self.ranks), _total(held, self.ranks)
+        return total(fit, self.ranks), total(held, self.ranks)
 
     def misses(self, parts: Sequence[Sublayer], batch: ClipBatch) -> list[Tensor]:
         """What the stream behind each sublayer misses of the original's (clips, frames, width)."""
@@ -98,7 +98,8 @@ class LayerWork:
         return self.encoder(batch, self.layer, states, self.pruned)
 
 
-def _total(own: Moments, ranks: Ranks) -> Moments:
+def total(own: Moments, ranks: Ranks) -> Moments:
+    """What all processes have summed up."""
     scalars = ranks.summed(torch.tensor([own.weight, own.targets], dtype=torch.float64))
     weight, targets = scalars.tolist()
     return Moments(

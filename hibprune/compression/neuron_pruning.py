@@ -3,15 +3,14 @@
 Where all feed-forwards of the encoder keep the same number, the family's own attribute says so and
 transformers rebuilds the layers by itself. Which neurons went, and how many where layers differ,
 stands in `config.pruned_neurons`, which importing hibprune teaches the models to read: for each
-feed-forward of each layer its number of neurons at first, and a number in hexadecimal whose bit i
-is 1 where neuron i is gone.
+feed-forward of each layer its number of neurons at first, and which of them are gone.
 """
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +18,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import prune_linear_layer
 
+from hibprune.compression.rebuilding import (
+    Rebuild,
+    Remembered,
+    contradiction,
+    gone_places,
+    remembered,
+)
 from hibprune.models.attention import stack_layers
 from hibprune.models.families import family_of
 from hibprune.models.feed_forward import gone_neurons
@@ -95,68 +101,47 @@ def _tell_configuration(
     model: PreTrainedModel, family: Family, layers: Sequence[nn.Module]
 ) -> None:
     counts: set[int] = set()
-    remembered: dict[str, list[tuple[int, str]]] = {}
+    told: dict[str, list[Remembered]] = {}
     for number, layer in enumerate(layers):
-        remembered[str(number)] = []
+        told[str(number)] = []
         for layout in family.feed_forwards:
             first: Any = layer.get_submodule(layout.first)
             gone = gone_neurons(first)
             counts.add(first.out_features)
-            mask = sum(1 << place for place in gone)
-            remembered[str(number)].append((first.out_features + len(gone), f"{mask:x}"))
-    setattr(model.config, FIELD, remembered)
+            told[str(number)].append(remembered(first.out_features + len(gone), gone))
+    setattr(model.config, FIELD, told)
     if family.neurons_in_config is not None:
         # Where layers differ, and where none is left, they are built whole and made smaller.
-        whole = remembered["0"][0][0]
+        whole = told["0"][0][0]
         same = counts.pop() if len(counts) == 1 else 0
         setattr(model.config, family.neurons_in_config, same or whole)
 
 
-def teach_neuron_pruning(family: Family, base_class: type[Any]) -> None:
-    """Let a model class build its feed-forwards as the configuration remembers them.
-
-    Idempotent. transformers copies the weights of a checkpoint in after building.
-    """
-    if "init_of_transformers" in vars(base_class):
-        return
-    base_class.init_of_transformers = base_class.__init__
-    base_class.__init__ = _building_smaller(base_class.__init__, family)
+def rebuilding_neurons(family: Family) -> Rebuild:
+    """How a base model of a family takes out the neurons that are gone."""
+    return partial(_rebuild, family)
 
 
-def _building_smaller(original: Callable[..., None], family: Family) -> Callable[..., None]:
-    @functools.wraps(original)
-    def build(self: Any, config: Any, *rest: Any, **named: Any) -> None:
-        original(self, config, *rest, **named)
-        remembered = getattr(config, FIELD, None)
-        if remembered:
-            layers = stack_layers(self, family.encoder)
-            for number, layer in enumerate(layers):
-                _build_smaller(layer, family, remembered.get(str(number), ()))
-
-    return build
+def _rebuild(family: Family, base_model: Any, config: Any) -> None:
+    told = getattr(config, FIELD, None)
+    if told:
+        for number, layer in enumerate(stack_layers(base_model, family.encoder)):
+            _build_smaller(layer, family, told.get(str(number), ()))
 
 
-def _build_smaller(layer: nn.Module, family: Family, remembered: Sequence[tuple[int, str]]) -> None:
+def _build_smaller(layer: nn.Module, family: Family, told: Sequence[Remembered]) -> None:
     """Take out of a layer what its configuration says is gone.
 
     Raises:
         ValueError: the layer has neither the number of neurons it had at first nor what is left, or
             neurons are gone that it never had.
     """
-    for layout, (count, mask) in zip(family.feed_forwards, remembered, strict=False):
+    for layout, (count, mask) in zip(family.feed_forwards, told, strict=False):
         first: Any = layer.get_submodule(layout.first)
-        number = int(mask, 16)
-        if number < 0 or number.bit_length() > count:
-            raise ValueError(f"{FIELD} speaks of neurons that are gone and never were")
-        # Digit by digit: shifting a long number anew for each neuron takes its length squared.
-        bits = reversed(f"{number:b}")
-        gone = {place for place, bit in enumerate(bits) if bit == "1"}
+        gone = gone_places(FIELD, "neurons", count, mask)
         if first.out_features == count:
-            _remove(layer, layout.first, layout.second, gone)
+            _remove(layer, layout.first, layout.second, set(gone))
         elif first.out_features == count - len(gone):
-            first.gone_neurons = frozenset(gone)
+            first.gone_neurons = gone
         else:
-            raise ValueError(
-                f"{FIELD} speaks of {count} neurons of which {len(gone)} are gone, where the "
-                f"configuration gives {first.out_features}"
-            )
+            raise contradiction(FIELD, "neurons", count, len(gone), first.out_features)

@@ -14,16 +14,19 @@ from hibprune.records.units import ENCODER, Head, HeadShare, Plan, Scope, Scores
 
 
 class Budget(Settings):
-    """How much to remove: of the heads a `fraction`, or a number of `heads`; a share of `neurons`.
+    """How much to remove: of heads a `fraction`, or a number of `heads`; shares of other units.
 
-    `scope: global` removes the lowest scores over the whole model, `layerwise` the same number from
-    every layer (`heads` then counts per layer), of either kind. No layer is left with fewer heads
+    Those are `neurons` of the feed-forwards, and `channels` of the convolutions in front of the
+    encoder. `scope: global` removes the lowest scores over the whole model, `layerwise` the same
+    number from every layer (`heads` then counts per layer), of heads and neurons; channels always
+    go from every layer alike. No layer is left with fewer heads
     than `min_heads_per_layer`.
     """
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
     heads: int | None = Field(default=None, ge=1)
     neurons: float = Field(default=0.0, ge=0, lt=1)
+    channels: float = Field(default=0.0, ge=0, lt=1)
     scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)
 
@@ -154,16 +157,31 @@ def lowest_neurons(scores: Scores, budget: Budget) -> tuple[Unit, ...]:
     Raises:
         UserError: a score is not finite.
     """
+    return _lowest_share(scores, budget.neurons, budget.scope, "neurons")
+
+
+def lowest_channels(scores: Scores, budget: Budget) -> tuple[Unit, ...]:
+    """The channels that a budget removes, sorted: the lowest of every layer, whatever its scope.
+
+    A share is rounded down to whole channels, so that each layer keeps one.
+
+    Raises:
+        UserError: a score is not finite.
+    """
+    return _lowest_share(scores, budget.channels, "layerwise", "channels")
+
+
+def _lowest_share(scores: Scores, share: float, scope: Scope, many: str) -> tuple[Unit, ...]:
     values = scores.values
     if not all(map(math.isfinite, values.values())):
-        raise UserError("attribution of neurons: a score is not finite: see the model's outputs")
+        raise UserError(f"attribution of {many}: a score is not finite: see the model's outputs")
     groups: dict[int | None, list[Unit]] = {}
-    for neuron in sorted(values, key=lambda neuron: (values[neuron], neuron)):
-        groups.setdefault(neuron.layer if budget.scope == "layerwise" else None, []).append(neuron)
+    for unit in sorted(values, key=lambda unit: (values[unit], unit)):
+        groups.setdefault(unit.layer if scope == "layerwise" else None, []).append(unit)
     removed = [
-        neuron
+        unit
         for ranking in groups.values()
-        for neuron in ranking[: int(round(budget.neurons * len(ranking), 9))]
+        for unit in ranking[: int(round(share * len(ranking), 9))]
     ]
     return tuple(sorted(removed))
 

@@ -1,4 +1,4 @@
-"""Physical removal of heads through Hugging Face's `prune_heads`; saving and reloading."""
+"""Physical removal of units, heads through Hugging Face's `prune_heads`; saving and reloading."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from hibprune.compression.channel_pruning import remove_channels
 from hibprune.compression.neuron_pruning import remove_neurons
 from hibprune.records.units import Plan, Unit, heads_by_layer
 
@@ -21,14 +22,17 @@ NOTE = (
 
 
 def remove_units(model: PreTrainedModel, units: Iterable[Unit]) -> None:
-    """Remove heads and neurons from a live model, for good."""
+    """Remove units of any kind from a live model, for good."""
     chosen = tuple(units)
     heads = tuple(unit for unit in chosen if unit.kind == "head")
     neurons = tuple(unit for unit in chosen if unit.kind == "neuron")
+    channels = tuple(unit for unit in chosen if unit.kind == "channel")
     if heads:
         remove_heads(model, Plan(removed=heads, kept=()))
     if neurons:
         remove_neurons(model, neurons)
+    if channels:
+        remove_channels(model, channels)
 
 
 def remove_heads(model: PreTrainedModel, plan: Plan) -> None:

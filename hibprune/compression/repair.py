@@ -8,7 +8,8 @@ Sublayer by sublayer from the input up, each writer of the pruned model S is fit
 with r the stream that the output is added to, so that what removal has shifted further down is put
 right as well. Sublayers behind the first removal are fitted also where nothing of theirs went. Only
 forward passes are needed, a layer at a time on kept hidden states, and no labels. Where the
-sublayer has no bias, none is made: what then stays of a shift is left to the sublayers above.
+sublayer has no bias, none is made: what then stays of a shift is left to the sublayers above. Where
+channels of a convolutional front end are gone, that is repaired first (front_end_repair.py).
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from hibprune.compression.layer_work import HELD_OUT_EVERY, LayerWork, held_out
-from hibprune.compression.least_squares import (
-    Solution,
-    best_bias,
-    best_strength,
-    fitted,
-    scaled,
+from hibprune.compression.front_end_repair import (
+    front_end_affected,
+    repair_front_end,
+    require_windows,
 )
+from hibprune.compression.layer_work import LayerWork, held_out
 from hibprune.compression.refine import refine_layer, tried
 from hibprune.compression.settings import RepairKind
-from hibprune.errors import UserError
+from hibprune.compression.writer_fit import Part, first_affected, fit_writer, require_frames
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import frozen
+from hibprune.models.front_end import front_end_parts
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import (
     CalibrationClip,
@@ -41,9 +42,9 @@ from hibprune.models.layerwise import (
     LayerwiseEncoder,
     clip_batches,
     encoder_layers,
+    entering_states,
     unchunked,
 )
-from hibprune.models.moments import Moments
 from hibprune.models.sublayers import Sublayer, sublayers
 from hibprune.records.repair import LayerRefinement, Repair, SublayerRepair
 
@@ -71,7 +72,8 @@ def repair(
             a model gives out NaN or infinite values.
     """
     before, after = sublayers(original), sublayers(pruned)
-    first = _first_affected(before, after)
+    front_end = front_end_affected(original, pruned)
+    first = (0, 0) if front_end else _first_affected(before, after)
     batches = clip_batches(original, clips)
     if first is None:
         return _report(kind, clips, batches, [], [])
@@ -79,16 +81,31 @@ def repair(
         [sublayer for part, sublayer in enumerate(own) if (layer, part) >= first]
         for layer, own in enumerate(after)
     ]
+    if front_end:
+        require_windows(original, pruned, kind, batches, clips)
     _require_frames([one for own in affected for one in own], kind, batches)
     found: list[SublayerRepair] = []
     refined: list[LayerRefinement] = []
+    front_parts = front_end_parts(pruned) if front_end else ()
+    done = count(1)
+
+    def part_done() -> None:
+        progress(next(done), len(front_parts) + len(after))
+
     with torch.no_grad(), ExitStack() as stack:
         for model in (original, pruned):
             stack.enter_context(frozen(model))
             stack.enter_context(unchunked(model))
-        states = HiddenStates(scratch, max(0, room_bytes - _moments_bytes(after)))
-        encoder = LayerwiseEncoder(original, states)
+        fitted: list[Part] = [*front_parts, *(one for own in affected for one in own)]
+        states = HiddenStates(scratch, max(0, room_bytes - _moments_bytes(fitted)))
         own_batches = ranks.share(batches)
+        if front_parts:
+            found += repair_front_end(
+                original, pruned, clips, batches, kind, states, ranks, part_done
+            )
+            for batch in own_batches:
+                states.put(f"pruned/{batch.number}", entering_states(pruned, batch, clips))
+        encoder = LayerwiseEncoder(original, states)
         for batch in own_batches:
             states.put(f"original/{batch.number}", encoder.start(batch, clips))
         for layer, own in enumerate(after):
@@ -97,7 +114,7 @@ def repair(
             if not affected[layer]:
                 work.pass_original(())
             else:
-                if layer == first[0]:
+                if layer == first[0] and not front_parts:
                     work.part_ways()
                 work.pass_original(before[layer])
                 gone = [
@@ -113,7 +130,7 @@ def repair(
                     refined.append(trial)
                 work.drop_targets(len(own))
                 work.pass_repaired()
-            progress(layer + 1, len(after))
+            part_done()
     return _report(kind, clips, batches, found, refined)
 
 
@@ -126,7 +143,10 @@ def _fitted_layer(
     everything: bool,
 ) -> list[SublayerRepair]:
     """Fit a layer's sublayers, one after the other."""
-    return [_repaired(work, part, own[part], gone[part], kind, everything) for part in parts]
+    return [
+        fit_writer(own[part], gone[part], *work.moments(part, own[part]), kind, everything)
+        for part in parts
+    ]
 
 
 def _tried(
@@ -146,17 +166,17 @@ def _first_affected(
 ) -> tuple[int, int] | None:
     """Layer and part of the first sublayer that units are gone from."""
     for layer, (whole, smaller) in enumerate(zip(before, after, strict=True)):
-        for part, (one, other) in enumerate(zip(whole, smaller, strict=True)):
-            if len(one.units) > len(other.units):
-                return layer, part
+        part = first_affected(whole, smaller)
+        if part is not None:
+            return layer, part
     return None
 
 
-def _moments_bytes(parts: Sequence[Sequence[Sublayer]]) -> int:
+def _moments_bytes(parts: Sequence[Part]) -> int:
     """What sums take up in float64: of clips fitted on and held out, and while they are solved."""
-    sizes = [one.writer.in_features for own in parts for one in own]
-    rows = [one.writer.out_features for own in parts for one in own]
-    return 5 * 8 * max(sizes) * (max(sizes) + max(rows))
+    shapes = [part.writer.weight.flatten(1).shape for part in parts]
+    columns = max(shape[1] for shape in shapes)
+    return 5 * 8 * columns * (columns + max(shape[0] for shape in shapes))
 
 
 def _require_frames(
@@ -165,20 +185,7 @@ def _require_frames(
     frames = sum(int(batch.counts[~held_out(batch)].sum()) for batch in batches)
     clips = sum(int((~held_out(batch)).sum()) for batch in batches)
     for sublayer in affected:
-        unknowns = {
-            "mean": 0,
-            "scale": len(sublayer.units),
-            "least-squares": sublayer.writer.in_features,
-        }[kind]
-        if frames <= unknowns:
-            wanted = int((unknowns + 1) * clips / max(1, frames)) + 1
-            wanted = wanted * HELD_OUT_EVERY // (HELD_OUT_EVERY - 1) + 1
-            raise UserError(
-                f"removal.repair: {frames} frames of calibration data are too few to fit the "
-                f"{unknowns} unknowns of layer {sublayer.layer}'s {sublayer.name}: give it about "
-                f"{wanted} samples of this length (calibration.repair_samples), or set "
-                "removal.repair to mean"
-            )
+        require_frames(sublayer, kind, frames, clips)
 
 
 def _report(
@@ -198,61 +205,3 @@ def _report(
         sublayers=tuple(found),
         refinements=tuple(refined),
     )
-
-
-def _repaired(
-    work: LayerWork,
-    part: int,
-    sublayer: Sublayer,
-    removed: int,
-    kind: RepairKind,
-    everything: bool,
-) -> SublayerRepair:
-    """Fit one sublayer; `everything` takes in the clips held out, once they have told."""
-    fit, held = work.moments(part, sublayer)
-    if not fit.finite:
-        raise UserError(
-            f"removal.repair: layer {sublayer.layer}'s {sublayer.name} gives out NaN or infinite "
-            "values on the calibration clips: see whether the model works on them unpruned"
-        )
-    # Without clips held out, the fit itself has to tell.
-    judge = held if held.weight else fit
-    writer = sublayer.writer
-    old_error = judge.error(writer.weight, writer.bias)
-
-    def error(strength: float) -> float:
-        return judge.error(*_solution(fit, sublayer, kind, strength))
-
-    if kind == "least-squares":
-        strength, new_error = best_strength(error)
-    else:
-        strength, new_error = 0.0, error(0.0)
-    refitted = new_error < old_error
-    if refitted:
-        # What held-out clips have chosen is fitted on all of them.
-        moments = fit + held if everything else fit
-        weight, bias = _solution(moments, sublayer, kind, strength)
-        writer.weight.copy_(weight)
-        if bias is not None:
-            writer.bias.copy_(bias)
-    spread = judge.spread() or 1.0
-    return SublayerRepair(
-        layer=sublayer.layer,
-        kind=sublayer.kind,
-        name=sublayer.name,
-        removed=removed,
-        kept=len(sublayer.units),
-        strength=strength if refitted and kind == "least-squares" else None,
-        before=old_error / spread,
-        after=min(new_error, old_error) / spread,
-        refitted=refitted,
-    )
-
-
-def _solution(moments: Moments, sublayer: Sublayer, kind: RepairKind, strength: float) -> Solution:
-    weight, with_bias = sublayer.writer.weight, sublayer.writer.bias is not None
-    if kind == "scale":
-        return scaled(moments, weight, sublayer.blocks, with_bias)
-    if kind == "mean":
-        return weight.double(), best_bias(moments, weight) if with_bias else None
-    return fitted(moments, weight, strength, with_bias)

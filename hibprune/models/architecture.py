@@ -66,10 +66,12 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
                 f"{place}: {key}: {str(said[key])[:40]} is not how a model of type "
                 f"'{usual.model_type}' is built: take config.json and weights from one checkpoint"
             )
-    for layer in _mapping(said.get("pruned_neurons")).values():
-        for count, mask in layer:
-            if not 0 <= count <= LARGEST_SETTING or len(mask) > count // 4 + 1:
-                raise UserError(f"{place}: pruned_neurons: more than any model has: mend it")
+    feed_forwards = _mapping(said.get("pruned_neurons")).values()
+    gone = [("pruned_neurons", *one) for layer in feed_forwards for one in layer]
+    gone += [("pruned_channels", *one) for one in _mapping(said.get("pruned_channels")).values()]
+    for key, count, mask in gone:
+        if not 0 <= count <= LARGEST_SETTING or len(mask) > count // 4 + 1:
+            raise UserError(f"{place}: {key}: more than any model has: mend it")
     counts = [key for key, value in vars(usual).items() if isinstance(value, int)]
     for key in (*counts, "num_labels"):
         value = said.get(key)

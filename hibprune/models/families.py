@@ -1,4 +1,4 @@
-"""Where heads and neurons lie, per model type: data, not code.
+"""Where heads, neurons and channels lie, per model type: data, not code.
 
 A new family is one entry in `FAMILIES` and a tiny configuration in `tests/tiny_models.py`.
 """
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hibprune.errors import UserError
-from hibprune.models.layouts import Family, FeedForward, Stack
+from hibprune.models.layouts import Family, FeedForward, FrontEnd, Stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +26,7 @@ BERT_LIKE = Stack(
     head_size="attention_head_size",
     width="all_head_size",
 )
+CONVOLUTIONS = FrontEnd()
 BERT_NEURONS = FeedForward("intermediate.dense", "output.dense", "intermediate")
 WHISPER = Stack(attention="self_attn", output="self_attn.out_proj")
 MOONSHINE = Stack(
@@ -57,18 +58,21 @@ FAMILIES: tuple[Family, ...] = (
         model_type="wav2vec2",
         module="wav2vec2.modeling_wav2vec2",
         base_class="Wav2Vec2Model",
+        front_end=CONVOLUTIONS,
         attention_classes=("Wav2Vec2Attention",),
     ),
     Family(
         model_type="hubert",
         module="hubert.modeling_hubert",
         base_class="HubertModel",
+        front_end=CONVOLUTIONS,
         attention_classes=("HubertAttention",),
     ),
     Family(
         model_type="wavlm",
         module="wavlm.modeling_wavlm",
         base_class="WavLMModel",
+        front_end=CONVOLUTIONS,
         attention_classes=("WavLMAttention",),
         stacks=(Stack(parameters_per_head=(("gru_rel_pos_const", 1),)),),
     ),
@@ -76,6 +80,7 @@ FAMILIES: tuple[Family, ...] = (
         model_type="data2vec-audio",
         module="data2vec.modeling_data2vec_audio",
         base_class="Data2VecAudioModel",
+        front_end=CONVOLUTIONS,
         feed_forwards=(FeedForward(),),
         attention_classes=("Data2VecAudioAttention",),
     ),
@@ -83,18 +88,21 @@ FAMILIES: tuple[Family, ...] = (
         model_type="unispeech",
         module="unispeech.modeling_unispeech",
         base_class="UniSpeechModel",
+        front_end=CONVOLUTIONS,
         attention_classes=("UniSpeechAttention",),
     ),
     Family(
         model_type="unispeech-sat",
         module="unispeech_sat.modeling_unispeech_sat",
         base_class="UniSpeechSatModel",
+        front_end=CONVOLUTIONS,
         attention_classes=("UniSpeechSatAttention",),
     ),
     Family(
         model_type="wav2vec2-conformer",
         module="wav2vec2_conformer.modeling_wav2vec2_conformer",
         base_class="Wav2Vec2ConformerModel",
+        front_end=CONVOLUTIONS,
         attention_classes=("Wav2Vec2ConformerSelfAttention",),
         stacks=(
             Stack(

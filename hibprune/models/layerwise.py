@@ -133,6 +133,16 @@ class LayerCall:
         return found
 
 
+@torch.no_grad()
+def entering_states(
+    model: PreTrainedModel, batch: ClipBatch, clips: Sequence[CalibrationClip]
+) -> Tensor:
+    """The hidden states (batch, frames, width) that enter the first layer of the encoder."""
+    with _layer_calls_caught(encoder_layers(model), only_first=True) as caught:
+        run_encoder(model, batch.inputs(clips))
+    return caught[0][0]
+
+
 class LayerwiseEncoder:
     """The layers of an encoder, and what it hands each of them beside hidden states.
 

@@ -59,6 +59,23 @@ class FeedForward:
 
 
 @dataclass(frozen=True)
+class FrontEnd:
+    """The layout of the convolutions in front of an encoder. Paths start from the base model."""
+
+    layers: str = "feature_extractor.conv_layers"
+    """The list of layers, each a convolution with what follows it."""
+    convolution: str = "conv"
+    norm: str = "layer_norm"
+    """Within a layer, or within the projection; the norm only where there is one."""
+    projection: str = "feature_projection"
+    """The module behind the last layer; it takes frames first and channels last."""
+    matrix: str = "projection"
+    """The linear layer within it."""
+    channels_in_config: str = "conv_dim"
+    """Attribute of the configuration that gives each layer's number of channels."""
+
+
+@dataclass(frozen=True)
 class Family:
     """Where a model type keeps its attention, and what it takes in."""
 
@@ -78,6 +95,8 @@ class Family:
     neurons_in_config: str | None = "intermediate_size"
     """Attribute of the configuration that gives every feed-forward's number of neurons, where the
     encoder's have one of their own."""
+    front_end: FrontEnd | None = None
+    """The convolutions whose channels can be removed, where there are any."""
     attention_residual: str = ""
     """From a layer to the module whose input the attention's output is added to; empty: the layer
     itself."""

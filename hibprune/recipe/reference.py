@@ -24,6 +24,10 @@ This page is made by `hibprune schema --markdown`; a test sees that it is up to 
 """
 
 
+TOLD_ONCE = ("validation.source", "channel_attribution")
+"""Both sets of data take the same sources, and channels the methods of neurons."""
+
+
 def reference_markdown() -> str:
     """Every key of a recipe: a section for each part of it, and one for each kind of a part."""
     schema = Recipe.model_json_schema()
@@ -38,8 +42,7 @@ def _sections(path: str, model: type[BaseModel], definitions: Mapping[str, Any])
         place = f"{path}.{name}" if path else name
         for kind in members_of(field.annotation):
             tag = _tag(definitions[kind.__name__]["properties"])
-            # Both sets of data take the same sources: told once.
-            if place != "validation.source":
+            if place not in TOLD_ONCE:
                 yield from _sections(f"{place}: {tag}" if tag else place, kind, definitions)
 
 

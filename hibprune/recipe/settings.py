@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hibprune.attribution import HeadInformationBottleneck, Method
-from hibprune.attribution.methods import NeuronMethod, Reconstruction
+from hibprune.attribution.methods import AnyUnitMethod, Reconstruction
 from hibprune.compression.plan import Budget, Schedule
 from hibprune.compression.quantize.settings import QuantizeSettings
 from hibprune.compression.settings import RemovalSettings
@@ -118,7 +118,10 @@ class Gates(Settings):
 
 
 class Recipe(Settings):
-    """Everything a run depends on."""
+    """Everything a run depends on.
+
+    `channel_attribution` is one of the methods of `neuron_attribution`.
+    """
 
     former_names: ClassVar[dict[str, str]] = {
         "allow_chance_baseline": "validation.allow_chance_baseline"
@@ -130,7 +133,8 @@ class Recipe(Settings):
     calibration: Calibration
     validation: Validation
     attribution: Method = HeadInformationBottleneck(method="hib")
-    neuron_attribution: NeuronMethod = Reconstruction(method="reconstruction")
+    neuron_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
+    channel_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
     budget: Budget
     schedule: Schedule = Schedule()
     removal: RemovalSettings = RemovalSettings()

@@ -37,8 +37,8 @@ class CheckReport(Record):
     """Whether a recipe can be run, as far as that can be known, and what it would run on.
 
     `ok` is that there are no `faults`; `not_checked` says in plain lines what was not looked at,
-    `notes` what is odd about model and labels that can be used all the same. JSON leaves `notes`
-    out where there are none.
+    `notes` what is odd about model and labels that can be used all the same, `removes` how many
+    units would go beside heads. JSON leaves the last two out where there is nothing to say.
     """
 
     schema_version: int = 1
@@ -47,9 +47,11 @@ class CheckReport(Record):
     faults: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    removes: tuple[str, ...] = ()
     data: tuple[CheckedData, ...] = ()
 
     @model_serializer(mode="wrap")
-    def _without_empty_notes(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialise(self)
-        return {name: value for name, value in content.items() if name != "notes" or value}
+        spare = ("notes", "removes")
+        return {name: value for name, value in content.items() if name not in spare or value}

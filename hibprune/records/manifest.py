@@ -67,8 +67,8 @@ class HeadSummary(Record):
         return sum(len(indices) for indices in self.removed.values())
 
 
-class NeuronSummary(Record):
-    """How many of the encoder's neurons went, and by what scores.
+class UnitSummary(Record):
+    """How many neurons of the encoder or channels of its front end went, and by what scores.
 
     `removed` maps a layer to the original indices of those that are gone, `kept` to how many stay.
     """
@@ -170,7 +170,8 @@ class Manifest(Record):
     validation: DataSummary
     attribution: AttributionSummary
     heads: HeadSummary
-    neurons: NeuronSummary | None = None
+    neurons: UnitSummary | None = None
+    channels: UnitSummary | None = None
     repair: Repair | None = None
     rounds: tuple[RoundSummary, ...] = ()
     counted_work: CountedWork

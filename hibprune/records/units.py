@@ -13,23 +13,25 @@ from hibprune.records.ranking import RankingFault, ranking_fault
 from hibprune.records.statistics import split_half_correlation
 
 ENCODER = "encoder"
+FRONT_END = "front_end"
 
 
 Scope = Literal["global", "layerwise"]
 """Whether a budget is one of all heads, or one for every layer."""
 
 
-Kind = Literal["head", "neuron"]
-"""What a unit is: an attention head, or a neuron of a feed-forward."""
+Kind = Literal["head", "neuron", "channel"]
+"""What a unit is: an attention head, a neuron of a feed-forward, or a channel of a convolution."""
 
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """What can be removed: a head or a neuron, by its original place, also after earlier pruning.
+    """What can be removed, by its original place, also after earlier pruning.
 
-    `stack` names the layers it belongs to: `encoder`, of heads also `decoder.self` and
-    `decoder.cross`. Where a layer has two feed-forwards, the second's neurons are counted on after
-    the first's. JSON leaves out what is usual: the encoder, and that a unit is a head.
+    A head, a neuron of a feed-forward, or an output channel of a convolution. `stack` names the
+    layers it belongs to: `encoder`, of heads also `decoder.self` and `decoder.cross`, of channels
+    `front_end`. Where a layer has two feed-forwards, the second's neurons are counted on after the
+    first's. JSON leaves out what is usual: the encoder, and that a unit is a head.
     """
 
     layer: int
@@ -56,9 +58,9 @@ def heads_by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
     return grouped
 
 
-def neurons_by_layer(neurons: Iterable[Unit]) -> dict[int, tuple[int, ...]]:
-    """Group neurons as `{layer: indices}`, the form of plans and of the manifest."""
-    return {layer: tuple(indices) for layer, indices in heads_by_layer(neurons).items()}
+def units_by_layer(units: Iterable[Unit]) -> dict[int, tuple[int, ...]]:
+    """Group units of one kind as `{layer: indices}`, the form of plans and of the manifest."""
+    return {layer: tuple(indices) for layer, indices in heads_by_layer(units).items()}
 
 
 class Effort(Record):
@@ -123,24 +125,36 @@ class Training(Record):
 
 
 class Plan(Record):
-    """Which heads go and which stay, both sorted by (layer, index), and which neurons go.
+    """Which heads go and which stay, both sorted by (layer, index), and what else goes.
 
-    `neurons` maps a layer to the original indices of the neurons that go.
+    `neurons` maps a layer of the encoder to the original indices of the neurons that go, `channels`
+    one of the front end to those of its channels. JSON leaves out channels where none go.
     """
 
     removed: tuple[Head, ...]
     kept: tuple[Head, ...]
     neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    channels: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_no_channels(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        return {name: value for name, value in content.items() if name != "channels" or value}
 
     @property
     def units(self) -> tuple[Unit, ...]:
-        """All that go, of either kind."""
+        """All that go, of every kind."""
         neurons = (
             Unit(layer, index, ENCODER, "neuron")
             for layer, indices in self.neurons.items()
             for index in indices
         )
-        return (*self.removed, *neurons)
+        channels = (
+            Unit(layer, index, FRONT_END, "channel")
+            for layer, indices in self.channels.items()
+            for index in indices
+        )
+        return (*self.removed, *neurons, *channels)
 
     @property
     def total(self) -> int:

@@ -15,13 +15,14 @@ NAMED = 10
 
 
 def check_lines(report: CheckReport) -> list[str]:
-    """The sets of data, what is odd, what was not looked at, and that the recipe is in order.
+    """Data, what would go beside heads, what is odd or not looked at; that the recipe is in order.
 
     Nothing where it is not: the faults are for standard error, the rest of the report for `--json`.
     """
     if not report.ok:
         return []
     lines = [line for data in report.data if data.inputs is not None for line in _set(data)]
+    lines += [f"would remove {line}" for line in report.removes]
     lines += [f"note: {line}" for line in report.notes]
     lines += [f"not checked: {line}" for line in report.not_checked]
     return [*lines, f"{report.recipe}: ok"]

@@ -19,7 +19,7 @@ from hibprune.report.gates import (
 from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.ranking import samples
-from hibprune.report.repair import neurons_section, repair_section
+from hibprune.report.repair import channels_section, neurons_section, repair_section
 from hibprune.report.template import filled
 from hibprune.report.transcripts import transcripts_sentence
 from hibprune.report.variants import (
@@ -48,7 +48,12 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
             "size": size_section(manifest),
             "judged": manifest.judged,
             "gates": _gates(manifest),
-            "units": [*units, neurons_section(manifest), repair_section(manifest)],
+            "units": [
+                *units,
+                neurons_section(manifest),
+                channels_section(manifest),
+                repair_section(manifest),
+            ],
             "parity": parity_section(manifest),
             "data": _data(manifest),
             "steps": _steps(manifest),

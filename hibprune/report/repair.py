@@ -1,9 +1,9 @@
-"""Sections of the report on neurons that went and on the repair of what stays."""
+"""Sections of the report on neurons and channels that went, and on the repair of what stays."""
 
 from __future__ import annotations
 
 from hibprune.records.comparison import NO_REPAIR, TriedRepair
-from hibprune.records.manifest import Manifest
+from hibprune.records.manifest import Manifest, UnitSummary
 from hibprune.records.repair import Repair
 from hibprune.report.markdown import table
 from hibprune.report.numbers import percent
@@ -11,17 +11,23 @@ from hibprune.report.numbers import percent
 
 def neurons_section(manifest: Manifest) -> str:
     """How many neurons every layer keeps; empty where none were to go."""
-    neurons = manifest.neurons
-    if neurons is None:
+    return _units_section("Neurons", "neurons of the feed-forwards", manifest.neurons)
+
+
+def channels_section(manifest: Manifest) -> str:
+    """How many channels every layer of the front end keeps; empty where none were to go."""
+    return _units_section("Channels", "channels of the front end", manifest.channels)
+
+
+def _units_section(title: str, named: str, units: UnitSummary | None) -> str:
+    if units is None:
         return ""
-    rows = [
-        (layer, len(neurons.removed.get(layer, ())), kept) for layer, kept in neurons.kept.items()
-    ]
+    rows = [(layer, len(units.removed.get(layer, ())), kept) for layer, kept in units.kept.items()]
     return "\n\n".join(
         [
-            "## Neurons",
-            f"{neurons.removed_count} of {neurons.total} neurons of the feed-forwards went, scored "
-            f"by {neurons.method} ({neurons.scope}).",
+            f"## {title}",
+            f"{units.removed_count} of {units.total} {named} went, scored "
+            f"by {units.method} ({units.scope}).",
             table("rrr", ["layer", "removed", "kept"], rows),
         ]
     )

@@ -222,25 +222,30 @@ def heads_sentence(manifest: Manifest) -> str:
     heads = manifest.heads
     if heads.removed_count == 0:
         none = f"None of the {heads.total} attention heads was removed."
-        return none + neurons_sentence(manifest)
+        return none + others_sentence(manifest)
     verb = "was" if heads.removed_count == 1 else "were"
     share = percent(heads.removed_count / heads.total, 0)
     rounding = heads.budget.rounding(heads.removed_count) if heads.budget else None
     return (
         f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed"
-        f"{f': {rounding}' if rounding else ''}.{neurons_sentence(manifest)}"
+        f"{f': {rounding}' if rounding else ''}.{others_sentence(manifest)}"
     )
 
 
-def neurons_sentence(manifest: Manifest) -> str:
-    """How many neurons went, and what was done with the weights that stay; begins with a space."""
-    neurons, repair = manifest.neurons, manifest.repair
-    went = (
-        ""
-        if neurons is None
-        else f" Of {neurons.total} neurons of the feed-forwards {neurons.removed_count} were "
-        f"removed ({percent(neurons.removed_count / neurons.total, 0)})."
-    )
+def others_sentence(manifest: Manifest) -> str:
+    """How many other units went, and what was done with the weights that stay; begins with a space.
+
+    Empty where none went and nothing was done.
+    """
+    repair, went = manifest.repair, ""
+    for units, named in (
+        (manifest.neurons, "neurons of the feed-forwards"),
+        (manifest.channels, "channels of the front end"),
+    ):
+        if units is not None:
+            verb = "was" if units.removed_count == 1 else "were"
+            share = percent(units.removed_count / units.total, 0)
+            went += f" Of {units.total} {named} {units.removed_count} {verb} removed ({share})."
     if repair is None or not repair.sublayers:
         return went
     clips = manifest.medium.counted(repair.clips + repair.held_out)

@@ -23,6 +23,7 @@ from hibprune.stages.load import (
     try_loss,
     validation_order,
 )
+from hibprune.stages.score_others import others_to_go
 from hibprune.stages.sources import CALIBRATION, VALIDATION, require_sources
 
 
@@ -42,6 +43,7 @@ def check_recipe(
         return CheckReport(recipe=name, ok=False, faults=tuple(map(legible, faults)))
     not_checked: list[str] = []
     notes: list[str] = []
+    removes: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
     with _gathered(faults):
         if recipe.model.local_directory(loaded.root) is not None:
@@ -50,6 +52,7 @@ def check_recipe(
             )
             check_model(recipe, checkpoint)
             notes += model_notes(recipe, checkpoint)
+            removes = others_to_go(recipe, checkpoint.model)
         else:
             not_checked.append(f"model {recipe.model.source}: on the Hub")
             if not offline:
@@ -81,6 +84,7 @@ def check_recipe(
         faults=tuple(legible(line) for fault in faults for line in fault.splitlines()),
         not_checked=tuple(map(legible, not_checked)),
         notes=tuple(map(legible, notes)),
+        removes=removes,
         data=tuple(check.about for check in checks),
     )
 

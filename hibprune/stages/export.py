@@ -49,6 +49,9 @@ def export(
             "hibprune.removed_neurons": {
                 layer: len(neurons) for layer, neurons in plan.result.neurons.items()
             },
+            "hibprune.removed_channels": {
+                layer: len(channels) for layer, channels in plan.result.channels.items()
+            },
             "hibprune.metric": {"name": original.metric, "original": original.value},
         }
         with scratch_directory(run.directory) as scratch:

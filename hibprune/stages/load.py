@@ -24,6 +24,7 @@ from hibprune.evaluation.chance import single_label_fault
 from hibprune.models.architecture import graph_fault
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
+from hibprune.models.front_end import require_front_end
 from hibprune.models.parts import plain_faults
 from hibprune.models.preprocessing import Reading
 from hibprune.models.trial import REMEDY
@@ -129,6 +130,25 @@ def calibration_inputs(
     return checkpoint.calibration_inputs(reading)
 
 
+def calibration_sample(
+    recipe: Recipe, checkpoint: Checkpoint, clip: Utterance, target: Target
+) -> Sample:
+    """A clip as units are scored on it, with what is to be said of it.
+
+    Raises:
+        UserError: that is no target for it.
+    """
+    try:
+        encoded = recipe.task.encode(target, checkpoint.vocabulary)
+    except ValueError as error:
+        # The data set's own targets were seen to when they were loaded.
+        raise UserError(
+            f"calibration: {clip.id}: what the model says of it is no target for it: {error}: "
+            "leave it out or set calibration.labels: dataset"
+        ) from error
+    return Sample(clip.id, calibration_inputs(recipe, checkpoint, clip), encoded)
+
+
 def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) -> None:
     """See that the model has the heads to remove, and takes inputs as long as the recipe wants.
 
@@ -140,6 +160,8 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
     if fault is not None:
         raise UserError(f"{recipe.model.source}: {fault}")
     check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
+    if recipe.budget.channels:
+        require_front_end(checkpoint.model)
     medium = recipe.task.medium
     for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
         for length in settings.lengths(medium):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hibprune.data import Selection
 from hibprune.evaluation.chance import chance_level
@@ -24,9 +24,9 @@ from hibprune.records.manifest import (
     Manifest,
     MetricSummary,
     ModelSummary,
-    NeuronSummary,
     RoundSummary,
     SkippedClip,
+    UnitSummary,
 )
 from hibprune.records.measurements import Benchmark, Removal, paired_change
 from hibprune.records.repair import PrunedModel
@@ -43,6 +43,7 @@ from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
 from hibprune.stages.rounds import Choice, step_name
+from hibprune.stages.score_others import wanted
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,11 @@ class Outcome:
                 for number, one in enumerate(choice.rounds, start=1)
                 for name, done in (("attribute", one.scores), ("plan", one.plan))
             },
-            "attribute-neurons": choice.neurons.scores if choice.neurons else None,
-            "plan-neurons": choice.neurons.plan if choice.neurons else None,
+            **{
+                f"{step}-{many}": done
+                for many, one in choice.others.items()
+                for step, done in (("attribute", one.scores), ("plan", one.plan))
+            },
             "prune": self.removal,
             "repair": self.saved,
             "export": next(
@@ -127,7 +131,8 @@ def _manifest(outcome: Outcome) -> Manifest:
             budget=recipe.budget.share(plan.total),
             removed=_by_layer(plan.removed),
         ),
-        neurons=_neurons(outcome),
+        neurons=_others(outcome, "neurons"),
+        channels=_others(outcome, "channels"),
         repair=outcome.saved.result.repair,
         rounds=tuple(
             RoundSummary(
@@ -203,8 +208,9 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
     plan, repair = outcome.choice.plan.result, outcome.saved.result.repair
     done = []
     if not is_rival:
-        neurons = sum(map(len, plan.neurons.values()))
-        for number, kind in ((len(plan.removed), "head"), (neurons, "neuron")):
+        gone = Counter(unit.kind for unit in plan.units)
+        for kind in ("head", "neuron", "channel"):
+            number = gone[kind]
             if number or kind == "head":
                 done.append(f"{number or 'no'} {kind}{'' if number == 1 else 's'} removed")
         if repair is not None:
@@ -214,22 +220,23 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
     return tuple(done)
 
 
-def _neurons(outcome: Outcome) -> NeuronSummary | None:
-    chosen = outcome.choice.neurons
+def _others(outcome: Outcome, many: Literal["neurons", "channels"]) -> UnitSummary | None:
+    chosen = outcome.choice.others.get(many)
     if chosen is None:
         return None
-    recipe, scores = outcome.loaded.recipe, chosen.scores.result
-    method = recipe.neuron_attribution.for_task(recipe.task.kind)
-    return NeuronSummary(
+    scores, want = chosen.scores.result, wanted(outcome.loaded.recipe)[many]
+    plan = chosen.plan.result
+    removed = plan.neurons if many == "neurons" else plan.channels
+    return UnitSummary(
         total=len(scores.heads),
-        share=recipe.budget.neurons,
-        scope=recipe.budget.scope,
-        method=method.name(),
-        settings=method.model_dump(mode="json", exclude={"method"}),
+        share=want.share,
+        scope=want.scope,
+        method=want.method.name(),
+        settings=want.method.model_dump(mode="json", exclude={"method"}),
         seconds=chosen.scores.seconds,
-        removed=chosen.plan.result.neurons,
+        removed=removed,
         kept={
-            layer: count - len(chosen.plan.result.neurons.get(layer, ()))
+            layer: count - len(removed.get(layer, ()))
             for layer, count in sorted(Counter(one.layer for one in scores.heads).items())
         },
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hibprune.execution.files import digest
 from hibprune.execution.steps import Done
@@ -22,8 +23,9 @@ class Choice:
     """All rounds of a run, at least one."""
 
     rounds: tuple[FinishedRound, ...]
-    neurons: FinishedRound | None = None
-    """The scores of all neurons and which of them go, where the budget is of neurons too."""
+    others: Mapping[str, FinishedRound] = field(default_factory=dict)
+    """By `neurons` and `channels`, where the budget is of them too: the scores of all, and which of
+    them go."""
 
     @property
     def removed(self) -> tuple[Head, ...]:
@@ -33,13 +35,14 @@ class Choice:
     @property
     def plan(self) -> Done[Plan]:
         """The plans of all rounds as one; its key hangs on those before through their scores."""
-        last, neurons = self.rounds[-1].plan, self.neurons
+        last, others = self.rounds[-1].plan, [one.plan for one in self.others.values()]
         return Done(
-            key=last.key if neurons is None else digest(last.key, neurons.plan.key),
+            key=digest(last.key, *(one.key for one in others)) if others else last.key,
             result=Plan(
                 removed=self.removed,
                 kept=last.result.kept,
-                neurons={} if neurons is None else neurons.plan.result.neurons,
+                neurons={k: v for one in others for k, v in one.result.neurons.items()},
+                channels={k: v for one in others for k, v in one.result.channels.items()},
             ),
             seconds=sum(one.plan.seconds for one in self.rounds),
             resumed=last.resumed,

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hibprune.attribution import MethodBase
-from hibprune.attribution.base import Sample, Session
+from hibprune.attribution.base import Session
 from hibprune.attribution.passes import effort_measured
-from hibprune.compression.plan import ONLY_ROUND, Round, lowest_neurons, make_plan, plan_line
-from hibprune.data import Utterance
-from hibprune.errors import UserError
+from hibprune.compression.plan import ONLY_ROUND, Round, make_plan, plan_line
 from hibprune.evaluation.metric import predict_targets
 from hibprune.execution.processes import ALONE
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Partial, Step
 from hibprune.models.attention import heads_of
-from hibprune.models.feed_forward import neurons_of
-from hibprune.records.units import Head, Plan, Scores, heads_by_layer, neurons_by_layer
+from hibprune.records.units import Head, Plan, Scores, heads_by_layer
 from hibprune.report.ranking import SAYS_NOTHING
 from hibprune.stages.credibility import credible_partial, credible_scores, credible_targets
-from hibprune.stages.load import calibration_inputs
+from hibprune.stages.load import calibration_sample
 from hibprune.stages.repair import repair_inputs, repaired_copy
 from hibprune.stages.rounds import Choice, FinishedRound, step_name
 from hibprune.stages.run import Run, once
+from hibprune.stages.score_others import choose_others
 from hibprune.tasks import Target
 
 ATTRIBUTE = "attribute"
@@ -41,75 +38,9 @@ def choose(run: Run) -> Choice:
         scores = attribute(run, targets, part)
         planned = plan(run, scores, part)
         choice = Choice((*choice.rounds, FinishedRound(scores, planned)))
-    if recipe.budget.neurons:
-        choice = replace(choice, neurons=choose_neurons(run, targets))
+    choice = replace(choice, others=choose_others(run, targets))
     run.ranks.tell(None)
     return choice
-
-
-def choose_neurons(run: Run, targets: tuple[dict[str, Target], str]) -> FinishedRound:
-    """Score the neurons of the model as it was, and plan which of them go."""
-    scores, budget = attribute_neurons(run, targets), run.recipe.budget
-    total = len(scores.result.heads)
-
-    def plan(_: Step[Plan], narration: StepNarration) -> Plan:
-        removed = lowest_neurons(scores.result, budget)
-        return Plan(removed=(), kept=(), neurons=neurons_by_layer(removed))
-
-    done = once(
-        run,
-        "plan-neurons",
-        {"scores": scores.key, "neurons": budget.neurons, "scope": budget.scope},
-        Plan,
-        plan,
-        lambda plan: (
-            f"{len(plan.units)} of {total} neurons to remove, {budget.scope} "
-            f"(share {budget.neurons:g})"
-        ),
-    )
-    return FinishedRound(scores, done)
-
-
-def attribute_neurons(run: Run, targets: tuple[dict[str, Target], str]) -> Done[Scores]:
-    """Score the neurons of the encoder's feed-forwards on the calibration clips."""
-    recipe = run.recipe
-    method: MethodBase = recipe.neuron_attribution.for_task(recipe.task.kind)
-    neurons = neurons_of(run.checkpoint.model)
-
-    def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
-        samples = [
-            _sample(run, clip, targets[0][clip.id]) for clip in run.material.calibration.utterances
-        ]
-        session = Session(
-            seed=recipe.seed,
-            progress=lambda done, total, loss: narration.advance(done, total),
-            notice=run.narrator.say,
-        )
-        model = run.checkpoint.model
-        with effort_measured(model, len(samples)) as effort:
-            scores = method.attribute(model, samples, recipe.task.loss, session, "neuron")
-        return scores.model_copy(update={"effort": effort()})
-
-    return once(
-        run,
-        "attribute-neurons",
-        {
-            "calibration": run.material.calibration.identity,
-            "crop_seconds": recipe.calibration.crop_seconds,
-            "targets": targets[1],
-            "method": method.model_dump(mode="json", exclude=set(method.resources)),
-            "seed": recipe.seed,
-        },
-        Scores,
-        attribute,
-        lambda scores: f"{len(scores.heads)} neurons by {scores.method}",
-        credible=lambda kept: (
-            kept.heads == neurons
-            and len(kept.per_sample) == 1
-            and all(map(math.isfinite, kept.per_sample[0]))
-        ),
-        timed=frozenset({"effort"}),
-    )
 
 
 def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
@@ -235,7 +166,8 @@ def _scored(
 ) -> Scores:
     recipe, before = run.recipe, work.before
     samples = [
-        _sample(run, clip, work.targets[clip.id]) for clip in run.material.calibration.utterances
+        calibration_sample(recipe, run.checkpoint, clip, work.targets[clip.id])
+        for clip in run.material.calibration.utterances
     ]
     session = replace(
         session,
@@ -264,18 +196,6 @@ def help_scoring(run: Run) -> None:
     """Score a share of the samples whenever the leader has work, until it has chosen."""
     while (work := run.ranks.hear()) is not None:
         _scored(run, work, Session())
-
-
-def _sample(run: Run, clip: Utterance, target: Target) -> Sample:
-    try:
-        encoded = run.recipe.task.encode(target, run.checkpoint.vocabulary)
-    except ValueError as error:
-        # The data set's own targets were seen to when they were loaded.
-        raise UserError(
-            f"calibration: {clip.id}: what the model says of it is no target for it: {error}: "
-            "leave it out or set calibration.labels: dataset"
-        ) from error
-    return Sample(clip.id, calibration_inputs(run.recipe, run.checkpoint, clip), encoded)
 
 
 def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:
