@@ -208,8 +208,9 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
     """Validate RECIPE without running it: keys, values, model, data and their overlap.
 
     Says of both sets of data how many clips, classes and hours they hold and which clips a run
-    would skip. Headers are read, nothing is decoded: silence and NaN are not noticed. What is not
-    on this machine is "not checked".
+    would skip. Headers are read of all, and up to 20 clips of a set, those a run takes first, are
+    decoded: silence and NaN in others are not noticed. What is not on this machine is "not
+    checked".
 
     \b
     --json prints one object, also when the recipe has faults:
@@ -224,6 +225,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
         inputs              clips or texts listed
         drawn               those a run would take
         looked_at           those whose header or text was read
+        decoded             clips read whole; null for text
         hours               of the usable ones; null for text
         classes             label: how many; null without labels
         skipped             [{id, reason}] that cannot be used

@@ -31,8 +31,8 @@ def check_recipe(
 ) -> CheckReport:
     """Check what can be checked without running; faults are in the report, not raised.
 
-    What is on this machine is opened: the model is loaded, clips are listed and their headers read,
-    but nothing is decoded. `offline` leaves out what only the Hub could tell.
+    What is on this machine is opened: the model is loaded, clips are listed, their headers read and
+    the first drawn decoded. `offline` leaves out what only the Hub could tell.
     """
     recipe, name = loaded.recipe, legible(str(loaded.path))
     faults: list[str] = []
