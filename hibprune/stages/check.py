@@ -63,7 +63,7 @@ def check_recipe(
         not_checked += check.not_checked
         notes += check.notes
     calibration, validation = (check.listed for check in checks)
-    if checkpoint is not None:
+    if checkpoint is not None and checks[-1].targeted:
         with _gathered(faults):
             try_loss(recipe, checkpoint, validation)
     measured = validation_order(recipe, validation)[: recipe.validation.limit]

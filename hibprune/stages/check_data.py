@@ -48,6 +48,8 @@ class DataCheck:
 
     about: CheckedData
     listed: list[Utterance] = field(default_factory=list)
+    targeted: bool = False
+    """Whether all that was listed has a target that the model knows."""
     faults: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -107,6 +109,7 @@ def check_data(
             check.faults.append(str(error))
         else:
             check.listed, check.notes = targeted.utterances, list(targeted.notes)
+            check.targeted = True
             check.about = check.about.model_copy(update={"classes": _classes(check.listed)})
     missing = missing_audio(listing.utterances)
     if missing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import stat
@@ -23,13 +24,9 @@ PATIENCE = 90.0
 MEMORY = 12 * 2**30
 """Bytes of address space beyond what a fresh process has: more is an error of the command's."""
 LONGEST_LINE, MOST_LINES = 2000, 60
-OUTDATED = (
-    "unknown key",
-    "not a setting of",
-    "unknown kind",
-    "unknown method",
-    ": missing\n",
-    "No such",
+OUTDATED = re.compile(
+    r"unknown (key|kind|method)|not a setting of|recipe\.yaml: [\w.]+: missing$|No such option",
+    re.M,
 )
 """What is said of recipes and commands that are not written as they are today."""
 
@@ -100,7 +97,7 @@ def _faults(case: Case, code: int | None, said: str) -> list[str]:
         faults.append("refused without a line that says why")
     if code == 2 and case.says and not any(words in said for words in case.says):
         faults.append(f"refused, and not for {' or '.join(case.says)}")
-    if code == 2 and not case.says and any(words in said for words in OUTDATED):
+    if code == 2 and not case.says and OUTDATED.search(said):
         faults.append("refused for how the case is written")
     return faults
 
