@@ -417,6 +417,15 @@ def spoil_overlap(stand_in: StandIn) -> list[str]:
     ]
 
 
+def spoil_labels(stand_in: StandIn) -> list[str]:
+    """Told once, and not of the loss that cannot be computed for want of them as well."""
+    rows = [{**row, "label": row["label"].upper()} for row in stand_in.rows("validation")]
+    stand_in.write_rows("validation", rows)
+    return [
+        "validation: validation/0.wav: the model has no label 'W0'; it knows w0, w1, w2, w3, w4"
+    ]
+
+
 def spoil_samples(stand_in: StandIn) -> list[str]:
     content = stand_in.content()
     content["calibration"]["samples"] = 200
@@ -424,7 +433,9 @@ def spoil_samples(stand_in: StandIn) -> list[str]:
     return [f"{stand_in.recipe}: calibration.samples: 200 asked for, but there are 20 clips"]
 
 
-@pytest.mark.parametrize("spoil", [spoil_nothing_there, spoil_audio, spoil_overlap, spoil_samples])
+@pytest.mark.parametrize(
+    "spoil", [spoil_nothing_there, spoil_audio, spoil_labels, spoil_overlap, spoil_samples]
+)
 def test_check_reports_faults(stand_in: StandIn, spoil: Callable[[StandIn], list[str]]) -> None:
     faults = spoil(stand_in)
     result = invoke("check", stand_in.recipe)

@@ -26,7 +26,7 @@ MEMORY = 12 * 2**30
 LONGEST_LINE, MOST_LINES = 2000, 60
 OUTDATED = re.compile(
     r"unknown (key|kind|method)|not a setting of|recipe\.yaml: [\w.]+: missing$|No such option",
-    re.M,
+    re.MULTILINE,
 )
 """What is said of recipes and commands that are not written as they are today."""
 

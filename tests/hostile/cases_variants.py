@@ -254,7 +254,7 @@ CASES: list[Case] = [
             spoil,
             command=(*PREDICT, "--variant", "int8"),
             finished="int8",
-            says=("manifest",),
+            says=("manifest", "is not in it"),
         )
         for what, spoil in (
             ("no variants in the manifest", setting("out/manifest.json", variants=[])),
