@@ -131,6 +131,30 @@ def test_scores_of_another_model_are_not_believed(
     assert all(head["index"] < 4 for head in kept["removed"] + kept["kept"])
 
 
+def test_layers_that_a_rival_has_not_are_a_plain_line(
+    finished_in_int8: Callable[[str], Path], stand_ins: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """What lies in the record of the original's int8, of which nothing but the record is kept."""
+    output = Path(shutil.copytree(finished_in_int8("keyword_spotting"), tmp_path / "out"))
+
+    def of_others(record: dict[str, Any]) -> None:
+        record["result"]["guard"].update(in_float=["a\nb"], drops={"a\nb": 1.0})
+
+    let_it_have_found(output / "steps/convert-original-int8.json", of_others)
+    result = invoke(
+        "run", stand_ins("keyword_spotting") / "recipe.yaml", "--output", output, "--quiet",
+        "--set=export.variants=[fp32, int8]", "--set=quantize.max_drop=100",
+        "--set=benchmark.rivals=true",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output or result.exception
+    (missing,) = json.loads((output / "manifest.json").read_text())["missing"]
+    assert (missing["name"], missing["reason"]) == (
+        "original-int8",
+        "int8: an earlier run left 'a b' in float32, and the model has no such layers: "
+        "remove steps/ in the output directory and run again",
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "clips"), [("least-squares", -5), ("least-squares", 1000), ("\x1b[2J", 16)]
 )
@@ -223,6 +247,7 @@ GUARD = Int8Guard(
         (Converted(guard=GUARD.model_copy(update={"max_drop": 0.5})), "int8", False),
         (Converted(guard=GUARD.model_copy(update={"measurements": 0})), "int8", False),
         (Converted(guard=GUARD.model_copy(update={"in_float": ("a", "a")})), "int8", False),
+        (Converted(guard=GUARD.model_copy(update={"in_float": ("a", "z")})), "int8", False),
     ],
 )
 def test_a_conversion_is_what_the_recipe_wants(

@@ -130,8 +130,14 @@ def _building_smaller(original: Callable[..., None], family: Family) -> Callable
         remembered = getattr(config, FIELD, None)
         if remembered:
             layers = stack_layers(self, family.encoder)
+            if strangers := remembered.keys() - {str(number) for number in range(len(layers))}:
+                raise ValueError(
+                    f"{FIELD} speaks of layer {min(strangers)}, and there are layers 0 to "
+                    f"{len(layers) - 1}"
+                )
             for number, layer in enumerate(layers):
-                _build_smaller(layer, family, remembered.get(str(number), ()))
+                if str(number) in remembered:
+                    _build_smaller(layer, family, remembered[str(number)])
 
     return build
 
@@ -141,9 +147,14 @@ def _build_smaller(layer: nn.Module, family: Family, remembered: Sequence[tuple[
 
     Raises:
         ValueError: the layer has neither the number of neurons it had at first nor what is left, or
-            neurons are gone that it never had.
+            neurons are gone that it never had, or it has another number of feed-forwards.
     """
-    for layout, (count, mask) in zip(family.feed_forwards, remembered, strict=False):
+    if len(remembered) != len(family.feed_forwards):
+        raise ValueError(
+            f"{FIELD} speaks of {len(remembered)} feed-forwards in a layer that has "
+            f"{len(family.feed_forwards)}"
+        )
+    for layout, (count, mask) in zip(family.feed_forwards, remembered, strict=True):
         first: Any = layer.get_submodule(layout.first)
         number = int(mask, 16)
         if number < 0 or number.bit_length() > count:

@@ -165,4 +165,5 @@ def credible_conversion(converted: Converted, precision: Precision, max_drop: fl
         and guard.max_drop == max_drop
         and guard.measurements > 0
         and len(guard.in_float) == len(set(guard.in_float))
+        and guard.drops.keys() >= set(guard.in_float)
     )

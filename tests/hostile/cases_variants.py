@@ -120,6 +120,7 @@ FORGED: dict[str, dict[str, Callable[[dict[str, Any]], object]]] = {
     "convert-original-int8": {
         "a fault": lambda result: result.update(fault="forged", guard=None),
         "groups nobody knows": _guard(in_float=["nobody", "/etc"]),
+        "groups nobody knows, tried": _guard(in_float=["nobody"], drops={"nobody": 1.0}),
     },
     "measure-pruned-int8": {
         "a metric of 7": lambda result: result["evaluation"].update(value=7.0),
