@@ -312,13 +312,13 @@ CASES: list[Case] = [
     ],
     *[
         Case(f"weights times {factor:g}", _scaled(factor), must_refuse=False)
-        for factor in (1e15, 1e25, 1e37)
+        for factor in (1e4, 1e8, 1e9, 1e15, 1e37)
     ],
     *[
         Case(
-            f"weights times 1e15: {method}",
+            f"weights times 1e8: {method}",
             lambda s, method=method: (
-                _scaled(1e15)(s),
+                _scaled(1e8)(s),
                 recipe(attribution={"method": method}, budget__neurons=0.3)(s),
             ),
             must_refuse=False,
