@@ -47,8 +47,9 @@ def _printable(letter: str) -> str:
 
 
 def shortened(text: str, limit: int = MAX_QUOTED) -> str:
-    """Text of at most `limit` characters; one that is longer ends in an ellipsis."""
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    """Text of at most `limit` characters, on one line; one that is longer ends in an ellipsis."""
+    short = text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return " ".join(short.splitlines())
 
 
 def did_you_mean(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:

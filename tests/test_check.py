@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from click.testing import Result
@@ -39,6 +40,8 @@ def test_check_passes_a_good_recipe(stand_ins: Callable[[str], Path], name: str)
     medium = "texts" if name == "text_classification" else "clips"
     assert calibration.startswith(f"calibration: 20 {medium}")
     assert calibration.endswith(", 20 drawn, 0 skipped")
+    assert ("20 of 20 clips decoded" in calibration) == (medium == "clips")
+    assert ("20 of 30 clips decoded" in validation) == (medium == "clips")
     assert validation.startswith(f"validation: 30 {medium}")
     assert last == f"{recipe}: ok"
 
@@ -63,7 +66,8 @@ def test_check_counts_clips_classes_hours_and_what_is_left_out(stand_in: StandIn
     calibration, why, validation, skipped, _ = result.stdout.splitlines()
     hours = sum(soundfile.info(path).duration for path in words.glob("*/*.Wav")) / 3600
     assert calibration == (
-        f"calibration: {len(LABELS)} clips of {len(LABELS)} classes (1 each), {hours:.3g} hours, "
+        f"calibration: {len(LABELS)} clips of {len(LABELS)} classes (1 each), "
+        f"{len(LABELS)} of {len(LABELS)} clips decoded, {hours:.3g} hours, "
         "2 drawn, 0 skipped, 1 passed over"
     )
     assert why == (
@@ -98,6 +102,7 @@ def test_check_json_is_for_programs(stand_in: StandIn) -> None:
         "calibration", "manifest", "sound",
     )  # fmt: skip
     assert (validation["inputs"], validation["drawn"], validation["looked_at"]) == (30, 28, 30)
+    assert (calibration["decoded"], validation["decoded"]) == (20, 20)
     assert validation["skipped"] == [
         {"id": f"validation/{number}.wav", "reason": "not audio that libsndfile can open"}
         for number in (4, 5)
@@ -195,6 +200,90 @@ def test_check_asks_the_hub_for_data_sets(
     assert unasked.exit_code == 0
     assert "not checked: calibration: its data are not on this machine" in unasked.stdout
     assert asked == ["owner/gone", "owner/there"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda sound: sound * 0, "silent"),
+        (lambda sound: np.where(sound > 0.2, np.nan, sound), "holds NaN or infinite values"),
+        (lambda sound: np.where(sound > 0.2, np.inf, sound), "holds NaN or infinite values"),
+        (lambda sound: sound * 1e20, "holds values up to "),
+    ],
+)
+@pytest.mark.parametrize("model", ["model", "owner/name"])
+def test_the_first_clips_are_decoded(
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[np.ndarray], np.ndarray],
+    reason: str,
+    model: str,
+) -> None:
+    """What headers do not tell stops a check as it stops a run; beyond the bound it is not seen."""
+    options = ("--offline", f"--set=model.source={model}")
+    path = stand_in.clip("validation", 3)
+    sound, rate = soundfile.read(path)
+    soundfile.write(path, spoil(sound), rate, subtype="FLOAT")
+    result = invoke("check", stand_in.recipe, *options)
+    assert result.exit_code == 2
+    fault, *more = result.stderr.splitlines()
+    assert fault.startswith(
+        "error: validation: 1 of the first 4 clips cannot be used, more than max_unreadable "
+        f"(0.01) allows: validation/3.wav: {reason}"
+    )
+    assert not more
+    if model == "model":
+        assert invoke("run", stand_in.recipe, "--quiet").stderr == result.stderr
+    lenient = invoke("check", stand_in.recipe, *options, "--set=validation.max_unreadable=0.1")
+    assert lenient.exit_code == 0, lenient.output
+    assert ", 20 of 30 clips decoded," in lenient.stdout
+    assert f"  skipped validation/3.wav: {reason}" in lenient.stdout
+    # Only so many, and so many seconds: none of the clips is shorter than a quarter of one.
+    for bound, decoded in (("MOST_DECODED", 3), ("MOST_SECONDS_DECODED", 0.8)):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"hibprune.stages.check_data.{bound}", decoded)
+            passed = invoke("check", stand_in.recipe, *options, "--json")
+            assert passed.exit_code == 0, passed.output
+            found = json.loads(passed.stdout)["data"][1]
+            assert 0 < found["decoded"] <= 3
+            assert found["skipped"] == []
+
+
+@pytest.mark.parametrize(
+    ("split", "fault"),
+    [
+        ("train", None),
+        ("test[:10%]+train", None),
+        ("all", None),
+        ("validation", "no split 'validation'; its splits are train, test"),
+        ("train+dev", "no split 'train+dev'; its splits are train, test"),
+    ],
+)
+def test_check_asks_the_hub_for_splits(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, split: str, fault: str | None
+) -> None:
+    import datasets
+    from huggingface_hub import HfApi
+
+    asked: list[tuple[str, Any]] = []
+
+    def splits(path: str, config_name: str | None = None, **options: Any) -> list[str]:
+        asked.append((path, config_name))
+        return ["train", "test"]
+
+    monkeypatch.setattr(HfApi, "dataset_info", lambda self, name, **options: None)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", splits)
+    source = f"calibration.source={{kind: datasets, path: owner/set, name: en, split: '{split}'}}"
+    assert invoke("check", stand_in.recipe, "--set", source, "--offline").exit_code == 0
+    assert asked == []
+    result = invoke("check", stand_in.recipe, "--set", source)
+    assert asked == [("owner/set", "en")]
+    if fault is None:
+        assert result.exit_code == 0, result.output
+        assert "not checked: calibration: its data come from the Hub" in result.stdout
+    else:
+        assert result.exit_code == 2
+        assert result.stderr == f"error: owner/set: {fault}\n"
 
 
 def test_a_model_on_the_hub_is_not_checked(
@@ -328,6 +417,15 @@ def spoil_overlap(stand_in: StandIn) -> list[str]:
     ]
 
 
+def spoil_labels(stand_in: StandIn) -> list[str]:
+    """Told once, and not of the loss that cannot be computed for want of them as well."""
+    rows = [{**row, "label": row["label"].upper()} for row in stand_in.rows("validation")]
+    stand_in.write_rows("validation", rows)
+    return [
+        "validation: validation/0.wav: the model has no label 'W0'; it knows w0, w1, w2, w3, w4"
+    ]
+
+
 def spoil_samples(stand_in: StandIn) -> list[str]:
     content = stand_in.content()
     content["calibration"]["samples"] = 200
@@ -335,7 +433,9 @@ def spoil_samples(stand_in: StandIn) -> list[str]:
     return [f"{stand_in.recipe}: calibration.samples: 200 asked for, but there are 20 clips"]
 
 
-@pytest.mark.parametrize("spoil", [spoil_nothing_there, spoil_audio, spoil_overlap, spoil_samples])
+@pytest.mark.parametrize(
+    "spoil", [spoil_nothing_there, spoil_audio, spoil_labels, spoil_overlap, spoil_samples]
+)
 def test_check_reports_faults(stand_in: StandIn, spoil: Callable[[StandIn], list[str]]) -> None:
     faults = spoil(stand_in)
     result = invoke("check", stand_in.recipe)

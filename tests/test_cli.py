@@ -250,3 +250,24 @@ def test_methods_lists_every_method_with_its_source_and_cost() -> None:
 
 def test_the_version_is_the_packages() -> None:
     assert invoke("--version").stdout == f"hibprune, version {hibprune.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "correlate"])
+def test_an_empty_output_is_not_the_directory_one_is_in(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    """As `--output "$WORK"` is where WORK is not set."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    inputs = (here, here) if command == "correlate" else (stand_in.recipe,)
+    result = invoke(command, *inputs, "--output", "")
+    assert result.exit_code == 2
+    assert "'--output': it is empty: name a directory" in result.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_the_command_line_runs_as_a_module() -> None:
+    module = (sys.executable, "-m", "hibprune.cli", "--version")
+    told = subprocess.run(module, capture_output=True, text=True, check=True)
+    assert told.stdout == f"hibprune, version {hibprune.__version__}\n"

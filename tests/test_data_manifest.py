@@ -85,6 +85,7 @@ def test_unlabelled(tmp_path: Path) -> None:
         ('{"audio": "b.wav", "label": " "}', ":2: 'label' is empty"),
         ('{"audio": "", "label": "yes"}', ":2: 'audio' is empty"),
         ('{"audio": "b.wav", "label": 1.5}', ":2: 'label' is 1.5; write it as text"),
+        ('{"audio": "b.wav", "label": 2.0}', ":2: 'label' is 2.0; write it as 2"),
         ('{"audio": "b.wav", "label": true}', ":2: 'label' is true; write it as text"),
         ('{"audio": 3, "label": "no"}', ":2: 'audio' is 3; write it as text"),
         (

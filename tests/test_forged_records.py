@@ -16,10 +16,15 @@ from hibprune.execution.files import sha256_of
 from hibprune.execution.steps import Partial
 from hibprune.records.base import Interval
 from hibprune.records.measurements import Evaluation
-from hibprune.records.units import Head, Scores, Training
+from hibprune.records.precision import Int8Guard
+from hibprune.records.repair import LayerRefinement, Repair, SublayerRepair
+from hibprune.records.units import Head, Scores, Training, Unit
+from hibprune.records.variants import Converted
 from hibprune.stages.credibility import (
+    credible_conversion,
     credible_evaluation,
     credible_partial,
+    credible_repair,
     credible_scores,
     credible_targets,
 )
@@ -124,6 +129,131 @@ def test_scores_of_another_model_are_not_believed(
     assert rerun(stand_ins("keyword_spotting"), output)[0] == "attribute"
     kept = json.loads((output / "steps/plan.json").read_text())["result"]
     assert all(head["index"] < 4 for head in kept["removed"] + kept["kept"])
+
+
+def test_layers_that_a_rival_has_not_are_a_plain_line(
+    finished_in_int8: Callable[[str], Path], stand_ins: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """What lies in the record of the original's int8, of which nothing but the record is kept."""
+    output = Path(shutil.copytree(finished_in_int8("keyword_spotting"), tmp_path / "out"))
+
+    def of_others(record: dict[str, Any]) -> None:
+        record["result"]["guard"].update(in_float=["a\nb"], drops={"a\nb": 1.0})
+
+    let_it_have_found(output / "steps/convert-original-int8.json", of_others)
+    result = invoke(
+        "run", stand_ins("keyword_spotting") / "recipe.yaml", "--output", output, "--quiet",
+        "--set=export.variants=[fp32, int8]", "--set=quantize.max_drop=100",
+        "--set=benchmark.rivals=true",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output or result.exception
+    (missing,) = json.loads((output / "manifest.json").read_text())["missing"]
+    assert (missing["name"], missing["reason"]) == (
+        "original-int8",
+        "int8: an earlier run left 'a b' in float32, and the model has no such layers: "
+        "remove steps/ in the output directory and run again",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "clips"), [("least-squares", -5), ("least-squares", 1000), ("\x1b[2J", 16)]
+)
+def test_a_repair_that_was_not_asked_for_is_done_again(
+    output: Path, stand_ins: Callable[[str], Path], kind: str, clips: int
+) -> None:
+    let_it_have_found(
+        output / "steps/repair.json",
+        lambda record: record["result"]["repair"].update(kind=kind, clips=clips),
+    )
+    assert "repair" in rerun(stand_ins("keyword_spotting"), output)
+    report = (output / "report.md").read_text()
+    assert "\x1b" not in report
+    kept = json.loads((output / "steps/repair.json").read_text())["result"]["repair"]
+    assert (kept["kind"], kept["clips"]) == ("least-squares", 16)
+
+
+SUBLAYER = SublayerRepair(
+    layer=1, kind="head", name="attention", removed=2, kept=2, strength=0.1, before=0.5, after=0.2,
+    refitted=True,
+)  # fmt: skip
+FEED_FORWARD = SUBLAYER.model_copy(
+    update={"kind": "neuron", "name": "feed-forward", "removed": 1, "kept": 36}
+)
+REPAIR = Repair(kind="scale", clips=8, held_out=2, frames=90, sublayers=(SUBLAYER, FEED_FORWARD))
+GONE = (Head(1, 0), Head(1, 3), Unit(1, 5, kind="neuron"), Head(0, 2, "decoder.self"))
+
+
+def with_sublayer(**values: Any) -> dict[str, Any]:
+    return {"sublayers": (SUBLAYER.model_copy(update=values), FEED_FORWARD)}
+
+
+@pytest.mark.parametrize(
+    ("change", "credible"),
+    [
+        ({}, True),
+        ({"kind": "mean"}, False),
+        ({"clips": 9}, False),
+        ({"clips": 12, "held_out": -2}, False),
+        ({"frames": 0}, False),
+        ({"sublayers": ()}, False),
+        (with_sublayer(strength=None), True),
+        (with_sublayer(strength=-1.0), False),
+        (with_sublayer(removed=1), False),
+        (with_sublayer(layer=0), False),
+        (with_sublayer(layer=-1), False),
+        (with_sublayer(kind="neuron"), False),
+        (with_sublayer(kept=-1), False),
+        (with_sublayer(before=-1.0), False),
+        (with_sublayer(after=-0.1), False),
+        (with_sublayer(after=0.6), False),
+        (with_sublayer(before=float("nan")), False),
+        ({"refinements": (LayerRefinement(layer=1, before=1, after=0.5, steps=3),)}, False),
+    ],
+)
+def test_a_repair_is_of_these_units_on_so_many_clips(
+    change: dict[str, Any], credible: bool
+) -> None:
+    assert credible_repair(REPAIR.model_copy(update=change), "scale", 10, GONE, 0) is credible
+
+
+@pytest.mark.parametrize(
+    ("steps", "credible"), [((3,), True), ((0,), True), ((), False), ((-1,), False),
+                            ((6,), False), ((3, 3), False)],
+)  # fmt: skip
+def test_layers_are_refined_by_as_many_steps_as_there_are(
+    steps: tuple[int, ...], credible: bool
+) -> None:
+    refined = tuple(LayerRefinement(layer=1, before=1, after=0.5, steps=one) for one in steps)
+    repair = REPAIR.model_copy(update={"refinements": refined})
+    assert credible_repair(repair, "scale", 10, GONE, 5) is credible
+
+
+GUARD = Int8Guard(
+    reference=0.9, quantized=0.8, guarded=0.9, max_drop=0.01, in_float=("a", "b"),
+    drops={"a": 0.05, "b": 0.05, "c": 0.0}, measurements=5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("converted", "precision", "credible"),
+    [
+        (Converted(guard=GUARD), "int8", True),
+        (Converted(), "int8", False),
+        (Converted(guard=GUARD), "fp16", False),
+        (Converted(in_float=("node",)), "fp16", True),
+        (Converted(fault="it loops"), "int8", True),
+        (Converted(fault="\x1b[2J"), "int8", False),
+        (Converted(fault="it loops", guard=GUARD), "int8", False),
+        (Converted(guard=GUARD.model_copy(update={"max_drop": 0.5})), "int8", False),
+        (Converted(guard=GUARD.model_copy(update={"measurements": 0})), "int8", False),
+        (Converted(guard=GUARD.model_copy(update={"in_float": ("a", "a")})), "int8", False),
+        (Converted(guard=GUARD.model_copy(update={"in_float": ("a", "z")})), "int8", False),
+    ],
+)
+def test_a_conversion_is_what_the_recipe_wants(
+    converted: Converted, precision: Any, credible: bool
+) -> None:
+    assert credible_conversion(converted, precision, 0.01) is credible
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,11 @@ SAME = [
     ("vi", unicodedata.normalize("NFD", "tiếng Việt"), "Tiếng Việt"),
     ("ja", "ﾊﾞｶ カ゛", "バカ ガ"),
     ("th", "น\u0e49\u0e33", "น\u0e49\u0e4d\u0e32"),
+    # The ring typed before the tone, and AE as two E, look the same.
+    ("th", "น\u0e49\u0e33", "น\u0e4d\u0e49\u0e32"),
+    ("lo", "ນ\u0ec9\u0eb3", "ນ\u0ecd\u0ec9\u0eb2"),
+    ("th", "\u0e41ม\u0e48", "\u0e40\u0e40ม\u0e48"),
+    ("lo", "\u0ec1ມ\u0ec8", "\u0ec0\u0ec0ມ\u0ec8"),
     ("fa", f"کتاب{ZWNJ} ها", "کتاب ها"),
     ("fa", f"می{ZWNJ}{ZWNJ}روم", f"می{ZWNJ}روم"),
     ("ml", f"അവന{VIRAMA}{ZWJ}", "അവൻ"),

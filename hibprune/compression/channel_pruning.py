@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.compression.rebuilding import Rebuild, contradiction, gone_places, remembered
+from hibprune.compression.rebuilding import (
+    Rebuild,
+    contradiction,
+    gone_places,
+    remembered,
+    require_layers,
+)
 from hibprune.models.families import family_of
 from hibprune.models.front_end import (
     FrontEndPart,
@@ -129,7 +135,9 @@ def _rebuild(family: Family, base_model: Any, config: Any) -> None:
     told = getattr(config, FIELD, None)
     if not told or family.front_end is None:
         return
-    for number, module in enumerate(front_end_layers(base_model, family.front_end)):
+    layers = front_end_layers(base_model, family.front_end)
+    require_layers(FIELD, told.keys(), len(layers))
+    for number, module in enumerate(layers):
         if str(number) not in told:
             continue
         count, mask = told[str(number)]

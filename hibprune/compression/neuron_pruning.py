@@ -24,6 +24,7 @@ from hibprune.compression.rebuilding import (
     contradiction,
     gone_places,
     remembered,
+    require_layers,
 )
 from hibprune.models.attention import stack_layers
 from hibprune.models.families import family_of
@@ -123,10 +124,19 @@ def rebuilding_neurons(family: Family) -> Rebuild:
 
 
 def _rebuild(family: Family, base_model: Any, config: Any) -> None:
+    """Take out what the configuration says is gone.
+
+    Raises:
+        ValueError: the configuration contradicts itself or the model.
+    """
     told = getattr(config, FIELD, None)
-    if told:
-        for number, layer in enumerate(stack_layers(base_model, family.encoder)):
-            _build_smaller(layer, family, told.get(str(number), ()))
+    if not told:
+        return
+    layers = stack_layers(base_model, family.encoder)
+    require_layers(FIELD, told.keys(), len(layers))
+    for number, layer in enumerate(layers):
+        if str(number) in told:
+            _build_smaller(layer, family, told[str(number)])
 
 
 def _build_smaller(layer: nn.Module, family: Family, told: Sequence[Remembered]) -> None:
@@ -134,9 +144,14 @@ def _build_smaller(layer: nn.Module, family: Family, told: Sequence[Remembered])
 
     Raises:
         ValueError: the layer has neither the number of neurons it had at first nor what is left, or
-            neurons are gone that it never had.
+            neurons are gone that it never had, or it has another number of feed-forwards.
     """
-    for layout, (count, mask) in zip(family.feed_forwards, told, strict=False):
+    if len(told) != len(family.feed_forwards):
+        raise ValueError(
+            f"{FIELD} speaks of {len(told)} feed-forwards in a layer that has "
+            f"{len(family.feed_forwards)}"
+        )
+    for layout, (count, mask) in zip(family.feed_forwards, told, strict=True):
         first: Any = layer.get_submodule(layout.first)
         gone = gone_places(FIELD, "neurons", count, mask)
         if first.out_features == count:

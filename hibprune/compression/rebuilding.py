@@ -35,6 +35,18 @@ def gone_places(field: str, units: str, count: int, mask: str) -> frozenset[int]
     return frozenset(place for place, bit in enumerate(reversed(f"{number:b}")) if bit == "1")
 
 
+def require_layers(field: str, layers: Collection[str], count: int) -> None:
+    """See that a configuration speaks only of layers that there are.
+
+    Raises:
+        ValueError: it speaks of another.
+    """
+    if strangers := set(layers) - {str(number) for number in range(count)}:
+        raise ValueError(
+            f"{field} speaks of layer {min(strangers)}, and there are layers 0 to {count - 1}"
+        )
+
+
 def contradiction(field: str, units: str, count: int, gone: int, there: int) -> ValueError:
     """That a configuration says two things of how many units a layer has."""
     return ValueError(

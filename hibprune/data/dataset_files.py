@@ -8,7 +8,7 @@ is settled before `datasets` sees it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -251,10 +251,29 @@ def taken_split(splits: Mapping[str, Any], split: str) -> Any:
         wanted = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
         if str(error).startswith(("Unknown split", "Unrecognized")):
-            raise UserError(f"no split '{split}'; its splits are {', '.join(splits)}") from error
+            raise UserError(_no_split(split, splits)) from error
         raise UserError(f"split '{split}' cannot be taken: {error}") from error
     parts = [splits[one.splitname].select(range(one.from_, one.to)) for one in wanted]
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def split_fault(names: Sequence[str], split: str) -> str | None:
+    """Why `split`, which may be a slice or a sum, is in no data set with these; None if it may."""
+    import datasets
+
+    if split in (*names, "all"):
+        return None
+    try:
+        # How long they are is not known; slices beyond an end are told when they are taken.
+        datasets.ReadInstruction.from_spec(split).to_absolute(dict.fromkeys(names, 2**40))
+    except (ValueError, AssertionError) as error:
+        if str(error).startswith(("Unknown split", "Unrecognized")):
+            return _no_split(split, names)
+    return None
+
+
+def _no_split(split: str, names: Iterable[str]) -> str:
+    return f"no split '{split}'; its splits are {', '.join(names)}"
 
 
 def not_loaded(place: DataPlace, loaded: Loaded) -> tuple[tuple[str, str], ...]:

@@ -132,7 +132,9 @@ def _text(
         return str(value)
     if not isinstance(value, str):
         written = shortened(json.dumps(value))
-        raise UserError(f"{place}: '{column}' is {written}; write it as text")
+        whole = is_label and isinstance(value, float) and value.is_integer()
+        remedy = f"{int(value):d}" if whole else "text"
+        raise UserError(f"{place}: '{column}' is {written}; write it as {remedy}")
     if not value.strip():
         raise UserError(f"{place}: '{column}' is empty")
     errors = "surrogateescape" if is_path else "strict"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import transformers
 from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers.modeling_utils import no_init_weights
 
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 from hibprune.models.families import families_by_type, family_of, has_decoder
 from hibprune.models.parts import WEIGHTS, plain_faults, pretrained, reason_of
 from hibprune.models.source import read_json
@@ -24,6 +25,8 @@ LARGEST_GRAPH = 2**31 - 2**23
 BUILD = ("is_encoder_decoder", "add_cross_attention")
 """Settings that follow from the model type."""
 QUANTIZED = ("quantization_config", "compression_config")
+LAYER, MASK = re.compile("0|[1-9][0-9]{0,3}"), re.compile("[0-9a-f]+")
+"""How a configuration writes a layer's number, and which of its neurons are gone."""
 
 
 def read_configuration(staged: StagedCheckpoint, task: TaskBase) -> Any:
@@ -66,12 +69,15 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
                 f"{place}: {key}: {str(said[key])[:40]} is not how a model of type "
                 f"'{usual.model_type}' is built: take config.json and weights from one checkpoint"
             )
-    feed_forwards = _mapping(said.get("pruned_neurons")).values()
-    gone = [("pruned_neurons", *one) for layer in feed_forwards for one in layer]
-    gone += [("pruned_channels", *one) for one in _mapping(said.get("pruned_channels")).values()]
-    for key, count, mask in gone:
-        if not 0 <= count <= LARGEST_SETTING or len(mask) > count // 4 + 1:
-            raise UserError(f"{place}: {key}: more than any model has: mend it")
+    remembered = (
+        ("pruned_neurons", _neurons_fault), ("pruned_channels", _channels_fault),
+        ("pruned_heads", _heads_fault),
+    )  # fmt: skip
+    for key, fault in remembered:
+        told = said.get(key)
+        wrong = None if not told else fault(told) if isinstance(told, dict) else "no mapping"
+        if wrong is not None:
+            raise UserError(f"{place}: {key}: {wrong}: mend it or take another copy")
     counts = [key for key, value in vars(usual).items() if isinstance(value, int)]
     for key in (*counts, "num_labels"):
         value = said.get(key)
@@ -84,8 +90,50 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
             )
 
 
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _neurons_fault(remembered: dict[str, Any]) -> str | None:
+    """Why this is not what the feed-forwards of each layer had and lost."""
+    for layer, parts in remembered.items():
+        fault = _layer_fault(layer, parts if isinstance(parts, list) else [parts], "neurons")
+        if fault is not None:
+            return fault
+    return None
+
+
+def _channels_fault(remembered: dict[str, Any]) -> str | None:
+    """Why this is not what each convolution of the front end had and lost."""
+    faults = (_layer_fault(layer, [part], "channels") for layer, part in remembered.items())
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def _layer_fault(layer: str, parts: list[Any], units: str) -> str | None:
+    """Why these are not pairs of a number and a mask in hexadecimal."""
+    count: Any
+    mask: Any
+    if not LAYER.fullmatch(layer):
+        return f"'{shortened(layer)}' is no layer's number"
+    for part in parts:
+        count, mask = part if isinstance(part, list) and len(part) == 2 else (None, None)
+        if not _is_number(count) or not isinstance(mask, str) or not MASK.fullmatch(mask):
+            return f"layer {layer} is no list of numbers of {units}, each with a mask"
+        if not 0 <= count <= LARGEST_SETTING or len(mask) > count // 4 + 1:
+            return f"layer {layer} had more {units} than any model has"
+    return None
+
+
+def _heads_fault(remembered: dict[str, Any]) -> str | None:
+    """Why this is not what each layer lost: heads, by number."""
+    for layer, heads in remembered.items():
+        # transformers' own models count negative ones from the last.
+        if not LAYER.fullmatch(layer.removeprefix("-")):
+            return f"'{shortened(layer)}' is no layer's number"
+        sound = isinstance(heads, list) and all(map(_is_number, heads))
+        if not sound or not all(0 <= head <= LARGEST_SETTING for head in heads):
+            return f"layer {layer} is no list of heads by number"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def attention_of(configuration: Any, task: TaskBase) -> str:

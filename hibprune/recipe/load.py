@@ -69,7 +69,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     except ValidationError as error:
         faults = [*left_behind(error, Recipe, overrides), *fault_lines(error, Recipe)]
         raise _refusal(path, faults) from error
-    faults = [*_unfit_numbers("", recipe.model_dump())]
+    faults = [*_unfit_values("", recipe.model_dump())]
     if faults:
         raise _refusal(path, faults)
     if overrides:
@@ -135,13 +135,17 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise UserError(f"{said}: '{shortened(value)}' is not a YAML value") from error
 
 
-def _unfit_numbers(key: str, value: Any) -> Iterator[str]:
-    """A line for each number that is not finite, or whole and beyond what JSON holds exactly."""
+def _unfit_values(key: str, value: Any) -> Iterator[str]:
+    """A line for each value that no key takes: a text of several lines, which would tell of faults
+    that there are not; a number that is not finite, or whole and beyond what JSON holds exactly.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{key}: should be a finite number"
     elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
         yield f"{key}: should be at most {LARGEST_NUMBER:,}"
+    elif isinstance(value, str) and len(value.splitlines()) > 1:
+        yield f"{key}: should be one line, not '{shortened(value)}'"
     elif isinstance(value, dict | list | tuple):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, member in items:
-            yield from _unfit_numbers(f"{key}.{name}" if key else str(name), member)
+            yield from _unfit_values(f"{key}.{name}" if key else str(name), member)

@@ -15,10 +15,11 @@ class CheckedData(Record):
     """One set of data as it lies there; only `use` and `kind` are known where it was not listed.
 
     `inputs` are the clips or texts listed, `drawn` those of them that a run would take, `looked_at`
-    those whose header or text was read. `skipped` are those of them that cannot be used, `hours`
-    the length of the others. `classes` counts inputs by label, or by labels of slots joined with
-    commas; it is None for transcripts and for data without labels. `passed_over` are files in the
-    same place that look like inputs but are not taken for any.
+    those whose header or text was read, `decoded` the clips that were read whole, as a run does.
+    `skipped` are those of them that cannot be used, `hours` the length of the others. `classes`
+    counts inputs by label, or by labels of slots joined with commas; it is None for transcripts and
+    for data without labels. `passed_over` are files in the same place that look like inputs but are
+    not taken for any.
     """
 
     use: str
@@ -27,6 +28,7 @@ class CheckedData(Record):
     inputs: int | None = None
     drawn: int | None = None
     looked_at: int | None = None
+    decoded: int | None = None
     hours: float | None = None
     classes: dict[str, int] | None = None
     skipped: tuple[SkippedClip, ...] = ()

@@ -31,6 +31,8 @@ def check_lines(report: CheckReport) -> list[str]:
 def _set(data: CheckedData) -> Iterator[str]:
     medium = MEDIA[data.medium]
     parts = [medium.counted(data.inputs or 0) + _of_classes(data.classes)]
+    if data.decoded is not None:
+        parts.append(f"{data.decoded} of {medium.counted(data.inputs or 0)} decoded")
     if data.hours is not None:
         parts.append(f"{data.hours:.3g} hours")
     if data.drawn is not None:

@@ -32,8 +32,8 @@ def check_recipe(
 ) -> CheckReport:
     """Check what can be checked without running; faults are in the report, not raised.
 
-    What is on this machine is opened: the model is loaded, clips are listed and their headers read,
-    but nothing is decoded. `offline` leaves out what only the Hub could tell.
+    What is on this machine is opened: the model is loaded, clips are listed, their headers read and
+    the first drawn decoded. `offline` leaves out what only the Hub could tell.
     """
     recipe, name = loaded.recipe, legible(str(loaded.path))
     faults: list[str] = []
@@ -66,7 +66,7 @@ def check_recipe(
         not_checked += check.not_checked
         notes += check.notes
     calibration, validation = (check.listed for check in checks)
-    if checkpoint is not None:
+    if checkpoint is not None and checks[-1].targeted:
         with _gathered(faults):
             try_loss(recipe, checkpoint, validation)
     measured = validation_order(recipe, validation)[: recipe.validation.limit]

@@ -1,4 +1,4 @@
-"""What can be known of a recipe's data without running it: by lists, headers and texts."""
+"""What can be known of a recipe's data without running it: by lists, headers and a few clips."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hibprune.data import (
     missing_audio,
     probe_seconds,
     read_text,
+    read_waveform,
     usable,
 )
 from hibprune.data.dataset_files import is_cached
@@ -25,13 +26,17 @@ from hibprune.models.checkpoint import Checkpoint
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.check import CheckedData
 from hibprune.records.manifest import SkippedClip
-from hibprune.stages.hub import require_on_hub
+from hibprune.stages.hub import require_on_hub, require_split
 from hibprune.stages.load import calibration_order, validation_order
 from hibprune.stages.sources import CALIBRATION
 from hibprune.stages.targets import with_targets
 
 MOST_LOOKED_AT = 20_000
 """Clips of a set whose headers are read: more would take minutes."""
+MOST_DECODED, MOST_SECONDS_DECODED = 20, 120.0
+"""Clips of a set that are also decoded, those drawn first, and how long they may be together."""
+ANY_RATE = 16_000
+"""The rate (Hz) to read clips at where there is no model to say which."""
 
 Progress = Callable[[str, int, int], None]
 """Which set is looked at, how many of its clips are done, and of how many."""
@@ -43,6 +48,8 @@ class DataCheck:
 
     about: CheckedData
     listed: list[Utterance] = field(default_factory=list)
+    targeted: bool = False
+    """Whether all that was listed has a target that the model knows."""
     faults: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -50,9 +57,14 @@ class DataCheck:
 
 @dataclass(frozen=True)
 class _Look:
-    """What headers and texts say: the reason against each input that has one, and the hours."""
+    """What headers, texts and some clips say: the reason against each input that has one.
+
+    `seconds` is the length of the inputs without a reason; `decoded` counts clips, with those that
+    turned out to be none.
+    """
 
     looked_at: int
+    decoded: int
     reasons: dict[str, str]
     seconds: float
 
@@ -97,6 +109,7 @@ def check_data(
             check.faults.append(str(error))
         else:
             check.listed, check.notes = targeted.utterances, list(targeted.notes)
+            check.targeted = True
             check.about = check.about.model_copy(update={"classes": _classes(check.listed)})
     missing = missing_audio(listing.utterances)
     if missing:
@@ -126,6 +139,7 @@ def _elsewhere(use: str, source: DataSource, root: Path, offline: bool) -> str |
             if not is_cached(source.path):
                 raise
             return f"{use}: {source.path} is in the cache, and the Hub does not answer"
+        require_split(source)
     return f"{use}: its data come from {source.remote} when the recipe is run"
 
 
@@ -138,9 +152,13 @@ def _look_into(
     recipe, use = loaded.recipe, check.about.use
     settings = recipe.calibration if use == CALIBRATION else recipe.validation
     ordered = (calibration_order if use == CALIBRATION else validation_order)(recipe, check.listed)
+    limits = settings.durations
+    if checkpoint is not None and checkpoint.preprocessor.medium.unit == "seconds":
+        preprocessor = checkpoint.preprocessor
+        limits = limits.within(preprocessor.shortest, preprocessor.longest)
     look = _look(
         ordered[:MOST_LOOKED_AT],
-        settings.durations,
+        limits,
         checkpoint,
         lambda done, total: progress(use, done, total),
     )
@@ -167,6 +185,7 @@ def _look_into(
         update={
             "drawn": drawn,
             "looked_at": look.looked_at,
+            "decoded": look.decoded if has_seconds else None,
             "hours": look.seconds / 3600 if has_seconds else None,
             "skipped": tuple(SkippedClip(id=one, reason=why) for one, why in look.reasons.items()),
         }
@@ -179,18 +198,42 @@ def _look(
     checkpoint: Checkpoint | None,
     progress: Callable[[int, int], None],
 ) -> _Look:
-    if checkpoint is not None and checkpoint.preprocessor.medium.unit == "seconds":
-        preprocessor = checkpoint.preprocessor
-        limits = limits.within(preprocessor.shortest, preprocessor.longest)
     reasons: dict[str, str] = {}
-    seconds = 0.0
+    lengths: list[tuple[Utterance, float]] = []
     for number, utterance in enumerate(utterances, start=1):
         try:
-            seconds += _seconds(utterance.content, limits, checkpoint)
+            lengths.append((utterance, _seconds(utterance.content, limits, checkpoint)))
         except ContentFault as fault:
             reasons[utterance.id] = fault.reason
         progress(number, len(utterances))
-    return _Look(len(utterances), reasons, seconds)
+    decoded = _fitting(lengths)
+    for utterance in decoded:
+        try:
+            _read(utterance.content, limits, checkpoint)
+        except ContentFault as fault:
+            reasons[utterance.id] = fault.reason
+    usable_seconds = sum(seconds for one, seconds in lengths if one.id not in reasons)
+    return _Look(len(utterances), len(decoded), reasons, usable_seconds)
+
+
+def _fitting(lengths: Sequence[tuple[Utterance, float]]) -> list[Utterance]:
+    """The first of the clips, as many as are decoded in a few seconds."""
+    fitting: list[Utterance] = []
+    left = MOST_SECONDS_DECODED
+    for utterance, seconds in lengths[:MOST_DECODED]:
+        left -= seconds
+        if isinstance(utterance.content, Text) or left < 0:
+            break
+        fitting.append(utterance)
+    return fitting
+
+
+def _read(content: Content, limits: DurationLimits, checkpoint: Checkpoint | None) -> None:
+    """Read a clip as a run does. Raises ContentFault."""
+    if checkpoint is not None:
+        checkpoint.read(content, limits)
+    elif not isinstance(content, Text):
+        read_waveform(content, ANY_RATE, limits)
 
 
 def _seconds(content: Content, limits: DurationLimits, checkpoint: Checkpoint | None) -> float:

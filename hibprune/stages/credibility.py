@@ -6,7 +6,8 @@ Records are files that anybody may have changed; one that cannot be right is mad
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 from hibprune.execution.steps import Partial
 from hibprune.records.measurements import (
@@ -17,7 +18,10 @@ from hibprune.records.measurements import (
     Parity,
     Removal,
 )
-from hibprune.records.units import Head, Scores
+from hibprune.records.precision import Precision
+from hibprune.records.repair import Repair
+from hibprune.records.units import ENCODER, Head, Scores, Unit
+from hibprune.records.variants import Converted
 
 MAX_SCORE = 1e100
 """Of a score's absolute value; squares of what is below are finite."""
@@ -116,4 +120,50 @@ def credible_parity(parity: Parity, tolerance: float) -> bool:
         and len(parity.cases) > 0
         and all(case.max_abs_diff >= 0 and case.scale >= 0 for case in parity.cases)
         and all(case.relative_diff <= tolerance for case in parity.cases)
+    )
+
+
+def credible_repair(
+    repair: Repair, kind: str, clips: int, units: Collection[Unit], refine_steps: int
+) -> bool:
+    """Whether so many clips could have told how to repair a model without these units."""
+    gone = Counter((unit.layer, unit.kind) for unit in units if unit.stack == ENCODER)
+    told: Counter[tuple[int, str]] = Counter()
+    for one in repair.sublayers:
+        if min(one.removed, one.kept, one.strength or 0.0) < 0 or not 0 <= one.after <= one.before:
+            return False
+        told[one.layer, one.kind] += one.removed
+    layers = {one.layer for one in repair.sublayers}
+    refined = [one.layer for one in repair.refinements]
+    return (
+        repair.kind == kind
+        and min(repair.clips, repair.held_out) >= 0
+        and repair.clips + repair.held_out == clips
+        and repair.frames > 0
+        and +told == gone
+        and set(refined) == (layers if refine_steps else set())
+        and len(refined) == len(set(refined))
+        and all(
+            0 <= one.steps <= refine_steps and min(one.before, one.after) >= 0
+            for one in repair.refinements
+        )
+    )
+
+
+def credible_conversion(converted: Converted, precision: Precision, max_drop: float) -> bool:
+    """Whether a lower precision was made as the recipe wants, or there is a reason that it was not.
+
+    Which reason, and which layers stayed in float32, nothing but making it again could tell.
+    """
+    guard = converted.guard
+    if converted.fault is not None:
+        return converted.fault.isprintable() and guard is None and not converted.in_float
+    if precision != "int8":
+        return guard is None
+    return (
+        guard is not None
+        and guard.max_drop == max_drop
+        and guard.measurements > 0
+        and len(guard.in_float) == len(set(guard.in_float))
+        and guard.drops.keys() >= set(guard.in_float)
     )

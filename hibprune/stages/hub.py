@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from hibprune.data import HuggingFaceDataset
+from hibprune.data.dataset_files import split_fault
 from hibprune.errors import UserError
 
 PATIENCE = 10.0
@@ -28,3 +30,23 @@ def require_on_hub(kind: Literal["model", "dataset"], name: str, revision: str |
             f"{name}: not found on the Hub ({type(error).__name__}): check the name and the "
             "network, or pass --offline"
         ) from error
+
+
+def require_split(source: HuggingFaceDataset) -> None:
+    """Ask the Hub whether a data set that is there has the split; no answer is none.
+
+    Raises:
+        UserError: it has not.
+    """
+    import datasets
+
+    try:
+        names = datasets.get_dataset_split_names(
+            source.path, config_name=source.name, revision=source.revision
+        )
+    except Exception:
+        # Whatever datasets raises over a network, or a data set whose splits are told by no card.
+        return
+    fault = split_fault(names, source.split)
+    if fault is not None:
+        raise UserError(f"{source.path}: {fault}")

@@ -18,6 +18,7 @@ from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
 from hibprune.records.repair import PrunedModel, Repair
 from hibprune.records.units import Plan, Unit
+from hibprune.stages.credibility import credible_repair
 from hibprune.stages.run import Run, once
 
 
@@ -40,6 +41,14 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
         files = write_files_via_temporary(run.directory, write)
         return PrunedModel(repair=found, files=tuple(files))
 
+    def credible(kept: PrunedModel) -> bool:
+        if not kept.files or kept.repair is None:
+            return len(kept.files) > 0 and settings.repair == "none"
+        clips = len(run.material.repair.utterances)
+        return credible_repair(
+            kept.repair, settings.repair, clips, plan.result.units, settings.refine_steps
+        )
+
     done = once(
         run,
         "repair",
@@ -48,7 +57,7 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
         compute,
         lambda done: repair_line(done.repair),
         lambda done: list(done.files),
-        lambda kept: len(kept.files) > 0 and (kept.repair is None) == (settings.repair == "none"),
+        credible,
     )
     run.ranks.tell(None)
     return done

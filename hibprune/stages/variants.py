@@ -25,6 +25,7 @@ from hibprune.models.input_cache import InputCache
 from hibprune.recipe import Recipe
 from hibprune.records.precision import Int8Guard, Precision, graph_name
 from hibprune.records.variants import ORIGINAL, PRUNED, Converted, VariantPlan
+from hibprune.stages.credibility import credible_conversion
 from hibprune.stages.export import write_graphs
 from hibprune.stages.run import Run, once
 from hibprune.tasks import OwnMetric, Target
@@ -142,7 +143,10 @@ def converted(
         make,
         _finding,
         None if variant.is_rival else lambda result: list(result.files),
-        lambda kept: (kept.fault is not None) or list(kept.files) == files,
+        lambda kept: (
+            credible_conversion(kept, variant.precision, run.recipe.quantize.max_drop)
+            and list(kept.files) == (files if kept.fault is None else [])
+        ),
         said=variant.name,
     )
     bench.converted[variant.name] = done.result

@@ -45,6 +45,12 @@ OLD_LETTERS = {
 }  # fmt: skip
 """Letters of Malayalam and Bengali as they were written before Unicode 5.1 and 4.1 had them."""
 
+SOUTH_EAST = re.compile(
+    r"\u0e4d([\u0e48-\u0e4b]?)\u0e32|\u0ecd([\u0ec8-\u0ecb]?)\u0eb2|\u0e40\u0e40|\u0ec0\u0ec0"
+)
+"""The AM of Thai and Lao, which NFKC takes apart and people type and count as one letter, also
+where its ring stands before the tone; and their AE in the shape of two E."""
+
 COMPOSED = str.maketrans({"゛": "\u3099", "゜": "\u309a"})
 """Sound marks of kana written after the letter rather than on it."""
 
@@ -84,8 +90,15 @@ def folded(text: str, language: str | None = None) -> str:
     text = unicodedata.normalize("NFKC", text)
     for old, letter in OLD_LETTERS.items():
         text = text.replace(old, letter)
-    # NFKC takes the AM of Thai and Lao apart, which people type and count as one letter.
-    return text.replace("\u0e4d\u0e32", "\u0e33").replace("\u0ecd\u0eb2", "\u0eb3")
+    return SOUTH_EAST.sub(_as_typed, text)
+
+
+def _as_typed(found: re.Match[str]) -> str:
+    """A vowel of Thai or Lao as one letter, behind the tone."""
+    is_lao = found[0][0] >= "\u0e80"
+    if len(set(found[0])) == 1:
+        return "\u0ec1" if is_lao else "\u0e41"
+    return f"{found[2]}\u0eb3" if is_lao else f"{found[1]}\u0e33"
 
 
 def lowered(text: str, language: str | None = None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import stat
@@ -23,6 +24,11 @@ PATIENCE = 90.0
 MEMORY = 12 * 2**30
 """Bytes of address space beyond what a fresh process has: more is an error of the command's."""
 LONGEST_LINE, MOST_LINES = 2000, 60
+OUTDATED = re.compile(
+    r"unknown (key|kind|method)|not a setting of|recipe\.yaml: [\w.]+: missing$|No such option",
+    re.MULTILINE,
+)
+"""What is said of recipes and commands that are not written as they are today."""
 
 Spoil = Callable[[StandIn], object]
 
@@ -32,15 +38,18 @@ class Case:
     """One piece of bad input: a stand-in, what is done to it, and the command given it.
 
     Arguments may name `{root}`, the stand-in's directory. `must_refuse`: only exit code 2 will do;
-    otherwise the command may also take what it is given (exit codes 0 and 3).
+    otherwise the command may also take what it is given (exit codes 0 and 3). `says`: a refusal
+    speaks of one of these, so that it is the case's own fault that is refused. `finished`: the run
+    of the stand-in lies in `out`; "int8": one with a variant in int8.
     """
 
     name: str
     spoil: Spoil
     stand_in: str = "keyword_spotting"
     command: tuple[str, ...] = ("run", "{root}/recipe.yaml", "--output", "{root}/out", "--quiet")
-    finished: bool = False
+    finished: bool | str = False
     must_refuse: bool = True
+    says: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,10 @@ def _faults(case: Case, code: int | None, said: str) -> list[str]:
         faults.append("control characters")
     if code == 2 and not any(line.startswith(("error: ", "Error: ")) for line in lines):
         faults.append("refused without a line that says why")
+    if code == 2 and case.says and not any(words in said for words in case.says):
+        faults.append(f"refused, and not for {' or '.join(case.says)}")
+    if code == 2 and not case.says and OUTDATED.search(said):
+        faults.append("refused for how the case is written")
     return faults
 
 

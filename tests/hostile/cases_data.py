@@ -146,8 +146,10 @@ SOURCES = {
     "datasets: a script": both(
         content("x.py", "raise SystemExit\n"), source("datasets", path="x.py")
     ),
-    "Speech Commands: nowhere": source("speech-commands", path="nowhere", split="testing"),
-    "LibriSpeech: nowhere": source("librispeech", path="nowhere", split="test-clean"),
+    "Speech Commands: nowhere": source("speechcommands", root="nowhere", subset="testing"),
+    "LibriSpeech: nowhere": source("librispeech", root="nowhere", subset="test-clean"),
+    "Fluent Speech Commands: nowhere": source("fluent", root="nowhere", subset="test"),
+    "VoxCeleb1: nowhere": source("voxceleb1", root="nowhere", subset="test"),
 }
 
 

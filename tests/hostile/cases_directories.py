@@ -339,8 +339,8 @@ CASES: list[Case] = [
         content("out/thesis.txt", "all of it"),
         command=RUN,
     ),
-    Case("run: an output that is a file", content("out", "a file"), command=RUN, finished=True),
-    Case("run: an output that is a pipe", no_file("out", "pipe"), command=RUN, finished=True),
+    Case("run: an output that is a file", content("out", "a file"), command=RUN),
+    Case("run: an output that is a pipe", no_file("out", "pipe"), command=RUN),
     Case(
         "run: an output below a file",
         lambda s: None,
@@ -350,7 +350,6 @@ CASES: list[Case] = [
         "run: an output that is a link",
         lambda s: ((s.root / "somebody").mkdir(), (s.root / "out").symlink_to(s.root / "somebody")),
         command=RUN,
-        finished=True,
         must_refuse=False,
     ),
     Case(

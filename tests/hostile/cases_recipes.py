@@ -28,6 +28,19 @@ VALUES = {
     "attribution__beta": (-1, "x", float("nan")),
     "schedule__rounds": (0, -1, "x", 1.5),
     "removal__leave": ("half", 3),
+    "removal__repair": ("nope", 3, None, ["mean"], ""),
+    "removal__memory_gib": (0, -1, "x", None, float("nan"), float("inf"), [], 10**400),
+    "removal__refine": ({}, {"steps": 0}, {"steps": 10**9}, {"steps": 1.5}, "x", 3, {"step": 3}),
+    "budget__neurons": (float("nan"), -0.1, 1, 1.5, "x", "nan", float("inf"), None, [], True),
+    "neuron_attribution__method": ("nope", "hib", None, 3),
+    "neuron_attribution__memory_gib": (0, -1, "x", float("inf")),
+    "quantize__max_drop": (-1, "x", float("nan"), float("inf"), None),
+    "quantize__full_range": ("maybe", 3, None),
+    "export__variants": ([], ["int4"], "int8", [3], [None], {"int8": 1}),
+    "calibration__repair_samples": (0, -1, "x", 2.5, 10**12, 21),
+    "gates__variant": ("nope", "pruned-int8", "pruned-fp16", "original", None, 3),
+    "gates__strict": ("maybe", 3, None),
+    "benchmark__rivals": ("maybe", 3, None),
     "export__opset": (3, 99, "x", None),
     "export__tolerance": (0, -1, "x"),
     "export__seconds": ([], [-1], ["x"], [1e9], "1"),
@@ -39,7 +52,17 @@ VALUES = {
     "seed": (-1, "x", 1.5, None),
     "device": ("tpu", 3),
     "name": ("", "../up", "a/b", ".hidden", "x" * 200, "$\\frac{$", "a\nb", "\u202egnp"),
-    "model__source": ("", "nowhere", "../../../../etc", "/etc/passwd", "a/b/c", 3, None, LONG),
+    "model__source": (
+        "",
+        "nowhere",
+        "a\nerror: b",
+        "../../../../etc",
+        "/etc/passwd",
+        "a/b/c",
+        3,
+        None,
+        LONG,
+    ),
     "model__revision": (3, ["main"]),
     "task__kind": ("singing", None, 3, LONG),
     "surprise": (1, None),
@@ -48,9 +71,23 @@ VALUES = {
 SPELLING = ("modle", "calibraton", "atribution", "budgets", "gate", "exports")
 
 
+def _named(key: str, value: object) -> tuple[str, ...]:
+    """What a refusal of a value must speak of: its key, or the section that it contradicts."""
+    if value == LONG:
+        return ("larger than 1 MB",)
+    if isinstance(value, int) and value > 10**100:
+        return ("a number of 401 characters",)
+    section = key.rpartition("__")[0] or key
+    return (f"{key.replace('__', '.')}: ", f"{key.replace('__', '.')}.", f"{section}: ")
+
+
 def _bad_values() -> list[Case]:
     return [
-        Case(f"recipe: {key} = {str(value)[:30]!r}", recipe(**{key: value}))
+        Case(
+            f"recipe: {key} = {str(value)[:30]!r}",
+            recipe(**{key: value}),
+            says=_named(key, value),
+        )
         for key, values in VALUES.items()
         for value in values
     ]
@@ -58,7 +95,7 @@ def _bad_values() -> list[Case]:
 
 CASES: list[Case] = [
     *_bad_values(),
-    *[Case(f"recipe: misspelt {key}", recipe(**{key: {}})) for key in SPELLING],
+    *[Case(f"recipe: misspelt {key}", recipe(**{key: {}}), says=(f"{key}: ",)) for key in SPELLING],
     Case("recipe: empty", content("recipe.yaml", "")),
     Case("recipe: a list", content("recipe.yaml", "- a\n- b\n")),
     Case("recipe: a number", content("recipe.yaml", "3\n")),
@@ -85,13 +122,14 @@ CASES: list[Case] = [
     Case(
         "recipe: Python in it", content("recipe.yaml", "a: !!python/object/apply:os.system [id]\n")
     ),
-    Case("recipe: a key twice", recipe_text("\nname: other\n")),
+    Case("recipe: a key twice", recipe_text("\nbudget: {}\n"), says=("given twice",)),
     Case("recipe: a list as a key", recipe_text("\n? [a, b]\n: c\n")),
     Case("recipe: the 99th of a month", recipe_text("\nsurprise: 2020-13-99\n")),
     Case("recipe: 5000 digits", recipe_text("\nseed: " + "9" * 5000 + "\n")),
     Case(
-        "recipe: 5000 digits for steps",
-        recipe_text("\nattribution: {method: hib, steps: " + "9" * 5000 + "}\n"),
+        "recipe: 5000 digits for rounds",
+        recipe_text("\nschedule: {rounds: " + "9" * 5000 + "}\n"),
+        says=("a number of 5,000 characters",),
     ),
     *[
         Case(f"recipe: {kind} in its place", no_file("recipe.yaml", kind))
@@ -101,13 +139,18 @@ CASES: list[Case] = [
         "recipe: a link to /etc/passwd",
         both(lambda s: s.recipe.unlink(), lambda s: s.recipe.symlink_to("/etc/passwd")),
     ),
-    Case("recipe: trust_remote_code", recipe(model__trust_remote_code=True)),
-    Case("recipe: code beside it", both(code("recipe.py"), recipe(surprise=1))),
+    Case(
+        "recipe: trust_remote_code",
+        recipe(model__trust_remote_code=True),
+        says=("model.trust_remote_code: ",),
+    ),
+    Case("recipe: code beside it", both(code("recipe.py"), recipe(surprise=1)), says=("surprise",)),
     *[
         Case(
             f"--set {override[:30]}",
             lambda s: None,
             command=("run", "{root}/recipe.yaml", "--output", "{root}/out", "--set", override),
+            says=("a: unknown key",) if override == "a.b=" else (),
         )
         for override in (
             "x",
@@ -138,6 +181,7 @@ CASES: list[Case] = [
             f"compare: {' '.join(options)[:40]}",
             lambda s: None,
             command=("compare", "{root}/recipe.yaml", "--output", "{root}/out", *options),
+            says=(f"error: {options[0]}",),
         )
         for options in (
             ("--methods", "nope"),

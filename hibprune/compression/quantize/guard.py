@@ -17,7 +17,7 @@ from typing import NamedTuple
 from hibprune.compression.quantize.graphs import layer_groups, read_graph
 from hibprune.compression.quantize.int8 import require_smaller, write_int8
 from hibprune.compression.quantize.settings import QuantizeSettings
-from hibprune.errors import UserError
+from hibprune.errors import UserError, shortened
 from hibprune.execution.files import scratch_directory
 from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.records.precision import Int8Guard, graph_name
@@ -81,8 +81,17 @@ def write_guarded(
     """Write int8 files of `graphs` in `source` to `directory`/onnx, under the same names.
 
     `in_float` are the groups that a guard found to be left in float32.
+
+    Raises:
+        UserError: the graphs have no such groups, so that a guard of others has found them.
     """
     groups = layer_groups((graph, read_graph(source / graph)) for graph in graphs)
+    strangers = sorted(set(in_float) - groups.keys())
+    if strangers:
+        raise UserError(
+            f"int8: an earlier run left '{shortened(strangers[0])}' in float32, and the model has "
+            "no such layers: remove steps/ in the output directory and run again"
+        )
     _Int8Files(source, directory, graphs, groups, full_range).write(in_float)
 
 
