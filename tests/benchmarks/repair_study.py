@@ -122,13 +122,15 @@ def tables(report: dict[str, Any]) -> list[str]:
 def table(report: dict[str, Any], metric: str, scope: str) -> str:
     """Rankings and repairs down, heads removed across; the median, and its range over draws."""
     rows = [row for row in report["rows"] if (row["metric"], row["scope"]) == (metric, scope)]
+    # Two shares may come to the same number of heads.
     removed = rows[0]["removed"]
+    places = [removed.index(count) for count in dict.fromkeys(removed)]
     lines = [
-        f"| {metric}, {scope}, % | {' | '.join(f'{count} heads' for count in removed)} |",
-        f"| :-- |{' --: |' * len(removed)}",
+        f"| {metric}, {scope}, % | {' | '.join(f'{removed[place]} heads' for place in places)} |",
+        f"| :-- |{' --: |' * len(places)}",
     ]
     for row in rows:
-        cells = " | ".join(map(cell, row["values"]))
+        cells = " | ".join(cell(row["values"][place]) for place in places)
         lines.append(f"| `{row['ranking']}`, {row['repair']} | {cells} |")
     return "\n".join(lines)
 

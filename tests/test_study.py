@@ -1,0 +1,42 @@
+"""The tables of the study stand in the documents as the stored rows give them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted((ROOT / "tests/benchmarks/results").glob("study_*.json"))
+sys.path.insert(0, str(ROOT / "tests/benchmarks"))
+
+from repair_study import tables, without  # noqa: E402
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_its_tables_are_those_of_the_stored_rows(path: Path) -> None:
+    report = json.loads(path.read_text())
+    text = (ROOT / "hibprune/attribution/README.md").read_text()
+    assert report["command"] in text
+    for table in tables(report):
+        assert table in text
+
+
+def test_a_cell_is_the_median_of_the_draws_and_its_range() -> None:
+    (path, *_) = RESULTS
+    report = json.loads(path.read_text())
+    row = next(row for row in report["rows"] if row["ranking"] == "random")
+    values = row["values"][0]
+    assert len(values) == 3
+    middle = sorted(values)[1]
+    assert middle == statistics.median(values)
+    cell = f"| {middle:.1%} ({min(values):.1%}–{max(values):.1%}) |".replace("%", "")
+    assert cell in "".join(tables(report))
+
+
+def test_a_place_on_one_machine_is_not_part_of_the_command() -> None:
+    assert without(["a", "--work", "/x", "b"], "--work") == ["a", "b"]
+    assert without(["a", "b"], "--work") == ["a", "b"]
