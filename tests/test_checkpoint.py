@@ -210,6 +210,8 @@ def nan_in_an_unused_row(tensors: dict[str, torch.Tensor]) -> None:
         (setting("config.json", hidden_act="nonsense"),
          "its config.json describes no model that can be built (KeyError: 'nonsense')"),
         (setting("config.json", num_hidden_layers=10**9), "config.json: num_hidden_layers: 10000"),
+        (setting("config.json", num_hidden_layers=1),
+         "its weights have more layers than its config.json says (wav2vec2.encoder.layers.1."),
         (setting("config.json", hidden_size=10**12), "config.json: hidden_size: 1000000000000 is"),
         (setting("config.json", vocab_size="x", id2label={str(n): "x" for n in range(3)}),
          "its weights do not have the shapes its config.json says"),

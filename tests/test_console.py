@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -215,3 +216,19 @@ def test_onnxruntime_leaves_no_identifier_of_the_machine(tmp_path: Path) -> None
             [sys.executable, "-c", program], check=True, cwd=ROOT, env=environment, timeout=120
         )
         assert [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path)] == []
+
+
+def test_datasets_logs_nothing_that_it_raises() -> None:
+    """In a process of its own: in this one it may have been imported before it was told."""
+    program = (
+        "from hibprune.execution.libraries import quiet_libraries; quiet_libraries(); "
+        "import datasets; print(datasets.logging.get_verbosity())"
+    )
+    told = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True)
+    assert told.stdout == f"{logging.CRITICAL}\n", told.stderr
+
+
+def test_quoted_text_stays_on_one_line() -> None:
+    """Or it would begin a line of its own, such as that of another fault."""
+    assert shortened("a\nerror: b\u2028c\r\nd") == "a error: b c d"
+    assert shortened("x" * 100, 10) == "xxxxxxxxx…"

@@ -124,6 +124,9 @@ def test_overrides_are_held_to_the_same(tmp_path: Path, override: str) -> None:
 @pytest.mark.parametrize(
     ("override", "fault"),
     [
+        ("model.source=\"a\\nerror: b\"", "model.source: should be one line, not 'a error: b'"),
+        ("name=\"a\\nb\"", "name: 'a b' does not do: use letters, digits, '.', '_' and '-'"),
+        ("removal.memory_gib=.inf", "removal.memory_gib: should be a finite number"),
         ("export.tolerance=1e999", "export.tolerance: should be a finite number"),
         ("export.tolerance=inf", "export.tolerance: should be a finite number"),
         ("export.seconds=[nan, 1]", "export.seconds.0: should be a finite number"),

@@ -236,7 +236,7 @@ def test_a_gate_that_fails_is_no_crash(stand_in: StandIn, tmp_path: Path) -> Non
         "exit code 3: everything is written; torchrun calls that a failed process and exits with 1"
     )
     gates = json.loads((output / "manifest.json").read_text())["gates"]
-    assert [gate["passed"] for gate in gates] == [False]
+    assert [gate["verdict"] for gate in gates] == ["failed"]
     assert (output / "report.md").is_file()
 
 

@@ -49,9 +49,10 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    # The variable is read on import, which may have been before.
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     # It logs what it raises, too, in lines of its own.
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")
+    # Variables are read on import, which may have been before.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,12 +163,34 @@ def _model(configuration: Any, task: TaskBase, staged: StagedCheckpoint) -> PreT
             f"{f' and {len(untrained) - 1} more' if len(untrained) > 1 else ''}: "
             f"not a model trained for task '{task.model_dump()['kind']}'"
         )
+    beyond = _beyond_its_layers(model, loading["unexpected_keys"])
+    if beyond is not None:
+        raise UserError(
+            f"{staged.source}: its weights have more layers than its config.json says ({beyond}): "
+            "take config.json and weights from one checkpoint"
+        )
     if loading["mismatched_keys"]:
         raise UserError(f"{staged.source}: its weights do not have the shapes its config.json says")
     # Where the exporter would look for more.
     model.config.name_or_path = ""
     found: PreTrainedModel = model
     return found
+
+
+def _beyond_its_layers(model: PreTrainedModel, unused: Iterable[str]) -> str | None:
+    """A weight that was left out although a layer of the model has one of that name, if any."""
+
+    def of_any_layer(name: str) -> str:
+        return re.sub(r"\.\d+\.", ".#.", name)
+
+    names = {of_any_layer(name) for name in model.state_dict()}
+    prefix = f"{model.base_model_prefix}."
+    for name in sorted(unused):
+        own = of_any_layer(name)
+        # The base model alone may have been saved, without its name in front.
+        if "#" in own and names & {own, prefix + own, own.removeprefix(prefix)}:
+            return name
+    return None
 
 
 def _require_pytorch(file: Path, staged: StagedCheckpoint) -> None:

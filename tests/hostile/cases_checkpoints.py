@@ -23,7 +23,7 @@ FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 SETTINGS = {
     "num_attention_heads": (0, -1, 5, "x", None, 10**9, 2.5),
-    "num_hidden_layers": (0, -1, "x", 10**6),
+    "num_hidden_layers": (0, -1, 1, 3, "x", 10**6),
     "hidden_size": (0, -1, "x", 31, 10**9),
     "intermediate_size": (0, "x", 38),
     "conv_dim": ([], [16], "x", [0, 0, 0], [16, 16, -1]),
@@ -32,7 +32,18 @@ SETTINGS = {
     "hidden_act": ("nope", 3, None),
     "feat_extract_norm": ("nope", 3),
     "model_type": ("nope", None, 3, "../x", ""),
-    "id2label": ({}, {"0": 0}, {"0": "a", "5": "b"}, {"x": "a"}, [], "x", {"0": "w0", "1": "w0"}),
+    "id2label": (
+        {},
+        {"x": "a"},
+        [],
+        "x",
+        # For as many classes as there are, so that it is not their number that is wrong.
+        {"0": "w0", "1": "w1", "2": "w2", "3": "w3", "5": "w4"},
+        {"1": "w0", "2": "w1", "3": "w2", "4": "w3", "5": "w4"},
+        {"0": "w0", "1": "w0", "2": "w2", "3": "w3", "4": "w4"},
+        {"0": None, "1": "w1", "2": "w2", "3": "w3", "4": "w4"},
+        {"0": 4, "1": 3, "2": 2, "3": 1, "4": 0},
+    ),
     "label2id": ({"w0": 99}, []),
     "pruned_heads": ({"0": [99]}, {"99": [0]}, {"x": [0]}, [1], "x", {"0": "x"}, {"0": [0.5]}),
     "num_feat_extract_layers": (0, 99, "x"),
