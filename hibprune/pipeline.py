@@ -15,6 +15,7 @@ from hibprune.execution.runtime import choose_device
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import Manifest
 from hibprune.records.variants import ORIGINAL
+from hibprune.stages.choose import choose
 from hibprune.stages.export import export
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.load import load, loaded_line, skipped_lines
@@ -28,7 +29,7 @@ from hibprune.stages.outcome import Outcome, write_outcome
 from hibprune.stages.remove import prune, reload
 from hibprune.stages.repair import help_repairing, repaired
 from hibprune.stages.run import Run
-from hibprune.stages.score import calibration_targets, choose, help_scoring
+from hibprune.stages.score import calibration_targets, help_scoring
 from hibprune.stages.variants import converted, planned_variants, workbench
 
 
