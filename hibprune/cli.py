@@ -20,6 +20,8 @@ try:
         OVERRIDES,
         QUIET,
         RECIPE,
+        TARGETS,
+        compared_options,
         output_option,
         with_device,
     )
@@ -119,41 +121,7 @@ def run(
 
 @main.command()
 @RECIPE
-@click.option(
-    "--methods",
-    default="all",
-    show_default=True,
-    metavar="METHOD,…",
-    help="E.g. hib,hib:beta=10:score=similarity,random. A name has the recipe's settings where it "
-    "is the recipe's method, else its defaults; `:setting=value` changes one.",
-)
-@click.option(
-    "--fractions",
-    default="0.1,0.2,0.3,0.4,0.5,0.6,0.7",
-    show_default=True,
-    help="Shares of the heads to remove, rounded down to whole heads.",
-)
-@click.option("--scope", default="global,layerwise", show_default=True, help="One or both.")
-@click.option(
-    "--seeds", default=5, show_default=True, help="Draws of the random baseline, from the recipe's."
-)
-@click.option(
-    "--metric", help="Of the curves; default token-accuracy for asr-seq2seq, the task's otherwise."
-)
-@click.option(
-    "--points",
-    default="0.1,0.3,0.5",
-    show_default=True,
-    help="Fractions to measure the task's own metric at, where the curves show another.",
-)
-@click.option(
-    "--repair",
-    default="none",
-    show_default=True,
-    metavar="REPAIR,…",
-    help="What is done with the weights that stay, e.g. none,mean,least-squares. With a repair, "
-    "each point removes its heads from a copy, repairs that and measures it.",
-)
+@compared_options
 @output_option("<recipe name>-compare", "In that of a run, its scores are taken up.")
 @OVERRIDES
 @DEVICE
@@ -197,6 +165,49 @@ def compare(
     elif not quiet:
         for line in summary_lines(comparison):
             say(line)
+
+
+@main.command()
+@RECIPE
+@TARGETS
+@output_option("<recipe name>-frontier")
+@OVERRIDES
+@DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
+@QUIET
+def frontier(
+    recipe: Path,
+    targets: str,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run RECIPE at several budgets and show what each costs.
+
+    Scores once; each budget is then removed, repaired, exported and measured as `run` does, in a
+    directory of its own below points/, and all models are timed in turn. Writes frontier.md, .json,
+    .png and .svg, with the unpruned model and its plain int8 beside. Gates are told of in each
+    point's report.
+    """
+    share_the_processor()
+    overrides = with_device(overrides, device)
+    loaded = opened(recipe, overrides)
+    directory = output or Path("exported_models") / f"{loaded.recipe.name}-frontier"
+
+    from hibprune.comparing.frontier import frontier as run_frontier
+    from hibprune.execution.progress import Narrator, Terminal
+    from hibprune.report.frontier import frontier_table
+
+    console = Terminal(stderr=as_json)
+    narrator = Narrator(console, console.is_terminal and not quiet)
+    command = ("hibprune", *sys.argv[1:])
+    found = run_frontier(loaded, overrides, targets, directory, narrator, command)
+    if as_json:
+        say_json(found.model_dump_json(indent=1))
+    elif not quiet:
+        console.print(frontier_table(found))
 
 
 @main.command()
