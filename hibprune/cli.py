@@ -21,6 +21,8 @@ try:
         QUIET,
         RECIPE,
         TARGETS,
+        TIMEOUT,
+        VARIANT,
         compared_options,
         output_option,
         with_device,
@@ -324,22 +326,9 @@ def methods() -> None:
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
-@click.option(
-    "--variant",
-    default="pruned",
-    show_default=True,
-    metavar="NAME",
-    help="Which of its models: pruned, pruned-int8 or int8, pruned-fp16 or fp16.",
-)
+@VARIANT
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=300.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the model may take to load, and for each input.",
-)
+@TIMEOUT
 def predict(
     directory: Path, inputs: tuple[str, ...], variant: str, as_json: bool, timeout: float
 ) -> None:

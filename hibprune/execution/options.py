@@ -32,14 +32,29 @@ TARGETS = click.option(
     help="What is to be left: parameters=0.7,0.5,0.3 or multiply_adds=0.7,0.5,0.3. Each takes the "
     "place of the recipe's budget; its kinds and min_heads_per_layer stay.",
 )
+VARIANT = click.option(
+    "--variant",
+    default="pruned",
+    show_default=True,
+    metavar="NAME",
+    help="Which of its models: pruned, pruned-int8 or int8, pruned-fp16 or fp16.",
+)
+TIMEOUT = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the model may take to load, and for each input.",
+)
 COMPARED = (
     click.option(
         "--methods",
         default="all",
         show_default=True,
         metavar="METHOD,…",
-        help="E.g. hib,hib:beta=10:score=similarity,random. A name has the recipe's settings where it "
-        "is the recipe's method, else its defaults; `:setting=value` changes one.",
+        help="E.g. hib,hib:beta=10:score=similarity,random. A name has the recipe's settings where "
+        "it is the recipe's method, else its defaults; `:setting=value` changes one.",
     ),
     click.option(
         "--fractions",
@@ -69,8 +84,8 @@ COMPARED = (
         default="none",
         show_default=True,
         metavar="REPAIR,…",
-        help="What is done with the weights that stay, e.g. none,mean,least-squares. With a repair, "
-        "each point removes its heads from a copy, repairs that and measures it.",
+        help="What is done with the weights that stay, e.g. none,mean,least-squares. With a "
+        "repair, each point removes its heads from a copy, repairs that and measures it.",
     ),
 )
 """Those of `compare`, in the order they are told of."""

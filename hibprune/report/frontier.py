@@ -15,7 +15,7 @@ from hibprune.execution.files import write_text
 from hibprune.records.frontier import Frontier, FrontierPoint
 from hibprune.records.variants import ORIGINAL, Variant
 from hibprune.report.curves import COLOURS, MARKERS
-from hibprune.report.figures import FAINT, GRID, INK, TEXT_SIZE, dress, save
+from hibprune.report.figures import FAINT, INK, TEXT_SIZE, dress, save
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.mix import COUNTED
 from hibprune.report.numbers import capitalised, count, listing, percent
@@ -137,7 +137,7 @@ def frontier_markdown(frontier: Frontier) -> str:
             percent(point.budget.asked, 1),
             percent(point.budget.reached, 1),
             removed_units(point),
-            f"[{point.label}]({point.directory}/report.md)",
+            f"{point.directory}/report.md",
         )
         for point in frontier.points
     ]
@@ -177,7 +177,7 @@ def frontier_figure(frontier: Frontier, path: Path) -> None:
     A line for each precision goes from budget to budget; the unpruned models stand alone, hollow.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     lengths = range(len(original_of(frontier).latency))
     panels = [*lengths, None]
@@ -207,7 +207,8 @@ def frontier_figure(frontier: Frontier, path: Path) -> None:
             across = "median latency (ms)"
             title = f"{name} against latency, {latency_work(frontier.rivals[0].latency[place])}"
         dress(axes, title, across, "")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=_decimals(axes)))
         axes.set_xlim(left=0)
     all_axes[0].legend(frameon=False, fontsize=TEXT_SIZE - 1, labelcolor=INK)
     figure.supxlabel(
@@ -240,7 +241,7 @@ def _draw(
             [one.metric.interval.high - v for v, one in zip(values, variants, strict=True)],
         ],
         color=colour,
-        ecolor=FAINT if not hollow else GRID,
+        ecolor=FAINT,
         elinewidth=1.0,
         marker=marker,
         markersize=6,
@@ -248,6 +249,12 @@ def _draw(
         linewidth=0 if hollow else 1.5,
         label=label,
     )
+
+
+def _decimals(axes: Axes) -> int:
+    """Of percentages on an axis whose ticks may be less than a point apart."""
+    low, high = axes.get_ylim()
+    return 0 if high - low > 0.06 else 1
 
 
 def _across(variant: Variant, place: int | None) -> tuple[float, float, float]:
