@@ -20,7 +20,10 @@ try:
         OVERRIDES,
         QUIET,
         RECIPE,
+        TARGETS,
         TIMEOUT,
+        VARIANT,
+        compared_options,
         output_option,
         with_device,
     )
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 @click.group(cls=PlainGroup)
 @click.version_option(__version__, prog_name="hibprune")
 def main() -> None:
-    """Make speech transformers smaller by removing attention heads, and prove what it cost."""
+    """Make speech transformers smaller without training, and prove what it cost."""
 
 
 def opened(recipe: Path, overrides: tuple[str, ...], offline: bool = False) -> LoadedRecipe:
@@ -120,41 +123,7 @@ def run(
 
 @main.command()
 @RECIPE
-@click.option(
-    "--methods",
-    default="all",
-    show_default=True,
-    metavar="METHOD,…",
-    help="E.g. hib,hib:beta=10:score=similarity,random. A name has the recipe's settings where it "
-    "is the recipe's method, else its defaults; `:setting=value` changes one.",
-)
-@click.option(
-    "--fractions",
-    default="0.1,0.2,0.3,0.4,0.5,0.6,0.7",
-    show_default=True,
-    help="Shares of the heads to remove, rounded down to whole heads.",
-)
-@click.option("--scope", default="global,layerwise", show_default=True, help="One or both.")
-@click.option(
-    "--seeds", default=5, show_default=True, help="Draws of the random baseline, from the recipe's."
-)
-@click.option(
-    "--metric", help="Of the curves; default token-accuracy for asr-seq2seq, the task's otherwise."
-)
-@click.option(
-    "--points",
-    default="0.1,0.3,0.5",
-    show_default=True,
-    help="Fractions to measure the task's own metric at, where the curves show another.",
-)
-@click.option(
-    "--repair",
-    default="none",
-    show_default=True,
-    metavar="REPAIR,…",
-    help="What is done with the weights that stay, e.g. none,mean,least-squares. With a repair, "
-    "each point removes its heads from a copy, repairs that and measures it.",
-)
+@compared_options
 @output_option("<recipe name>-compare", "In that of a run, its scores are taken up.")
 @OVERRIDES
 @DEVICE
@@ -172,8 +141,7 @@ def compare(
     """Hold attribution methods against each other on RECIPE's model and data.
 
     Scores once by every method, silences the lowest heads share by share, or removes them and
-    repairs what stays, and measures. Writes curves, areas with intervals, costs and rank
-    correlations as compare.md, .json, .csv, .png and .svg.
+    repairs what stays, and measures. Writes compare.md, .json, .csv, .png and .svg.
     """
     share_the_processor()
     overrides = with_device(overrides, device)
@@ -185,19 +153,56 @@ def compare(
     from hibprune.report.comparison import summary_lines
 
     console = Terminal(stderr=as_json)
+    narrator, command = Narrator(console, console.is_terminal and not quiet), sys.argv[1:]
     comparison = compare_recipe(
-        loaded,
-        overrides,
-        Wishes(**wished),
-        directory,
-        Narrator(console, console.is_terminal and not quiet),
-        ("hibprune", *sys.argv[1:]),
+        loaded, overrides, Wishes(**wished), directory, narrator, ("hibprune", *command)
     )
     if as_json:
         say_json(comparison.model_dump_json(indent=1))
     elif not quiet:
         for line in summary_lines(comparison):
             say(line)
+
+
+@main.command()
+@RECIPE
+@TARGETS
+@output_option("<recipe name>-frontier")
+@OVERRIDES
+@DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
+@QUIET
+def frontier(
+    recipe: Path,
+    targets: str,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run RECIPE at several budgets and show what each costs.
+
+    Scores once; each budget is then removed, repaired, exported and measured as `run` does, in a
+    directory of its own below points/ with its report and gates, and all models are timed in turn.
+    Writes frontier.md, .json, .png and .svg, with the unpruned model and its plain int8 beside.
+    """
+    share_the_processor()
+    overrides = with_device(overrides, device)
+    loaded = opened(recipe, overrides)
+    directory = output or Path("exported_models") / f"{loaded.recipe.name}-frontier"
+
+    from hibprune.comparing.frontier import frontier as run_frontier
+    from hibprune.execution.progress import Narrator, Terminal
+    from hibprune.report.frontier import frontier_table
+
+    console, command = Terminal(stderr=as_json), ("hibprune", *sys.argv[1:])
+    narrator = Narrator(console, console.is_terminal and not quiet)
+    found = run_frontier(loaded, overrides, targets, directory, narrator, command)
+    if as_json:
+        say_json(found.model_dump_json(indent=1))
+    elif not quiet:
+        console.print(frontier_table(found))
 
 
 @main.command()
@@ -315,13 +320,7 @@ def methods() -> None:
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
-@click.option(
-    "--variant",
-    default="pruned",
-    show_default=True,
-    metavar="NAME",
-    help="Which of its models: pruned, pruned-int8 or int8, pruned-fp16 or fp16.",
-)
+@VARIANT
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @TIMEOUT
 def predict(

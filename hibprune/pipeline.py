@@ -5,6 +5,8 @@ Scoring and choosing take turns for as many rounds as the recipe's schedule says
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hibprune.execution.files import plain_disk_errors, require_own
@@ -15,6 +17,7 @@ from hibprune.execution.runtime import choose_device
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import Manifest
 from hibprune.records.variants import ORIGINAL
+from hibprune.stages.choose import choose
 from hibprune.stages.export import export
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.load import load, loaded_line, skipped_lines
@@ -28,7 +31,7 @@ from hibprune.stages.outcome import Outcome, write_outcome
 from hibprune.stages.remove import prune, reload
 from hibprune.stages.repair import help_repairing, repaired
 from hibprune.stages.run import Run
-from hibprune.stages.score import calibration_targets, choose, help_scoring
+from hibprune.stages.score import calibration_targets, help_scoring
 from hibprune.stages.variants import converted, planned_variants, workbench
 
 
@@ -50,10 +53,21 @@ def run_recipe(
         narration.found(loaded_line(material, device))
     for line in (*material.notes, *skipped_lines(material)):
         narrator.say(line)
+    return run_loaded(Run(loaded, material, directory, device, narrator, ranks))
+
+
+def run_loaded(run: Run, prepare: Callable[[], object] = lambda: None) -> Manifest:
+    """Run a recipe whose model and data are loaded; `prepare` is called in the open directory.
+
+    Raises:
+        UserError: as `run_recipe`.
+    """
+    directory = run.directory
     # Writers of other libraries raise errors of their own when the disk is full.
-    log = narrator.log_to(directory / LOG_FILE)
+    log = run.narrator.log_to(directory / LOG_FILE)
     with open_output(directory), plain_disk_errors(directory), log:
-        return _chain(Run(loaded, material, directory, device, narrator, ranks))
+        prepare()
+        return _chain(run)
 
 
 def help_with_recipe(
@@ -94,7 +108,10 @@ def _chain(run: Run) -> Manifest:
                 lower = converted(run, bench, plan, parent.key, targets)
                 found.made[plan.name] = Made(plan, lower.key, converted=lower)
         measure_others(run, bench, found)
-        benchmark = benchmarked(run, bench, found.timed)
+        timed = {
+            name: (partial(bench.directory, plan), key) for name, (plan, key) in found.timed.items()
+        }
+        benchmark = benchmarked(run, timed)
     with run.narrator.step("report") as narration:
         require_own(run.directory)
         manifest = write_outcome(

@@ -232,7 +232,16 @@ def test_every_command_and_option_is_explained() -> None:
             if getattr(parameter, "help", None) is None:
                 assert parameter.name is not None
                 assert parameter.name.upper() in text, (name, parameter.name)
-    documented = {"run", "compare", "correlate", "check", "schema", "methods", "predict"}
+    documented = {
+        "run",
+        "compare",
+        "frontier",
+        "correlate",
+        "check",
+        "schema",
+        "methods",
+        "predict",
+    }
     assert set(main.commands) == documented
 
 

@@ -18,7 +18,8 @@ PACKAGE = Path(hibprune.__file__).parent
 # a module within a package that has a floor of its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("pipeline", "comparing"),
+    ("comparing",),
+    ("pipeline",),
     ("stages",),
     ("report", "deployment.predict", "deployment.deployed"),
     ("recipe",),

@@ -104,7 +104,13 @@ def _check_amounts(choice: Choice, heads: tuple[Head, ...], budget: Budget) -> l
 
 def at_fraction(budget: Budget, fraction: float, scope: str) -> Budget:
     """A recipe's budget with another amount and scope."""
-    return budget.model_copy(update={"fraction": fraction, "heads": None, "scope": scope})
+    return Budget.model_validate(
+        {
+            "fraction": fraction,
+            "scope": scope,
+            "min_heads_per_layer": budget.min_heads_per_layer,
+        }
+    )
 
 
 def _score(run: Run, choice: Choice) -> Scored:

@@ -4,41 +4,94 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from hibprune.errors import UserError
 from hibprune.records.base import Settings
-from hibprune.records.units import ENCODER, Head, HeadShare, Plan, Scope, Scores, Unit
+from hibprune.records.units import ENCODER, Head, HeadShare, Kind, Plan, Scope, Scores, Unit
+
+Currency = Literal["parameters", "multiply_adds"]
+"""What a budget of all kinds together is counted in."""
+AMOUNTS = ("fraction", "heads", *get_args(Currency))
+"""Of which a recipe gives one."""
 
 
 class Budget(Settings):
-    """How much to remove: of heads a `fraction`, or a number of `heads`; shares of other units.
+    """How much to remove: give one of `fraction`, `heads`, `parameters` and `multiply_adds`.
 
-    Those are `neurons` of the feed-forwards, and `channels` of the convolutions in front of the
+    `fraction` is the share of the heads that goes, `heads` their number; shares of other units go
+    beside them: `neurons` of the feed-forwards, and `channels` of the convolutions in front of the
     encoder. `scope: global` removes the lowest scores over the whole model, `layerwise` the same
     number from every layer (`heads` then counts per layer), of heads and neurons; channels always
     go from every layer alike. No layer is left with fewer heads
     than `min_heads_per_layer`.
+
+    `parameters` is the share of the whole model's parameters that STAYS, `multiply_adds` that of
+    its multiply-adds on an input of the first length of `benchmark`: one number for heads, neurons
+    and channels together. What goes from where is decided by the error that each adds for what it
+    saves, all in one round. Errors are those of the method `reconstruction`, whatever the sections
+    on attribution say. `kinds` limits what may go; left out, it is all that the family has.
     """
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
     heads: int | None = Field(default=None, ge=1)
     neurons: float = Field(default=0.0, ge=0, lt=1)
     channels: float = Field(default=0.0, ge=0, lt=1)
+    parameters: float | None = Field(default=None, gt=0, lt=1)
+    multiply_adds: float | None = Field(default=None, gt=0, lt=1)
+    kinds: tuple[Kind, ...] | None = Field(default=None, min_length=1)
     scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _one_amount(self) -> Budget:
-        if (self.fraction is None) == (self.heads is None):
-            both = "not both" if self.heads is not None else "there is neither"
-            raise ValueError(f"give either 'fraction' or 'heads': {both}")
+        given = [name for name in AMOUNTS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"there are {' and '.join(given)}" if given else "there is none"
+            names = " or ".join([", ".join(AMOUNTS[:-1]), AMOUNTS[-1]])
+            raise ValueError(f"give one of {names}: {found}")
         return self
 
+    @model_validator(mode="after")
+    def _one_number_decides_alone(self) -> Budget:
+        if self.currency is None:
+            if self.kinds is not None:
+                raise ValueError(
+                    f"kinds limits what {' or '.join(get_args(Currency))} may take: leave it out"
+                )
+            return self
+        for name in ("neurons", "channels"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} contradicts {self.currency}, which decides by itself what goes: leave "
+                    "it out, or limit what may go by kinds"
+                )
+        if self.scope == "layerwise":
+            raise ValueError(
+                f"scope: layerwise contradicts {self.currency}, which is one number for all "
+                "layers: leave it out"
+            )
+        if self.kinds is not None and len(set(self.kinds)) < len(self.kinds):
+            raise ValueError("kinds: name each kind once")
+        return self
+
+    @property
+    def currency(self) -> Currency | None:
+        """What one number for all kinds is counted in; None where there is a number for each."""
+        names: tuple[Currency, ...] = get_args(Currency)
+        return next((name for name in names if getattr(self, name) is not None), None)
+
+    @property
+    def share_kept(self) -> float:
+        """The one number for all kinds: the share of the currency that stays."""
+        return float(getattr(self, self.currency or "", 1.0))
+
     def share(self, total: int) -> HeadShare | None:
-        """The share of `total` heads that it asks for; None where it gives their number."""
+        """The share of `total` heads that it asks for; None where it gives no share of them."""
         if self.fraction is None:
             return None
         return HeadShare(fraction=self.fraction, total=total, scope=self.scope)
@@ -123,12 +176,7 @@ def lowest_heads(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> tu
             not the encoder's.
     """
     values = scores.values
-    others = sorted({head.stack for head in values} - {ENCODER})
-    if others:
-        raise UserError(
-            f"attribution: heads of {' and '.join(others)} are scored, and only the encoder's can "
-            "be removed: set attribution.stacks to [encoder]"
-        )
+    require_encoder(scores.heads)
     for head, value in values.items():
         if not math.isfinite(value):
             raise UserError(
@@ -147,6 +195,20 @@ def lowest_heads(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> tu
             for head in _lowest_of_layer(ranking, layer, budget, part)
         ]
     return tuple(sorted(removed))
+
+
+def require_encoder(heads: Iterable[Head]) -> None:
+    """See that all heads are those of an encoder.
+
+    Raises:
+        UserError: some are not.
+    """
+    others = sorted({head.stack for head in heads} - {ENCODER})
+    if others:
+        raise UserError(
+            f"attribution: heads of {' and '.join(others)} are scored, and only the encoder's can "
+            "be removed: set attribution.stacks to [encoder]"
+        )
 
 
 def lowest_neurons(scores: Scores, budget: Budget) -> tuple[Unit, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,20 @@ DEVICE = click.option(
 QUIET = click.option(
     "--quiet", is_flag=True, help="No progress bars and nothing after the last step: for logs."
 )
+TARGETS = click.option(
+    "--targets",
+    required=True,
+    metavar="BUDGET=SHARE,…",
+    help="What is to be left: parameters=0.7,0.5,0.3 or multiply_adds=0.7,0.5,0.3. Each takes the "
+    "place of the recipe's budget; its kinds and min_heads_per_layer stay.",
+)
+VARIANT = click.option(
+    "--variant",
+    default="pruned",
+    show_default=True,
+    metavar="NAME",
+    help="Which of its models: pruned, pruned-int8 or int8, pruned-fp16 or fp16.",
+)
 TIMEOUT = click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -32,6 +47,53 @@ TIMEOUT = click.option(
     metavar="SECONDS",
     help="How long the model may take to load, and for each input.",
 )
+COMPARED = (
+    click.option(
+        "--methods",
+        default="all",
+        show_default=True,
+        metavar="METHOD,…",
+        help="E.g. hib,hib:beta=10:score=similarity,random. A name has the recipe's settings where "
+        "it is the recipe's method, else its defaults; `:setting=value` changes one.",
+    ),
+    click.option(
+        "--fractions",
+        default="0.1,0.2,0.3,0.4,0.5,0.6,0.7",
+        show_default=True,
+        help="Shares of the heads to remove, rounded down to whole heads.",
+    ),
+    click.option("--scope", default="global,layerwise", show_default=True, help="One or both."),
+    click.option(
+        "--seeds",
+        default=5,
+        show_default=True,
+        help="Draws of the random baseline, from the recipe's.",
+    ),
+    click.option(
+        "--metric",
+        help="Of the curves; default token-accuracy for asr-seq2seq, the task's otherwise.",
+    ),
+    click.option(
+        "--points",
+        default="0.1,0.3,0.5",
+        show_default=True,
+        help="Fractions to measure the task's own metric at, where the curves show another.",
+    ),
+    click.option(
+        "--repair",
+        default="none",
+        show_default=True,
+        metavar="REPAIR,…",
+        help="What is done with the weights that stay, e.g. none,mean,least-squares. With a "
+        "repair, each point removes its heads from a copy, repairs that and measures it.",
+    ),
+)
+"""Those of `compare`, in the order they are told of."""
+
+
+def compared_options(command: Command) -> Command:
+    """All options of a comparison."""
+    return reduce(lambda done, option: option(done), reversed(COMPARED), command)
 
 
 class NamedPath(click.Path):

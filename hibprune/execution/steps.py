@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +26,7 @@ from hibprune.execution.files import (
     require_own,
     sha256_of,
     write_text,
+    write_via_temporary,
 )
 from hibprune.records.units import Training
 
@@ -197,6 +200,26 @@ def kept_result(directory: Path, name: str, result_type: Any) -> tuple[Any, floa
         return TypeAdapter(result_type).validate_python(record.result), record.seconds
     except ValidationError:
         return None
+
+
+def hand_on(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Give a run what steps of another run left, records and files, in the place of its own.
+
+    It believes them where they have the keys of its own steps. What is not as it was left is not
+    given. Raises UserError as `Step.once` does.
+    """
+    require_own(target)
+    for name in names:
+        record = _read(source / "steps" / f"{name}.json", _Record, source)
+        if record is None or not record.intact:
+            continue
+        if not all(_unchanged(source, *file) for file in record.files.items()):
+            continue
+        for file in record.files:
+            write_via_temporary(target / file, partial(shutil.copyfile, source / file))
+        write_text(
+            target / "steps" / f"{name}.json", json.dumps(record.model_dump(), indent=1) + "\n"
+        )
 
 
 def undo(directory: Path, name: str) -> None:

@@ -128,8 +128,8 @@ def places_of(units: Iterable[Unit], among: Sequence[Unit]) -> list[int]:
     return [place[unit] for unit in units]
 
 
-def require_front_end(model: PreTrainedModel) -> None:
-    """See that a model has channels that can be removed.
+def require_front_end(model: PreTrainedModel, place: str = "budget.channels") -> None:
+    """See that a model has channels that can be removed, which `place` in a recipe wants.
 
     Raises:
         UserError: it has not; names the model types that have.
@@ -137,6 +137,6 @@ def require_front_end(model: PreTrainedModel) -> None:
     if not front_end_parts(model):
         types = ", ".join(one.model_type for one in FAMILIES if one.front_end is not None)
         raise UserError(
-            f"budget.channels: model type '{model.config.model_type}' has no convolutional front "
+            f"{place}: model type '{model.config.model_type}' has no convolutional front "
             f"end whose channels can be removed: leave it out (those of {types} can)"
         )

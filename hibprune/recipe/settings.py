@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hibprune.attribution import HeadInformationBottleneck, Method
+from hibprune.attribution import HeadInformationBottleneck, Method, MethodBase
 from hibprune.attribution.methods import AnyUnitMethod, Reconstruction
 from hibprune.compression.plan import Budget, Schedule
 from hibprune.compression.quantize.settings import QuantizeSettings
@@ -17,6 +17,7 @@ from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
 from hibprune.records.base import Settings
 from hibprune.records.medium import Unit
+from hibprune.records.units import Kind
 from hibprune.records.variants import VariantName, precision_of
 from hibprune.tasks import Task
 
@@ -144,6 +145,38 @@ class Recipe(Settings):
     gates: Gates = Gates()
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def kinds(self) -> tuple[Kind, ...] | None:
+        """The kinds of units that one number for all kinds may take; None: all that there are."""
+        return ("head",) if getattr(self.attribution, "paper", False) else self.budget.kinds
+
+    def method_of(self, kind: Kind) -> MethodBase:
+        """How units of a kind are scored.
+
+        Where several kinds share one budget, all by one method, whose scores are errors; so are
+        heads where none are to go.
+        """
+        own: dict[Kind, MethodBase] = {
+            "head": self.attribution,
+            "neuron": self.neuron_attribution,
+            "channel": self.channel_attribution,
+        }
+        chosen = own[kind]
+        if self.budget.currency is not None and self.kinds != (kind,):
+            same = isinstance(chosen, Reconstruction)
+            chosen = chosen if same else Reconstruction(method="reconstruction")
+        return chosen.for_task(self.task.kind)
+
+    @model_validator(mode="after")
+    def _published_method_takes_heads_alone(self) -> Recipe:
+        kinds = self.budget.kinds
+        if kinds not in (None, ("head",)) and self.kinds == ("head",):
+            raise ValueError(
+                f"budget.kinds: {', '.join(kinds or ())}, but attribution.paper takes heads alone: "
+                "leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _data_and_lengths_are_of_what_goes_in(self) -> Recipe:

@@ -11,7 +11,7 @@ from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
 from hibprune.records.repair import Repair
 from hibprune.records.transcripts import TranscriptRules
-from hibprune.records.units import HeadShare, Scope
+from hibprune.records.units import HeadShare, Kind, Scope
 from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
 
 FILE_NAME = "manifest.json"
@@ -52,6 +52,18 @@ class AttributionSummary(Record):
     ranking_fault: RankingFault | None = None
 
 
+class BudgetSummary(Record):
+    """One number for all kinds of units: the share of a model's cost that was to stay, and did.
+
+    `counted_in` says of what; `kinds` are those that could be taken.
+    """
+
+    counted_in: Literal["parameters", "multiply_adds"]
+    asked: float
+    reached: float
+    kinds: tuple[Kind, ...]
+
+
 class HeadSummary(Record):
     """`removed` maps a layer to the original indices of the heads that are gone.
 
@@ -71,10 +83,11 @@ class UnitSummary(Record):
     """How many neurons of the encoder or channels of its front end went, and by what scores.
 
     `removed` maps a layer to the original indices of those that are gone, `kept` to how many stay.
+    There is no share where one number for all kinds decided.
     """
 
     total: int
-    share: float
+    share: float | None
     scope: Scope
     method: str
     settings: dict[str, str | int | float | bool | tuple[str, ...] | None]
@@ -169,6 +182,7 @@ class Manifest(Record):
     calibration: DataSummary
     validation: DataSummary
     attribution: AttributionSummary
+    budget: BudgetSummary | None = None
     heads: HeadSummary
     neurons: UnitSummary | None = None
     channels: UnitSummary | None = None

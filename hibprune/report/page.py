@@ -18,6 +18,7 @@ from hibprune.report.gates import (
 )
 from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
+from hibprune.report.mix import mix_section
 from hibprune.report.ranking import samples
 from hibprune.report.repair import channels_section, neurons_section, repair_section
 from hibprune.report.template import filled
@@ -49,6 +50,7 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
             "judged": manifest.judged,
             "gates": _gates(manifest),
             "units": [
+                mix_section(manifest, scores, plan),
                 *units,
                 neurons_section(manifest),
                 channels_section(manifest),

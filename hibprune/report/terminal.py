@@ -39,10 +39,10 @@ def closing_table(manifest: Manifest) -> Group:
     for row in variant_rows(manifest):
         speeds = zip(row.speeds, row.speed_intervals, strict=True)
         table.add_row(
-            _cell(row.name, row.finding),
-            _cell(row.metric, row.interval),
-            _cell(row.size, row.size_change),
-            *(_cell(speed, interval) for speed, interval in speeds),
+            cell(row.name, row.finding),
+            cell(row.metric, row.interval),
+            cell(row.size, row.size_change),
+            *(cell(speed, interval) for speed, interval in speeds),
         )
     said = [heads_sentence(manifest), *missing_sentences(manifest), *deployment_sentences(manifest)]
     lines: list[RenderableType] = [table, _footnote(manifest), Text(), Text(" ".join(said))]
@@ -55,7 +55,8 @@ def closing_table(manifest: Manifest) -> Group:
     return Group(*lines)
 
 
-def _cell(figure: str, detail: str) -> Text:
+def cell(figure: str, detail: str) -> Text:
+    """A figure, with a detail below it in fainter letters."""
     cell = Text(figure)
     if detail:
         cell.append(f"\n{detail}", style="dim")

@@ -43,11 +43,12 @@ class VariantRow(NamedTuple):
 
 def variant_rows(manifest: Manifest) -> list[VariantRow]:
     """All variants, the original first."""
-    return [_row(manifest, variant) for variant in manifest.variants]
+    return [variant_row(manifest.original, variant) for variant in manifest.variants]
 
 
-def _row(manifest: Manifest, variant: Variant) -> VariantRow:
-    original, decimals = manifest.original, metric_decimals(manifest.metric.n)
+def variant_row(original: Variant, variant: Variant) -> VariantRow:
+    """A variant beside the original, which may be itself."""
+    decimals = metric_decimals(original.metric.n)
     first = variant.name == ORIGINAL
     return VariantRow(
         name=variant.name,

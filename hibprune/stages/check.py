@@ -13,6 +13,7 @@ from hibprune.errors import UserError
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.check import CheckReport
+from hibprune.stages.budget import check_mix
 from hibprune.stages.check_data import Progress, check_data
 from hibprune.stages.hub import require_on_hub
 from hibprune.stages.load import (
@@ -53,6 +54,8 @@ def check_recipe(
             check_model(recipe, checkpoint)
             notes += model_notes(recipe, checkpoint)
             removes = others_to_go(recipe, checkpoint.model)
+            mix = check_mix(recipe, checkpoint, ())
+            removes += () if mix is None else (mix,)
         else:
             not_checked.append(f"model {recipe.model.source}: on the Hub")
             if not offline:

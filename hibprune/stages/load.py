@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hibprune.attribution.base import Sample
 from hibprune.attribution.batches import read_unmodified
-from hibprune.compression.plan import check_budget
+from hibprune.compression.plan import check_budget, require_encoder
 from hibprune.data import (
     Content,
     Selection,
@@ -30,6 +30,7 @@ from hibprune.models.preprocessing import Reading
 from hibprune.models.trial import REMEDY
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.report.checking import passed_over_lines
+from hibprune.stages.budget import check_mix
 from hibprune.stages.room import room_fault
 from hibprune.stages.sources import CALIBRATION, VALIDATION, require_sources, sources
 from hibprune.stages.targets import with_targets
@@ -115,6 +116,8 @@ def load(
         use: listing.passed_over
         for (use, _), listing in zip(sources(recipe), listings, strict=True)
     }
+    references = [one.target for one in measured.utterances if one.target is not None]
+    check_mix(recipe, checkpoint, references)
     repaired = drawn.first(recipe.calibration.repair_samples or recipe.calibration.samples)
     return Material(checkpoint, scored, measured, repaired, passed_over, tuple(notes))
 
@@ -159,7 +162,11 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
     fault = graph_fault(checkpoint.model) if exports else None
     if fault is not None:
         raise UserError(f"{recipe.model.source}: {fault}")
-    check_budget(recipe.budget, heads_of(checkpoint.model, recipe.attribution.scored_stacks()))
+    scored = heads_of(checkpoint.model, recipe.method_of("head").scored_stacks())
+    if recipe.budget.currency is None:
+        check_budget(recipe.budget, scored)
+    else:
+        require_encoder(scored)
     if recipe.budget.channels:
         require_front_end(checkpoint.model)
     medium = recipe.task.medium

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hibprune.errors import OutputError, UserError
@@ -230,16 +230,16 @@ def _agreement(
 
 
 def benchmarked(
-    run: Run, bench: Workbench, variants: Mapping[str, tuple[VariantPlan, str]]
+    run: Run, variants: Mapping[str, tuple[Callable[[], Path], str]]
 ) -> Done[Benchmark]:
-    """Time all variants, in turn in one process; each comes with the key of its measurement."""
+    """Time all variants, in turn in one process; each is where it lies, and a key of what it is."""
     settings, task = run.recipe.benchmark, run.recipe.task
     tokens, window = decoded_tokens(run), window_of(run.checkpoint.preprocessor)
 
     def benchmark(_: Step[Benchmark], narration: StepNarration) -> Benchmark:
         timed = {
-            name: task.onnx_timed(bench.directory(plan), run.device.type, settings.threads, tokens)
-            for name, (plan, _key) in variants.items()
+            name: task.onnx_timed(place(), run.device.type, settings.threads, tokens)
+            for name, (place, _key) in variants.items()
         }
         measured = measure_latency(
             timed,
@@ -258,7 +258,7 @@ def benchmarked(
         run,
         "benchmark",
         {
-            "variants": {name: key for name, (_plan, key) in variants.items()},
+            "variants": {name: key for name, (_place, key) in variants.items()},
             "settings": settings.model_dump(mode="json"),
         },
         Benchmark,

@@ -18,6 +18,7 @@ from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import (
     FILE_NAME,
     AttributionSummary,
+    BudgetSummary,
     CountedWork,
     DataSummary,
     HeadSummary,
@@ -39,6 +40,7 @@ from hibprune.records.variants import (
     VariantLatency,
 )
 from hibprune.report.files import write_report
+from hibprune.stages.budget import mixed_kinds
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
@@ -106,7 +108,7 @@ def _manifest(outcome: Outcome) -> Manifest:
     scores = rounds[0].scores.result
     original = outcome.found.measured[ORIGINAL].result.evaluation
     footprint = outcome.removal.result.before
-    method = recipe.attribution.for_task(recipe.task.kind)
+    method = recipe.method_of("head")
     variants = tuple(_variant(outcome, outcome.found.made[name]) for name in outcome.found.measured)
     return Manifest(
         recipe=recipe.name,
@@ -126,6 +128,7 @@ def _manifest(outcome: Outcome) -> Manifest:
             steps=scores.steps,
             ranking_fault=scores.ranking_fault,
         ),
+        budget=_budget(outcome),
         heads=HeadSummary(
             total=plan.total,
             budget=recipe.budget.share(plan.total),
@@ -220,11 +223,29 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
     return tuple(done)
 
 
+def _budget(outcome: Outcome) -> BudgetSummary | None:
+    recipe, removal = outcome.loaded.recipe, outcome.removal.result
+    currency = recipe.budget.currency
+    if currency is None:
+        return None
+    counts = [
+        one.parameters if currency == "parameters" else one.macs
+        for one in (removal.before, removal.after)
+    ]
+    return BudgetSummary(
+        counted_in=currency,
+        asked=recipe.budget.share_kept,
+        reached=counts[1] / counts[0],
+        kinds=mixed_kinds(recipe, outcome.material.checkpoint.model),
+    )
+
+
 def _others(outcome: Outcome, many: Literal["neurons", "channels"]) -> UnitSummary | None:
     chosen = outcome.choice.others.get(many)
     if chosen is None:
         return None
-    scores, want = chosen.scores.result, wanted(outcome.loaded.recipe)[many]
+    recipe, model = outcome.loaded.recipe, outcome.material.checkpoint.model
+    scores, want = chosen.scores.result, wanted(recipe, model)[many]
     plan = chosen.plan.result
     removed = plan.neurons if many == "neurons" else plan.channels
     return UnitSummary(

@@ -1,4 +1,4 @@
-"""Which heads go: score on the calibration data, plan, and score again what is left."""
+"""Which heads go in a round: those left are scored on the calibration data, and planned."""
 
 from __future__ import annotations
 
@@ -20,27 +20,11 @@ from hibprune.report.ranking import SAYS_NOTHING
 from hibprune.stages.credibility import credible_partial, credible_scores, credible_targets
 from hibprune.stages.load import calibration_sample
 from hibprune.stages.repair import repair_inputs, repaired_copy
-from hibprune.stages.rounds import Choice, FinishedRound, step_name
+from hibprune.stages.rounds import step_name
 from hibprune.stages.run import Run, once
-from hibprune.stages.score_others import choose_others
 from hibprune.tasks import Target
 
 ATTRIBUTE = "attribute"
-
-
-def choose(run: Run) -> Choice:
-    """Score, plan, and score again what the plans have left, round by round."""
-    recipe, targets = run.recipe, calibration_targets(run)
-    rounds = recipe.schedule.rounds_for(recipe.budget, heads_of(run.checkpoint.model))
-    choice = Choice(())
-    for number in range(1, rounds + 1):
-        part = Round(number, rounds, choice.removed)
-        scores = attribute(run, targets, part)
-        planned = plan(run, scores, part)
-        choice = Choice((*choice.rounds, FinishedRound(scores, planned)))
-    choice = replace(choice, others=choose_others(run, targets))
-    run.ranks.tell(None)
-    return choice
 
 
 def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
@@ -80,6 +64,7 @@ def attribute(
     part: Round = ONLY_ROUND,
     name: str = ATTRIBUTE,
     label: str = "",
+    method: MethodBase | None = None,
 ) -> Done[Scores]:
     """Score the heads that are left on the calibration clips.
 
@@ -87,8 +72,9 @@ def attribute(
     repaired as the recipe says.
 
     `name` keeps the scores of several methods apart in one directory; `label` is how to call them.
+    `method` is the recipe's unless another is given.
     """
-    method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
+    method = method or recipes_method(run)
     said = step_name(ATTRIBUTE, part.number)
     samples = [clip.id for clip in run.material.calibration.utterances]
     there = heads_of(run.checkpoint.model, method.scored_stacks())
@@ -112,7 +98,7 @@ def attribute(
         def repairing(done: int, total: int) -> None:
             narration.advance(0, len(samples), f"repaired {done} of {total} layers")
 
-        return _scored(run, work, session, repairing)
+        return _scored(run, work, session, method, repairing)
 
     def finding(scores: Scores) -> str:
         split_half = scores.split_half
@@ -141,6 +127,12 @@ def attribute(
     )
 
 
+def recipes_method(run: Run) -> MethodBase:
+    """How the recipe has heads scored."""
+    method: MethodBase = run.recipe.attribution.for_task(run.recipe.task.kind)
+    return method
+
+
 def _gone_inputs(run: Run, gone: Sequence[Head]) -> dict[str, Any]:
     """What the model of a later round depends on: what has gone, and how the rest was repaired."""
     if not gone:
@@ -162,6 +154,7 @@ def _scored(
     run: Run,
     work: Work,
     session: Session,
+    method: MethodBase,
     repairing: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     recipe, before = run.recipe, work.before
@@ -177,7 +170,6 @@ def _scored(
         training=before.training,
         ranks=run.ranks,
     )
-    method: MethodBase = recipe.attribution.for_task(recipe.task.kind)
     model = run.checkpoint.model
     if work.gone:
         # The others are there only where they have a share of the samples.
@@ -195,7 +187,7 @@ def _scored(
 def help_scoring(run: Run) -> None:
     """Score a share of the samples whenever the leader has work, until it has chosen."""
     while (work := run.ranks.hear()) is not None:
-        _scored(run, work, Session())
+        _scored(run, work, Session(), recipes_method(run))
 
 
 def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:

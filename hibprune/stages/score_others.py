@@ -16,6 +16,7 @@ from hibprune.execution.steps import Done, Step
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
 from hibprune.records.units import Kind, Plan, Scope, Scores, Unit, units_by_layer
+from hibprune.stages.budget import mixed_kinds
 from hibprune.stages.load import calibration_sample
 from hibprune.stages.rounds import FinishedRound
 from hibprune.stages.run import Run, once
@@ -24,10 +25,13 @@ from hibprune.tasks import Target
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many units of a kind are to go by a recipe: a share of all or of every layer."""
+    """How many units of a kind are to go by a recipe: a share of all or of every layer.
+
+    There is no share where one number for all kinds decides.
+    """
 
     kind: Kind
-    share: float
+    share: float | None
     scope: Scope
     method: MethodBase
 
@@ -42,27 +46,34 @@ class Wanted:
         return f"{self.many} of the {'feed-forwards' if self.kind == 'neuron' else 'front end'}"
 
 
-def wanted(recipe: Recipe) -> dict[str, Wanted]:
+def wanted(recipe: Recipe, model: PreTrainedModel) -> dict[str, Wanted]:
     """What a recipe wants to go beside heads, by `neurons` and `channels`."""
-    budget, task = recipe.budget, recipe.task.kind
-    return {
-        one.many: one
-        for one in (
-            Wanted(
-                "neuron", budget.neurons, budget.scope, recipe.neuron_attribution.for_task(task)
-            ),
-            Wanted(
-                "channel", budget.channels, "layerwise", recipe.channel_attribution.for_task(task)
-            ),
+    budget = recipe.budget
+    if budget.currency is not None:
+        shares: dict[Kind, float | None] = dict.fromkeys(mixed_kinds(recipe, model))
+    else:
+        shares = {"neuron": budget.neurons or None, "channel": budget.channels or None}
+        shares = {kind: share for kind, share in shares.items() if share is not None}
+    others: tuple[Kind, ...] = ("neuron", "channel")
+    found = [
+        Wanted(
+            kind,
+            shares[kind],
+            "layerwise" if kind == "channel" and budget.currency is None else budget.scope,
+            recipe.method_of(kind),
         )
-        if one.share
-    }
+        for kind in others
+        if kind in shares
+    ]
+    return {one.many: one for one in found}
 
 
 def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
     """How many units would go beside heads, of how many, whatever their scores; a line a kind."""
     lines = []
-    for want in wanted(recipe).values():
+    for want in wanted(recipe, model).values():
+        if want.share is None:
+            continue
         units = units_of(model, want.kind)
         flat = Scores(method="none", heads=units, samples=(), per_sample=((0.0,) * len(units),))
         gone = _lowest(want, flat, recipe.budget)
@@ -76,7 +87,10 @@ def _lowest(want: Wanted, scores: Scores, budget: Budget) -> tuple[Unit, ...]:
 
 def choose_others(run: Run, targets: tuple[dict[str, Target], str]) -> dict[str, FinishedRound]:
     """Score what the recipe wants to go beside heads, and plan which of it goes."""
-    return {name: _choose(run, one, targets) for name, one in wanted(run.recipe).items()}
+    return {
+        name: _choose(run, one, targets)
+        for name, one in wanted(run.recipe, run.checkpoint.model).items()
+    }
 
 
 def _choose(run: Run, want: Wanted, targets: tuple[dict[str, Target], str]) -> FinishedRound:

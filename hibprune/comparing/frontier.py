@@ -1,0 +1,232 @@
+"""A recipe at several budgets: scored once, then each removed, repaired, exported and measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+from hibprune.compression.plan import Currency
+from hibprune.errors import UserError, did_you_mean, shortened
+from hibprune.execution.files import digest, plain_disk_errors, require_own
+from hibprune.execution.output import LOG_FILE, check_output, open_output
+from hibprune.execution.progress import Narrator
+from hibprune.execution.runtime import choose_device
+from hibprune.execution.steps import hand_on
+from hibprune.pipeline import run_loaded
+from hibprune.recipe import LoadedRecipe, load_recipe
+from hibprune.records.frontier import Frontier, FrontierPoint
+from hibprune.records.manifest import Manifest
+from hibprune.records.measurements import Benchmark
+from hibprune.records.variants import ORIGINAL, Converted, Variant, VariantLatency
+from hibprune.report.frontier import write_frontier
+from hibprune.stages.budget import check_mix
+from hibprune.stages.load import Material, load, loaded_line, skipped_lines
+from hibprune.stages.measure import benchmarked
+from hibprune.stages.run import Run
+from hibprune.stages.score_others import wanted
+from hibprune.stages.variants import Workbench, planned_variants, workbench
+
+POINTS = "points"
+"""The directory of the runs, one for each budget."""
+SHARED = (
+    "label",
+    "export-original",
+    "measure-original",
+    "attribute",
+    "attribute-neurons",
+    "attribute-channels",
+    "convert-original-int8",
+    "measure-original-int8",
+)
+"""Steps that come to the same whatever the budget."""
+MAX_TARGETS = 50
+
+
+@dataclass(frozen=True)
+class Target:
+    """One budget of a frontier, and the recipe with it."""
+
+    currency: Currency
+    amount: float
+    loaded: LoadedRecipe
+
+    @property
+    def label(self) -> str:
+        """What it is called, also its directory."""
+        return f"{self.currency}-{self.amount:g}"
+
+
+def frontier(
+    loaded: LoadedRecipe,
+    overrides: Sequence[str],
+    targets: str,
+    directory: Path,
+    narrator: Narrator,
+    command: Sequence[str] = (),
+) -> Frontier:
+    """Run a recipe at every budget of `targets`, taking up what is done in the directory.
+
+    Raises:
+        UserError: targets, recipe, model or data are at fault; nothing is written before they have
+            been checked.
+    """
+    chosen = targets_of(loaded, overrides, targets)
+    check_output(directory)
+    device = choose_device(loaded.recipe.device)
+    with narrator.step("load") as narration:
+        material = load(chosen[0].loaded, device, narration.advance)
+        narration.found(loaded_line(material, device))
+    for target in chosen[1:]:
+        check_mix(target.loaded.recipe, material.checkpoint, material.references)
+    for line in (*material.notes, *skipped_lines(material)):
+        narrator.say(line)
+    log = narrator.log_to(directory / LOG_FILE)
+    with open_output(directory), plain_disk_errors(directory), log:
+        runs = {
+            target.label: Run(
+                target.loaded, material, directory / POINTS / target.label, device, narrator
+            )
+            for target in chosen
+        }
+        manifests = _run_all(runs, narrator)
+        timed = _timed_together(Run(loaded, material, directory, device, narrator), runs, manifests)
+        found = _frontier(manifests, timed, material, runs, shlex.join(command))
+        with narrator.step("report") as narration:
+            require_own(directory)
+            write_frontier(found, directory)
+            narration.found(f"{directory / 'frontier.md'}")
+    return found
+
+
+def targets_of(loaded: LoadedRecipe, overrides: Sequence[str], text: str) -> tuple[Target, ...]:
+    """The budgets of `parameters=0.7,0.5`, each with its recipe, those that leave most first.
+
+    Raises:
+        UserError: they are not of that form, or no budgets.
+    """
+    names: tuple[Currency, ...] = get_args(Currency)
+    example = "give it as parameters=0.7,0.5,0.3"
+    name, equals, amounts = text.partition("=")
+    if not equals or not amounts.strip():
+        raise UserError(f"--targets: {shortened(text)}: {example}")
+    currency = next((one for one in names if one == name.strip()), None)
+    if currency is None:
+        hint = did_you_mean(name.strip(), names) or f": one of {', '.join(names)}"
+        raise UserError(f"--targets: unknown budget '{shortened(name.strip())}'{hint}")
+    parts = [part.strip() for part in amounts.split(",") if part.strip()]
+    if len(parts) > MAX_TARGETS:
+        raise UserError(f"--targets: should be at most {MAX_TARGETS}, not {len(parts)}")
+    found: dict[float, Target] = {}
+    for part in parts:
+        try:
+            amount = float(part)
+        except ValueError as error:
+            raise UserError(f"--targets: '{shortened(part)}' is not a number: {example}") from error
+        if not 0 < amount < 1:
+            raise UserError(f"--targets: {part} is not between 0 and 1: {example}")
+        own = loaded.recipe.budget
+        budget = {
+            currency: amount,
+            "min_heads_per_layer": own.min_heads_per_layer,
+            **({} if own.kinds is None else {"kinds": list(own.kinds)}),
+        }
+        override = f"budget={json.dumps(budget)}"
+        found[amount] = Target(currency, amount, load_recipe(loaded.path, (*overrides, override)))
+    return tuple(found[amount] for amount in sorted(found, reverse=True))
+
+
+def _run_all(runs: Mapping[str, Run], narrator: Narrator) -> dict[str, Manifest]:
+    """The whole chain at every budget; what does not depend on it is computed by the first."""
+    manifests: dict[str, Manifest] = {}
+    first = next(iter(runs.values())).directory
+    for label, run in runs.items():
+        narrator.say(f"{label}:")
+        shared = partial(hand_on, first, run.directory, SHARED)
+        manifests[label] = run_loaded(run, shared if manifests else lambda: None)
+    return manifests
+
+
+def _timed_together(
+    whole: Run, runs: Mapping[str, Run], manifests: Mapping[str, Manifest]
+) -> Benchmark:
+    """Time the models of all budgets in turn, with the original and its rivals."""
+    first = next(iter(manifests))
+    places: dict[str, tuple[Callable[[], Path], str]] = {}
+    with workbench(whole) as bench:
+        for label, run in runs.items():
+            own = Workbench(run, bench.scratch / label, bench.inputs)
+            plans = {plan.name: plan for plan in planned_variants(run.recipe)}
+            for variant in manifests[label].variants:
+                if variant.is_rival and label != first:
+                    continue
+                if variant.guard is not None:
+                    own.converted[variant.name] = Converted(guard=variant.guard)
+                name = variant.name if variant.is_rival else timed_name(label, variant.name)
+                places[name] = partial(own.directory, plans[variant.name]), _key(variant)
+        return benchmarked(whole, places).result
+
+
+def timed_name(label: str, variant: str) -> str:
+    """What a variant of one budget is called among those of all."""
+    return f"{label}/{variant}"
+
+
+def _key(variant: Variant) -> str:
+    return digest(*(graph.sha256 for graph in variant.files))
+
+
+def _frontier(
+    manifests: Mapping[str, Manifest],
+    benchmark: Benchmark,
+    material: Material,
+    runs: Mapping[str, Run],
+    command: str,
+) -> Frontier:
+    def timed(variant: Variant, name: str) -> Variant:
+        latency = tuple(VariantLatency.of(one, name) for one in benchmark.latencies)
+        return variant.model_copy(update={"latency": latency})
+
+    first = next(iter(manifests.values()))
+    assert any(one.name == ORIGINAL for one in first.variants)
+    points = []
+    for label, manifest in manifests.items():
+        assert manifest.budget is not None
+        others = wanted(runs[label].recipe, material.checkpoint.model).values()
+        summaries = {"neuron": manifest.neurons, "channel": manifest.channels}
+        points.append(
+            FrontierPoint(
+                label=label,
+                directory=f"{POINTS}/{label}",
+                budget=manifest.budget,
+                removed={
+                    "head": manifest.heads.removed_count,
+                    **{
+                        want.kind: summary.removed_count
+                        for want in others
+                        if (summary := summaries.get(want.kind)) is not None
+                    },
+                },
+                variants=tuple(
+                    timed(one, timed_name(label, one.name))
+                    for one in manifest.variants
+                    if not one.is_rival
+                ),
+                missing=tuple(one for one in manifest.missing),
+            )
+        )
+    return Frontier(
+        recipe=first.recipe,
+        command=command,
+        model=first.model,
+        task=first.task,
+        metric=first.metric,
+        rivals=tuple(timed(one, one.name) for one in first.variants if one.is_rival),
+        points=tuple(points),
+        machine=first.machine,
+        versions=first.versions,
+    )

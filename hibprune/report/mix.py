@@ -1,0 +1,59 @@
+"""The report's section on the mix that one number for all kinds of units came to."""
+
+from __future__ import annotations
+
+from hibprune.records.manifest import Manifest, UnitSummary
+from hibprune.records.units import Kind, Plan, Scores
+from hibprune.report.markdown import table
+from hibprune.report.numbers import listing, percent
+
+COUNTED = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
+
+CONVOLUTIONS = (
+    "*Layers of channels are the convolutions of the front end, others those of the encoder.*"
+)
+
+
+def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
+    """What went from where, layer by layer and kind by kind; empty where each kind had a number."""
+    budget = manifest.budget
+    if budget is None:
+        return ""
+    columns: dict[Kind, dict[int, tuple[int, int]]] = {"head": _heads(scores, plan)}
+    for kind, units in (("neuron", manifest.neurons), ("channel", manifest.channels)):
+        if units is not None:
+            columns[kind] = _others(units)  # type: ignore[index]
+    layers = sorted({layer for own in columns.values() for layer in own})
+    rows = [
+        (layer, *(figure for own in columns.values() for figure in own.get(layer, ("", ""))))
+        for layer in layers
+    ]
+    gone, left = (
+        [sum(pair[place] for pair in own.values()) for own in columns.values()] for place in (0, 1)
+    )
+    rows.append(("all", *(one for pair in zip(gone, left, strict=True) for one in pair)))
+    header = ["layer", *(f"{kind}s {what}" for kind in columns for what in ("removed", "kept"))]
+    counted, kinds = COUNTED[budget.counted_in], listing([f"{kind}s" for kind in budget.kinds])
+    return "\n\n".join(
+        [
+            "## Mix",
+            f"The budget leaves {percent(budget.asked, 1)} of the {counted}; "
+            f"{percent(budget.reached, 1)} are left. What went from where, of {kinds}, was decided "
+            "by the error that each unit adds for what it saves.",
+            table("r" * len(header), header, rows),
+            *([CONVOLUTIONS] if "channel" in columns else []),
+        ]
+    )
+
+
+def _heads(scores: Scores, plan: Plan) -> dict[int, tuple[int, int]]:
+    gone = set(plan.removed)
+    layers: dict[int, tuple[int, int]] = {}
+    for head in scores.heads:
+        removed, kept = layers.get(head.layer, (0, 0))
+        layers[head.layer] = (removed + (head in gone), kept + (head not in gone))
+    return layers
+
+
+def _others(units: UnitSummary) -> dict[int, tuple[int, int]]:
+    return {layer: (len(units.removed.get(layer, ())), kept) for layer, kept in units.kept.items()}

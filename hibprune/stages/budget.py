@@ -1,0 +1,99 @@
+"""One number for all kinds of units: what a model costs without some, and the least it can cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from transformers import PreTrainedModel
+
+from hibprune.compression.plan import Currency
+from hibprune.compression.remove import copy_without
+from hibprune.compression.unit_costs import Place, kept_of
+from hibprune.errors import UserError
+from hibprune.evaluation.footprint import measure_footprint
+from hibprune.evaluation.work import window_of
+from hibprune.models.checkpoint import Checkpoint
+from hibprune.models.front_end import require_front_end
+from hibprune.models.units import units_of
+from hibprune.recipe import Recipe
+from hibprune.records.measurements import Footprint
+from hibprune.records.units import Kind, Unit
+from hibprune.tasks import Target
+
+NAMED: dict[Currency, str] = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Counts what a recipe's model costs without some of its units."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    references: Sequence[Target]
+
+    def footprint(self, units: Sequence[Unit]) -> Footprint:
+        """Parameters, and multiply-adds at the first length of the benchmark."""
+        task, preprocessor = self.recipe.task, self.checkpoint.preprocessor
+        length = self.recipe.benchmark.lengths(task.medium)[0]
+        return measure_footprint(
+            copy_without(self.checkpoint.model, units) if units else self.checkpoint.model,
+            preprocessor.example(length, 1),
+            length,
+            task.decoded_tokens(self.references, self.checkpoint.vocabulary),
+            window_of(preprocessor),
+        )
+
+    def in_currency(self, currency: Currency) -> Callable[[Sequence[Unit]], float]:
+        """The cost alone, in what a budget is counted in."""
+
+        def count(units: Sequence[Unit]) -> float:
+            found = self.footprint(units)
+            return found.parameters if currency == "parameters" else found.macs
+
+        return count
+
+
+def mixed_kinds(recipe: Recipe, model: PreTrainedModel) -> tuple[Kind, ...]:
+    """The kinds of units that one number for all kinds may take of a model."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    return tuple(
+        kind for kind in kinds if kind in (recipe.kinds or kinds) and units_of(model, kind)
+    )
+
+
+def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Target]) -> str | None:
+    """See that one number for all kinds can be had of a model; say what would stay, in a line.
+
+    None where there is a number for each kind.
+
+    Raises:
+        UserError: a kind that the model does not have is to go, or no removal gets there.
+    """
+    budget, model = recipe.budget, checkpoint.model
+    if budget.currency is None:
+        return None
+    if "channel" in (recipe.kinds or ()):
+        require_front_end(model, "budget.kinds")
+    kinds = mixed_kinds(recipe, model)
+    least_kept: dict[Place, list[Unit]] = {}
+    for kind in kinds:
+        for unit in units_of(model, kind):
+            least_kept.setdefault((unit.kind, unit.stack, unit.layer), []).append(unit)
+    most = [
+        unit
+        for place, units in least_kept.items()
+        for unit in units[kept_of(place, budget.min_heads_per_layer) :]
+    ]
+    count = Counting(recipe, checkpoint, references).in_currency(budget.currency)
+    least, named = count(most) / count(()), NAMED[budget.currency]
+    taken = " and ".join(f"{kind}s" for kind in kinds)
+    if least > budget.share_kept:
+        raise UserError(
+            f"budget.{budget.currency}: {budget.share_kept:g} of the {named} cannot be reached: "
+            f"{least:.3f} stay when all {taken} are gone that may go: raise it to more than that"
+        )
+    return (
+        f"{taken} until {budget.share_kept:.1%} of the {named} are left ({least:.1%} is the least)"
+    )
