@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from hibprune.compression.mixture import Mixture
 from hibprune.errors import UserError
@@ -12,7 +12,7 @@ from hibprune.execution.files import digest
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.attention import heads_of
-from hibprune.records.units import Kind, Plan, Scores, Unit, units_by_layer
+from hibprune.records.units import Kind, Plan, Scores, Unit
 from hibprune.stages.budget import Counting, mixed_kinds
 from hibprune.stages.mix_limits import within_drop, within_size, without_steps
 from hibprune.stages.repair import repair_inputs
@@ -65,7 +65,7 @@ def _plan(run: Run, heads: Done[Scores], others: dict[str, Done[Scores]]) -> Don
     there = set(heads_of(run.checkpoint.model))
 
     def plan(_: Step[Plan], narration: StepNarration) -> Plan:
-        return _as_plan(_units(run, scores, narration), heads.result)
+        return Plan.of(_units(run, scores, narration), heads.result.heads)
 
     def finding(plan: Plan) -> str:
         parts = [f"{sum(unit.kind == kind for unit in plan.units)} {kind}s" for kind in kinds]
@@ -121,16 +121,3 @@ def _units(run: Run, scores: Sequence[Scores], narration: StepNarration) -> tupl
         return mixture.within(budget.amount * mixture.whole)
     except ValueError as error:
         raise UserError(f"budget.{budget.one_number}: {error}: raise it") from error
-
-
-def _as_plan(units: Sequence[Unit], heads: Scores) -> Plan:
-    def by_layer(kind: Literal["neuron", "channel"]) -> dict[int, tuple[int, ...]]:
-        return units_by_layer(unit for unit in units if unit.kind == kind)
-
-    removed = sorted(unit for unit in units if unit.kind == "head")
-    return Plan(
-        removed=tuple(removed),
-        kept=tuple(sorted(set(heads.heads) - set(removed))),
-        neurons=by_layer("neuron"),
-        channels=by_layer("channel"),
-    )

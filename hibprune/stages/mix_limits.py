@@ -13,10 +13,11 @@ from hibprune.evaluation.metric import evaluate
 from hibprune.execution.files import scratch_directory
 from hibprune.execution.processes import ALONE
 from hibprune.execution.runtime import ONNX_DIRECTORY
+from hibprune.models.attention import heads_of
 from hibprune.records.measurements import Evaluation
-from hibprune.records.units import Unit
+from hibprune.records.units import Plan, Unit
 from hibprune.records.variants import precision_of
-from hibprune.stages.export import write_graphs
+from hibprune.stages.export import graph_properties, write_graphs
 from hibprune.stages.repair import calibration_clips, repaired_copy
 from hibprune.stages.run import Run
 
@@ -24,6 +25,8 @@ EXPORTS = 6
 """Tries of a mix whose files take no more than asked."""
 SLACK = 0.01
 """Of a size: files so much smaller than asked will do."""
+MANY_DIGITS = 0.1 + 0.2
+"""For the metric that graphs are told: as many as it can have."""
 HALVINGS = 6
 """Of the range of shares that are left, when the largest removal within a loss is looked for."""
 
@@ -72,7 +75,10 @@ def file_bytes(run: Run, units: Sequence[Unit]) -> int:
     task, settings = run.recipe.task, run.recipe.quantize
     with scratch_directory(run.directory) as scratch:
         place = scratch / "whole"
-        write_graphs(run, copy_without(run.checkpoint.model, units), place)
+        model = run.checkpoint.model
+        plan = Plan.of(units, heads_of(model))
+        properties = graph_properties(run, plan, task.metric_name, MANY_DIGITS) if units else None
+        write_graphs(run, copy_without(model, units), place, properties)
         if precision_of(run.recipe.gates.variant) == "int8":
             whole, place = place, scratch / "int8"
             (place / ONNX_DIRECTORY).mkdir(parents=True)
