@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
-from hibprune.compression.plan import Currency
+from hibprune.compression.plan import OneNumber
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.files import digest, plain_disk_errors, require_own
 from hibprune.execution.output import LOG_FILE, check_output, open_output
@@ -45,20 +44,22 @@ SHARED = (
 )
 """Steps that come to the same whatever the budget."""
 MAX_TARGETS = 50
+SHARES: tuple[OneNumber, ...] = ("parameters", "multiply_adds")
+"""The budgets that a frontier goes along."""
 
 
 @dataclass(frozen=True)
 class Target:
     """One budget of a frontier, and the recipe with it."""
 
-    currency: Currency
+    name: OneNumber
     amount: float
     loaded: LoadedRecipe
 
     @property
     def label(self) -> str:
         """What it is called, also its directory."""
-        return f"{self.currency}-{self.amount:g}"
+        return f"{self.name}-{self.amount:g}"
 
 
 def frontier(
@@ -109,7 +110,7 @@ def targets_of(loaded: LoadedRecipe, overrides: Sequence[str], text: str) -> tup
     Raises:
         UserError: they are not of that form, or no budgets.
     """
-    names: tuple[Currency, ...] = get_args(Currency)
+    names = SHARES
     example = "give it as parameters=0.7,0.5,0.3"
     name, equals, amounts = text.partition("=")
     if not equals or not amounts.strip():

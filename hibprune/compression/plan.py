@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,13 +15,15 @@ from hibprune.records.base import Settings
 from hibprune.records.units import ENCODER, Head, HeadShare, Kind, Plan, Scope, Scores, Unit
 
 Currency = Literal["parameters", "multiply_adds"]
-"""What a budget of all kinds together is counted in."""
-AMOUNTS = ("fraction", "heads", *get_args(Currency))
+"""What is counted where one number is for all kinds together."""
+OneNumber = Literal["parameters", "multiply_adds", "size_mb", "metric_drop"]
+"""The budgets that are such a number."""
+AMOUNTS = ("fraction", "heads", *get_args(OneNumber))
 """Of which a recipe gives one."""
 
 
 class Budget(Settings):
-    """How much to remove: give one of `fraction`, `heads`, `parameters` and `multiply_adds`.
+    """How much to remove: give one of `fraction` and `heads`, or one number for all kinds of units.
 
     `fraction` is the share of the heads that goes, `heads` their number; shares of other units go
     beside them: `neurons` of the feed-forwards, and `channels` of the convolutions in front of the
@@ -30,11 +32,15 @@ class Budget(Settings):
     go from every layer alike. No layer is left with fewer heads
     than `min_heads_per_layer`.
 
-    `parameters` is the share of the whole model's parameters that STAYS, `multiply_adds` that of
-    its multiply-adds on an input of the first length of `benchmark`: one number for heads, neurons
-    and channels together. What goes from where is decided by the error that each adds for what it
+    One number for heads, neurons and channels together: `parameters` is the share of the whole
+    model's parameters that STAYS, `multiply_adds` that of its multiply-adds on an input of the
+    first length of `benchmark`; `size_mb` is what the ONNX files of `gates.variant` may take up, in
+    fp32 or int8; `metric_drop` how far the metric may fall (0.01 is a point), or errors rise, on
+    the last quarter of the calibration clips, which are then kept out of scoring and repair, before
+    any gradient steps. What goes from where is decided by the error that each unit adds for what it
     saves, all in one round. Errors are those of the method `reconstruction`, whatever the sections
-    on attribution say. `kinds` limits what may go; left out, it is all that the family has.
+    on attribution say, unless a single kind may go. `kinds` limits what may; left out, it is all
+    that the family has, and heads alone under `attribution.paper`.
     """
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
@@ -43,6 +49,8 @@ class Budget(Settings):
     channels: float = Field(default=0.0, ge=0, lt=1)
     parameters: float | None = Field(default=None, gt=0, lt=1)
     multiply_adds: float | None = Field(default=None, gt=0, lt=1)
+    size_mb: float | None = Field(default=None, gt=0)
+    metric_drop: float | None = Field(default=None, ge=0, lt=1)
     kinds: tuple[Kind, ...] | None = Field(default=None, min_length=1)
     scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)
@@ -52,27 +60,26 @@ class Budget(Settings):
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
         if len(given) != 1:
             found = f"there are {' and '.join(given)}" if given else "there is none"
-            names = " or ".join([", ".join(AMOUNTS[:-1]), AMOUNTS[-1]])
-            raise ValueError(f"give one of {names}: {found}")
+            raise ValueError(f"give one of {_either(AMOUNTS)}: {found}")
         return self
 
     @model_validator(mode="after")
     def _one_number_decides_alone(self) -> Budget:
-        if self.currency is None:
+        if self.one_number is None:
             if self.kinds is not None:
                 raise ValueError(
-                    f"kinds limits what {' or '.join(get_args(Currency))} may take: leave it out"
+                    f"kinds limits what {_either(get_args(OneNumber))} may take: leave it out"
                 )
             return self
         for name in ("neurons", "channels"):
             if getattr(self, name):
                 raise ValueError(
-                    f"{name} contradicts {self.currency}, which decides by itself what goes: leave "
-                    "it out, or limit what may go by kinds"
+                    f"{name} contradicts {self.one_number}, which decides by itself what goes: "
+                    "leave it out, or limit what may go by kinds"
                 )
         if self.scope == "layerwise":
             raise ValueError(
-                f"scope: layerwise contradicts {self.currency}, which is one number for all "
+                f"scope: layerwise contradicts {self.one_number}, which is one number for all "
                 "layers: leave it out"
             )
         if self.kinds is not None and len(set(self.kinds)) < len(self.kinds):
@@ -80,21 +87,30 @@ class Budget(Settings):
         return self
 
     @property
-    def currency(self) -> Currency | None:
-        """What one number for all kinds is counted in; None where there is a number for each."""
-        names: tuple[Currency, ...] = get_args(Currency)
+    def one_number(self) -> OneNumber | None:
+        """Which number is for all kinds together; None where each kind has its own."""
+        names: tuple[OneNumber, ...] = get_args(OneNumber)
         return next((name for name in names if getattr(self, name) is not None), None)
 
     @property
-    def share_kept(self) -> float:
-        """The one number for all kinds: the share of the currency that stays."""
-        return float(getattr(self, self.currency or "", 1.0))
+    def amount(self) -> float:
+        """That number."""
+        return float(getattr(self, self.one_number or ""))
+
+    @property
+    def currency(self) -> Currency:
+        """What is counted for it."""
+        return "multiply_adds" if self.multiply_adds is not None else "parameters"
 
     def share(self, total: int) -> HeadShare | None:
         """The share of `total` heads that it asks for; None where it gives no share of them."""
         if self.fraction is None:
             return None
         return HeadShare(fraction=self.fraction, total=total, scope=self.scope)
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]])
 
 
 class Schedule(Settings):

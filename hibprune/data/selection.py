@@ -40,6 +40,11 @@ class Selection:
         described = self.described[:number]
         return Selection(self.utterances[:number], self.skipped, _identity(described), described)
 
+    def after(self, number: int) -> Selection:
+        """Those behind the first, with a digest of their own."""
+        described = self.described[number:]
+        return Selection(self.utterances[number:], (), _identity(described), described)
+
 
 def _identity(described: Sequence[str]) -> str:
     return hashlib.sha256("".join(f"{line}\n" for line in described).encode()).hexdigest()

@@ -163,7 +163,7 @@ class Recipe(Settings):
             "channel": self.channel_attribution,
         }
         chosen = own[kind]
-        if self.budget.currency is not None and self.kinds != (kind,):
+        if self.budget.one_number is not None and self.kinds != (kind,):
             same = isinstance(chosen, Reconstruction)
             chosen = chosen if same else Reconstruction(method="reconstruction")
         return chosen.for_task(self.task.kind)

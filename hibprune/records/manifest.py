@@ -53,13 +53,14 @@ class AttributionSummary(Record):
 
 
 class BudgetSummary(Record):
-    """One number for all kinds of units: the share of a model's cost that was to stay, and did.
+    """One number for all kinds of units: what was `asked` by which `name` of the recipe's budget.
 
-    `counted_in` says of what; `kinds` are those that could be taken.
+    `reached` is the share that is left of what is `counted_in`; `kinds` are those that could go.
     """
 
-    counted_in: Literal["parameters", "multiply_adds"]
+    name: Literal["parameters", "multiply_adds", "size_mb", "metric_drop"]
     asked: float
+    counted_in: Literal["parameters", "multiply_adds"]
     reached: float
     kinds: tuple[Kind, ...]
 

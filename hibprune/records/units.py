@@ -141,6 +141,21 @@ class Plan(Record):
         content: dict[str, Any] = serialise(self)
         return {name: value for name, value in content.items() if name != "channels" or value}
 
+    @classmethod
+    def of(cls, units: Iterable[Unit], heads: Iterable[Head]) -> Plan:
+        """The plan by which units of any kind go, of a model that has these heads."""
+        gone = set(units)
+
+        def by_layer(kind: Kind) -> dict[int, tuple[int, ...]]:
+            return units_by_layer(unit for unit in gone if unit.kind == kind)
+
+        return cls(
+            removed=tuple(sorted(unit for unit in gone if unit.kind == "head")),
+            kept=tuple(sorted(set(heads) - gone)),
+            neurons=by_layer("neuron"),
+            channels=by_layer("channel"),
+        )
+
     @property
     def units(self) -> tuple[Unit, ...]:
         """All that go, of every kind."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hibprune.records.manifest import Manifest, UnitSummary
+from hibprune.records.manifest import BudgetSummary, Manifest, UnitSummary
 from hibprune.records.units import Kind, Plan, Scores
 from hibprune.report.markdown import table
 from hibprune.report.numbers import listing, percent
@@ -37,9 +37,9 @@ def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
     return "\n\n".join(
         [
             "## Mix",
-            f"The budget leaves {percent(budget.asked, 1)} of the {counted}; "
-            f"{percent(budget.reached, 1)} are left. What went from where, of {kinds}, was decided "
-            "by the error that each unit adds for what it saves.",
+            f"The budget leaves {asked(budget)}; "
+            f"{percent(budget.reached, 1)} of the {counted} are left. What went from where, of "
+            f"{kinds}, was decided by the error that each unit adds for what it saves.",
             table("r" * len(header), header, rows),
             *([CONVOLUTIONS] if "channel" in columns else []),
         ]
@@ -57,3 +57,13 @@ def _heads(scores: Scores, plan: Plan) -> dict[int, tuple[int, int]]:
 
 def _others(units: UnitSummary) -> dict[int, tuple[int, int]]:
     return {layer: (len(units.removed.get(layer, ())), kept) for layer, kept in units.kept.items()}
+
+
+def asked(budget: BudgetSummary) -> str:
+    """What a budget leaves, in words."""
+    if budget.name == "size_mb":
+        return f"{budget.asked:g} MB of files"
+    if budget.name == "metric_drop":
+        lost = f"{100 * budget.asked:g} points"
+        return f"what costs at most {lost} on calibration clips held out"
+    return f"{percent(budget.asked, 1)} of the {COUNTED[budget.counted_in]}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from hibprune.compression.plan import Currency
@@ -20,6 +21,8 @@ from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
 from hibprune.records.measurements import Footprint
 from hibprune.records.units import Kind, Unit
+from hibprune.records.variants import precision_of
+from hibprune.report.numbers import listing
 from hibprune.tasks import Target
 
 NAMED: dict[Currency, str] = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
@@ -43,6 +46,18 @@ class Counting:
             length,
             task.decoded_tokens(self.references, self.checkpoint.vocabulary),
             window_of(preprocessor),
+        )
+
+    def weight_bytes(self, units: Sequence[Unit]) -> float:
+        """What the weights take up in the precision of `gates.variant`: int8 is for matrices."""
+        model = copy_without(self.checkpoint.model, units) if units else self.checkpoint.model
+        small = precision_of(self.recipe.gates.variant) == "int8"
+        matrices = {
+            id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)
+        }
+        return sum(
+            float(weight.numel()) * (1 if small and id(weight) in matrices else 4)
+            for weight in model.parameters()
         )
 
     def in_currency(self, currency: Currency) -> Callable[[Sequence[Unit]], float]:
@@ -72,28 +87,48 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
         UserError: a kind that the model does not have is to go, or no removal gets there.
     """
     budget, model = recipe.budget, checkpoint.model
-    if budget.currency is None:
+    if budget.one_number is None:
         return None
     if "channel" in (recipe.kinds or ()):
         require_front_end(model, "budget.kinds")
-    kinds = mixed_kinds(recipe, model)
-    least_kept: dict[Place, list[Unit]] = {}
-    for kind in kinds:
-        for unit in units_of(model, kind):
-            least_kept.setdefault((unit.kind, unit.stack, unit.layer), []).append(unit)
-    most = [
-        unit
-        for place, units in least_kept.items()
-        for unit in units[kept_of(place, budget.min_heads_per_layer) :]
-    ]
-    count = Counting(recipe, checkpoint, references).in_currency(budget.currency)
-    least, named = count(most) / count(()), NAMED[budget.currency]
-    taken = " and ".join(f"{kind}s" for kind in kinds)
-    if least > budget.share_kept:
+    if budget.one_number == "size_mb" and precision_of(recipe.gates.variant) == "fp16":
         raise UserError(
-            f"budget.{budget.currency}: {budget.share_kept:g} of the {named} cannot be reached: "
+            "budget.size_mb: the size of pruned-fp16 is not known before it is made: set "
+            "gates.variant to pruned or pruned-int8"
+        )
+    kinds = mixed_kinds(recipe, model)
+    taken = listing([f"{kind}s" for kind in kinds])
+    counting, most = (
+        Counting(recipe, checkpoint, references),
+        _all_that_may_go(recipe, model, kinds),
+    )
+    if budget.one_number == "metric_drop":
+        return f"{taken} until the metric has fallen by {budget.amount:g}"
+    if budget.one_number == "size_mb":
+        least = counting.weight_bytes(most) / 1e6
+        if least > budget.amount:
+            raise UserError(
+                f"budget.size_mb: {budget.amount:g} MB cannot be reached: the weights alone take "
+                f"{least:.2f} MB when all {taken} are gone that may go: raise it"
+            )
+        return f"{taken} until {recipe.gates.variant} takes {budget.amount:g} MB"
+    count, named = counting.in_currency(budget.currency), NAMED[budget.currency]
+    least = count(most) / count(())
+    if least > budget.amount:
+        raise UserError(
+            f"budget.{budget.currency}: {budget.amount:g} of the {named} cannot be reached: "
             f"{least:.3f} stay when all {taken} are gone that may go: raise it to more than that"
         )
-    return (
-        f"{taken} until {budget.share_kept:.1%} of the {named} are left ({least:.1%} is the least)"
-    )
+    return f"{taken} until {budget.amount:.1%} of the {named} are left ({least:.1%} is the least)"
+
+
+def _all_that_may_go(recipe: Recipe, model: PreTrainedModel, kinds: Sequence[Kind]) -> list[Unit]:
+    places: dict[Place, list[Unit]] = {}
+    for kind in kinds:
+        for unit in units_of(model, kind):
+            places.setdefault((unit.kind, unit.stack, unit.layer), []).append(unit)
+    return [
+        unit
+        for place, units in places.items()
+        for unit in units[kept_of(place, recipe.budget.min_heads_per_layer) :]
+    ]

@@ -16,7 +16,7 @@ from hibprune.stages.score_others import choose_others
 def choose(run: Run) -> Choice:
     """Score and plan; heads are scored again, round by round, as the plans have left them."""
     recipe, targets = run.recipe, calibration_targets(run)
-    if recipe.budget.currency is not None:
+    if recipe.budget.one_number is not None:
         choice = choose_mix(run, targets)
     else:
         rounds = recipe.schedule.rounds_for(recipe.budget, heads_of(run.checkpoint.model))

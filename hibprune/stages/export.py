@@ -42,18 +42,7 @@ def export(
     settings, task = run.recipe.export, run.recipe.task
 
     def export(_: Step[Parity], narration: StepNarration) -> Parity:
-        properties = {
-            "hibprune.recipe": run.recipe.name,
-            "hibprune.task": task.kind,
-            "hibprune.removed_heads": heads_by_layer(plan.result.removed),
-            "hibprune.removed_neurons": {
-                layer: len(neurons) for layer, neurons in plan.result.neurons.items()
-            },
-            "hibprune.removed_channels": {
-                layer: len(channels) for layer, channels in plan.result.channels.items()
-            },
-            "hibprune.metric": {"name": original.metric, "original": original.value},
-        }
+        properties = graph_properties(run, plan.result, original.metric, original.value)
         with scratch_directory(run.directory) as scratch:
             write_graphs(run, pruned.model, scratch, properties)
             parity = _parity(run, pruned, scratch)
@@ -79,6 +68,22 @@ def export(
         lambda kept: credible_parity(kept, settings.tolerance),
         version=3,
     )
+
+
+def graph_properties(run: Run, plan: Plan, metric: str, original: float) -> dict[str, object]:
+    """What the graphs of a pruned model say about themselves."""
+    return {
+        "hibprune.recipe": run.recipe.name,
+        "hibprune.task": run.recipe.task.kind,
+        "hibprune.removed_heads": heads_by_layer(plan.removed),
+        "hibprune.removed_neurons": {
+            layer: len(neurons) for layer, neurons in plan.neurons.items()
+        },
+        "hibprune.removed_channels": {
+            layer: len(channels) for layer, channels in plan.channels.items()
+        },
+        "hibprune.metric": {"name": metric, "original": original},
+    }
 
 
 def write_graphs(

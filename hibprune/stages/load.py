@@ -50,6 +50,8 @@ class Material:
     """Clips that removal is repaired on: the calibration clips first, then others."""
     passed_over: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Files beside the clips that are taken for none, by the set, each with the reason."""
+    held_out: Selection | None = None
+    """Calibration clips that are neither, where a budget is a loss of the metric."""
     notes: tuple[str, ...] = ()
     """What is odd about model and labels, a line each."""
 
@@ -119,7 +121,33 @@ def load(
     references = [one.target for one in measured.utterances if one.target is not None]
     check_mix(recipe, checkpoint, references)
     repaired = drawn.first(recipe.calibration.repair_samples or recipe.calibration.samples)
-    return Material(checkpoint, scored, measured, repaired, passed_over, tuple(notes))
+    held_out = None
+    if recipe.budget.one_number == "metric_drop":
+        scored, repaired, held_out = _held_out(drawn, scored, repaired)
+    return Material(checkpoint, scored, measured, repaired, passed_over, held_out, tuple(notes))
+
+
+def _held_out(
+    drawn: Selection, scored: Selection, repaired: Selection
+) -> tuple[Selection, Selection, Selection]:
+    """The last quarter of the calibration clips apart from those that are scored and repaired on.
+
+    Raises:
+        UserError: there are too few of them, or they have no labels.
+    """
+    number = len(drawn.utterances) // 4
+    if not number:
+        raise UserError(
+            f"budget.metric_drop: a quarter of {len(drawn.utterances)} calibration clips is none: "
+            "raise calibration.samples"
+        )
+    rest = len(drawn.utterances) - number
+    if any(clip.target is None for clip in drawn.utterances[rest:]):
+        raise UserError(
+            "budget.metric_drop: the calibration clips have no labels: set calibration.labels to "
+            "dataset, or give another budget"
+        )
+    return scored.first(rest), repaired.first(rest), drawn.after(rest)
 
 
 def calibration_inputs(
@@ -163,7 +191,7 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
     if fault is not None:
         raise UserError(f"{recipe.model.source}: {fault}")
     scored = heads_of(checkpoint.model, recipe.method_of("head").scored_stacks())
-    if recipe.budget.currency is None:
+    if recipe.budget.one_number is None:
         check_budget(recipe.budget, scored)
     else:
         require_encoder(scored)

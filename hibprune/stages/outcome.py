@@ -225,16 +225,17 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
 
 def _budget(outcome: Outcome) -> BudgetSummary | None:
     recipe, removal = outcome.loaded.recipe, outcome.removal.result
-    currency = recipe.budget.currency
-    if currency is None:
+    name, currency = recipe.budget.one_number, recipe.budget.currency
+    if name is None:
         return None
     counts = [
         one.parameters if currency == "parameters" else one.macs
         for one in (removal.before, removal.after)
     ]
     return BudgetSummary(
+        name=name,
+        asked=recipe.budget.amount,
         counted_in=currency,
-        asked=recipe.budget.share_kept,
         reached=counts[1] / counts[0],
         kinds=mixed_kinds(recipe, outcome.material.checkpoint.model),
     )

@@ -49,7 +49,7 @@ class Wanted:
 def wanted(recipe: Recipe, model: PreTrainedModel) -> dict[str, Wanted]:
     """What a recipe wants to go beside heads, by `neurons` and `channels`."""
     budget = recipe.budget
-    if budget.currency is not None:
+    if budget.one_number is not None:
         shares: dict[Kind, float | None] = dict.fromkeys(mixed_kinds(recipe, model))
     else:
         shares = {"neuron": budget.neurons or None, "channel": budget.channels or None}
@@ -59,7 +59,7 @@ def wanted(recipe: Recipe, model: PreTrainedModel) -> dict[str, Wanted]:
         Wanted(
             kind,
             shares[kind],
-            "layerwise" if kind == "channel" and budget.currency is None else budget.scope,
+            "layerwise" if kind == "channel" and budget.one_number is None else budget.scope,
             recipe.method_of(kind),
         )
         for kind in others

@@ -1,0 +1,146 @@
+"""Mixes for limits that cannot be counted: the size of exported files, and a loss of the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from hibprune.compression.mixture import Mixture
+from hibprune.compression.quantize.guard import write_guarded
+from hibprune.compression.remove import copy_without
+from hibprune.errors import UserError
+from hibprune.evaluation.metric import evaluate
+from hibprune.execution.files import scratch_directory
+from hibprune.execution.processes import ALONE
+from hibprune.execution.runtime import ONNX_DIRECTORY
+from hibprune.models.attention import heads_of
+from hibprune.records.measurements import Evaluation
+from hibprune.records.units import Plan, Unit
+from hibprune.records.variants import precision_of
+from hibprune.stages.export import graph_properties, write_graphs
+from hibprune.stages.repair import calibration_clips, repaired_copy
+from hibprune.stages.run import Run
+
+EXPORTS = 6
+"""Tries of a mix whose files take no more than asked."""
+SLACK = 0.01
+"""Of a size: files so much smaller than asked will do."""
+MANY_DIGITS = 0.1 + 0.2
+"""For the metric that graphs are told: as many as it can have."""
+HALVINGS = 6
+"""Of the range of shares that are left, when the largest removal within a loss is looked for."""
+
+
+def within_size(run: Run, mixture: Mixture) -> tuple[Unit, ...]:
+    """The mix whose exported files take up no more than `budget.size_mb`.
+
+    Weights are counted in bytes, and what the files take beside them is measured on an export of
+    every try. Int8 is as it comes, without what a guard may leave in float32.
+
+    Raises:
+        UserError: the whole model takes no more, or no removal gets there.
+    """
+    wanted = run.recipe.budget.amount * 1e6
+    beside = file_bytes(run, ()) - mixture.whole
+    if mixture.whole + beside <= wanted:
+        raise UserError(
+            f"budget.size_mb: the files of {run.recipe.gates.variant} take "
+            f"{(mixture.whole + beside) / 1e6:.2f} MB with nothing removed: lower it"
+        )
+    best: tuple[Unit, ...] = ()
+    for _ in range(EXPORTS):
+        try:
+            units = mixture.within(wanted - beside)
+        except ValueError as error:
+            raise UserError(
+                f"budget.size_mb: {wanted / 1e6:g} MB cannot be reached: what may not go takes "
+                "more: raise it"
+            ) from error
+        size = file_bytes(run, units)
+        if size <= wanted:
+            best = units
+            if size >= (1 - SLACK) * wanted:
+                break
+        beside = size - mixture.count(units)
+    if not best:
+        raise UserError(
+            f"budget.size_mb: {wanted / 1e6:g} MB cannot be reached: {size / 1e6:.2f} MB came of "
+            "it: raise it"
+        )
+    return best
+
+
+def file_bytes(run: Run, units: Sequence[Unit]) -> int:
+    """What the ONNX files of the variant that gates hold take up without some units."""
+    task, settings = run.recipe.task, run.recipe.quantize
+    with scratch_directory(run.directory) as scratch:
+        place = scratch / "whole"
+        model = run.checkpoint.model
+        plan = Plan.of(units, heads_of(model))
+        properties = graph_properties(run, plan, task.metric_name, MANY_DIGITS) if units else None
+        write_graphs(run, copy_without(model, units), place, properties)
+        if precision_of(run.recipe.gates.variant) == "int8":
+            whole, place = place, scratch / "int8"
+            (place / ONNX_DIRECTORY).mkdir(parents=True)
+            write_guarded(whole / ONNX_DIRECTORY, place, task.graphs, settings.full_range, ())
+        return sum((place / ONNX_DIRECTORY / graph).stat().st_size for graph in task.graphs)
+
+
+def without_steps(run: Run) -> Run:
+    """The run with the repair it has, but no gradient steps behind it."""
+    removal = run.recipe.removal.model_copy(update={"refine": None})
+    recipe = run.recipe.model_copy(update={"removal": removal})
+    return replace(run, loaded=replace(run.loaded, recipe=recipe), ranks=ALONE)
+
+
+def within_drop(
+    run: Run, mixture: Mixture, progress: Callable[[int, int], None]
+) -> tuple[Unit, ...]:
+    """The largest removal, in parameters, after which the metric has not fallen further than asked.
+
+    By halving what is between a share that is within the limit and one that is not. Each try is
+    repaired, without gradient steps, and measured on the clips held out.
+
+    Raises:
+        UserError: the first try loses more already, and so does every smaller one.
+    """
+    limit = run.recipe.budget.amount
+    own, clips = without_steps(run), calibration_clips(run)
+    whole = _measured(run, run.checkpoint.model)
+    within: tuple[Unit, ...] = ()
+    least = (
+        mixture.cost.of([len(group.errors) - group.removable for group in mixture.groups])
+        / mixture.whole
+    )
+    low, high = least, 1.0
+    for number in range(HALVINGS):
+        share = (low + high) / 2
+        units = mixture.within(share * mixture.whole)
+        model, _ = repaired_copy(own, units, clips=clips)
+        found = _measured(run, model)
+        lost = whole.value - found.value if whole.higher_is_better else found.value - whole.value
+        # Shares of whole clips, in floats.
+        if lost <= limit + 1e-9:
+            within, high = units, share
+        else:
+            low = share
+        progress(number + 1, HALVINGS)
+    if not within:
+        raise UserError(
+            f"budget.metric_drop: {whole.metric} falls by {lost:.3f} on the {whole.n} clips held "
+            f"out with {share:.0%} of the parameters left: raise it to more than that"
+        )
+    return within
+
+
+def _measured(run: Run, model: object) -> Evaluation:
+    task, held_out = run.recipe.task, run.material.held_out
+    assert held_out is not None
+    evaluation, _ = evaluate(
+        task.torch_predict(model),
+        run.checkpoint,
+        task,
+        held_out.utterances,
+        run.recipe.calibration.durations,
+    )
+    return evaluation
