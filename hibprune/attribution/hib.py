@@ -23,7 +23,10 @@ from hibprune.attribution.batches import (
     Report,
     mean_over_frames,
 )
-from hibprune.attribution.channel import (
+from hibprune.attribution.fitting import Step, score_by_batch, within_measured_memory
+from hibprune.attribution.hib_settings import HeadInformationBottleneck
+from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.noisy_channel import (
     activate,
     bottleneck,
     information,
@@ -31,9 +34,6 @@ from hibprune.attribution.channel import (
     pearson,
     row_norms,
 )
-from hibprune.attribution.fitting import Step, score_by_batch, within_measured_memory
-from hibprune.attribution.hib_settings import HeadInformationBottleneck
-from hibprune.attribution.noise import SeededNoise
 from hibprune.attribution.precision import products_in
 from hibprune.attribution.stopping import EVERY, PROBE, Probe
 from hibprune.models.attention import (

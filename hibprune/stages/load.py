@@ -31,7 +31,7 @@ from hibprune.models.trial import REMEDY
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.report.checking import passed_over_lines
 from hibprune.stages.budget import check_mix
-from hibprune.stages.room import room_fault
+from hibprune.stages.memory_needed import room_fault
 from hibprune.stages.sources import CALIBRATION, VALIDATION, require_sources, sources
 from hibprune.stages.targets import with_targets
 from hibprune.tasks import Target

@@ -19,7 +19,7 @@ from hibprune.compression.quantize.graphs import (
     scopes,
     self_description,
 )
-from hibprune.compression.quantize.turned import look_up_in_int8, store_as_multiplied
+from hibprune.compression.quantize.weight_layout import look_up_in_int8, store_as_multiplied
 from hibprune.errors import UserError, first_line
 from hibprune.execution.files import write_via_temporary
 

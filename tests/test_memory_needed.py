@@ -10,13 +10,13 @@ import torch
 from commands import refused
 from standin import StandIn
 
-import hibprune.stages.room
+import hibprune.stages.memory_needed
 from hibprune.execution.memory import peak_bytes
 from hibprune.models.attention import frozen
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.recipe import load_recipe
 from hibprune.records.medium import Length
-from hibprune.stages.room import room_fault
+from hibprune.stages.memory_needed import room_fault
 
 
 def checkpoint_of(recipe: Path) -> Checkpoint:
@@ -44,9 +44,9 @@ def test_the_estimate_is_of_the_size_of_what_is_taken(
     checkpoint.model.set_attn_implementation("eager")
     with frozen(checkpoint.model), torch.no_grad():
         taken = peak_bytes(lambda: checkpoint.model(**inputs), torch.device("cpu"))
-    monkeypatch.setattr(hibprune.stages.room, "free_bytes", lambda _: 4 * taken)
+    monkeypatch.setattr(hibprune.stages.memory_needed, "free_bytes", lambda _: 4 * taken)
     assert room_fault(checkpoint, length, 1) is None
-    monkeypatch.setattr(hibprune.stages.room, "free_bytes", lambda _: taken // 4)
+    monkeypatch.setattr(hibprune.stages.memory_needed, "free_bytes", lambda _: taken // 4)
     assert room_fault(checkpoint, length, 1) is not None
     assert room_fault(checkpoint, Length(value=5.0, unit="seconds"), 1) is None
 
@@ -55,6 +55,6 @@ def test_a_window_that_is_always_full_takes_no_more_for_longer_clips(
     stand_ins: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = checkpoint_of(stand_ins("encoder_decoder") / "recipe.yaml")
-    of_one = hibprune.stages.room._bytes_of_one
+    of_one = hibprune.stages.memory_needed._bytes_of_one
     short, long = (Length(value=value, unit="seconds") for value in (0.5, 1.0))
     assert of_one(checkpoint, short) == of_one(checkpoint, long)
