@@ -172,6 +172,7 @@ def test_the_published_method_takes_heads_alone(tmp_path: Path) -> None:
     assert "would remove heads until 95.0% of the parameters are left" in said.stdout
 
 
+@pytest.mark.slow
 def test_files_take_no_more_than_asked(pruned: StandIn, tmp_path: Path) -> None:
     whole = manifest(pruned).original.size_bytes / 1e6
     asked = round(0.85 * whole, 4)
@@ -246,6 +247,7 @@ def test_a_frontier_scores_once_and_measures_every_budget(frontier: tuple[Path, 
     assert page.count("| 80 % |") == page.count("| 90 % |") == 2
 
 
+@pytest.mark.slow
 def test_a_frontier_is_taken_up_point_by_point(pruned: StandIn, frontier: tuple[Path, str]) -> None:
     out, _ = frontier
     before = (out / "frontier.json").read_text()
