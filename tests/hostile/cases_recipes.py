@@ -31,7 +31,7 @@ VALUES = {
     "removal__repair": ("nope", 3, None, ["mean"], ""),
     "removal__memory_gib": (0, -1, "x", None, float("nan"), float("inf"), [], 10**400),
     "removal__refine": ({}, {"steps": 0}, {"steps": 10**9}, {"steps": 1.5}, "x", 3, {"step": 3}),
-    "budget__neurons": (float("nan"), -0.1, 1, 1.5, "x", "nan", float("inf"), None, [], True),
+    "budget__neurons": (float("nan"), -0.1, 1, 1.5, "x", float("inf"), None, [], True),
     "neuron_attribution__method": ("nope", "hib", None, 3),
     "neuron_attribution__memory_gib": (0, -1, "x", float("inf")),
     "quantize__max_drop": (-1, "x", float("nan"), float("inf"), None),
