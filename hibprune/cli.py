@@ -13,7 +13,7 @@ from hibprune.errors import UserError, import_fault
 try:
     import click
 
-    from hibprune.execution.console import GATE_FAILED, PlainGroup, say, say_json
+    from hibprune.execution.console import GATE_FAILED, PlainGroup, say, say_json, typed
     from hibprune.execution.libraries import quiet_libraries, require_packages, share_the_processor
     from hibprune.execution.options import (
         DEVICE,
@@ -153,10 +153,8 @@ def compare(
     from hibprune.report.comparison import summary_lines
 
     console = Terminal(stderr=as_json)
-    narrator, command = Narrator(console, console.is_terminal and not quiet), sys.argv[1:]
-    comparison = compare_recipe(
-        loaded, overrides, Wishes(**wished), directory, narrator, ("hibprune", *command)
-    )
+    narrator = Narrator(console, console.is_terminal and not quiet)
+    comparison = compare_recipe(loaded, overrides, Wishes(**wished), directory, narrator, typed())
     if as_json:
         say_json(comparison.model_dump_json(indent=1))
     elif not quiet:
@@ -196,9 +194,9 @@ def frontier(
     from hibprune.execution.progress import Narrator, Terminal
     from hibprune.report.frontier import frontier_table
 
-    console, command = Terminal(stderr=as_json), ("hibprune", *sys.argv[1:])
+    console = Terminal(stderr=as_json)
     narrator = Narrator(console, console.is_terminal and not quiet)
-    found = run_frontier(loaded, overrides, targets, directory, narrator, command)
+    found = run_frontier(loaded, overrides, targets, directory, narrator, typed())
     if as_json:
         say_json(found.model_dump_json(indent=1))
     elif not quiet:

@@ -20,7 +20,7 @@ from hibprune.records.variants import ORIGINAL
 from hibprune.stages.choose import choose
 from hibprune.stages.export import export
 from hibprune.stages.findings import Findings, Made
-from hibprune.stages.load import load, loaded_line, skipped_lines
+from hibprune.stages.load import load, load_in_step, skipped_lines
 from hibprune.stages.measure import (
     benchmarked,
     exported_original,
@@ -47,10 +47,7 @@ def run_recipe(
             have been checked.
     """
     check_output(directory)
-    device = choose_device(loaded.recipe.device)
-    with narrator.step("load") as narration:
-        material = load(loaded, device, narration.advance)
-        narration.found(loaded_line(material, device))
+    material, device = load_in_step(loaded, narrator)
     for line in (*material.notes, *skipped_lines(material)):
         narrator.say(line)
     return run_loaded(Run(loaded, material, directory, device, narrator, ranks))

@@ -20,7 +20,6 @@ from hibprune.execution.files import digest, plain_disk_errors, require_own
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import COMPARISON, LOG_FILE, check_output, open_output
 from hibprune.execution.progress import Narrator
-from hibprune.execution.runtime import choose_device
 from hibprune.execution.steps import Done, Step
 from hibprune.models.attention import heads_of
 from hibprune.recipe import LoadedRecipe
@@ -31,7 +30,7 @@ from hibprune.records.units import Head, Scores, heads_by_layer
 from hibprune.report.comparison import write_comparison
 from hibprune.report.numbers import listing
 from hibprune.stages.credibility import credible_evaluation
-from hibprune.stages.load import Material, load, loaded_line, skipped_lines
+from hibprune.stages.load import Material, load_in_step, skipped_lines
 from hibprune.stages.measure import baseline
 from hibprune.stages.outcome import data_summary, model_summary
 from hibprune.stages.run import Run
@@ -60,10 +59,7 @@ def compare_recipe(
     """
     choice = choose(loaded, overrides, wishes)
     check_output(directory)
-    device = choose_device(loaded.recipe.device)
-    with narrator.step("load") as narration:
-        material = load(loaded, device, narration.advance, exports=False)
-        narration.found(loaded_line(material, device))
+    material, device = load_in_step(loaded, narrator, exports=False)
     choice, left_out = servable(choice, material.checkpoint.family)
     heads = heads_of(material.checkpoint.model)
     too_small = _check_amounts(choice, heads, loaded.recipe.budget)

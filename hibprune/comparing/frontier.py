@@ -9,25 +9,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hibprune.compression.plan import OneNumber
+from hibprune.comparing.wishes import fractions_of, parts_of
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.files import digest, plain_disk_errors, require_own
 from hibprune.execution.output import LOG_FILE, check_output, open_output
 from hibprune.execution.progress import Narrator
-from hibprune.execution.runtime import choose_device
 from hibprune.execution.steps import hand_on
 from hibprune.pipeline import run_loaded
 from hibprune.recipe import LoadedRecipe, load_recipe
 from hibprune.records.frontier import Frontier, FrontierPoint
 from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import Benchmark
-from hibprune.records.variants import ORIGINAL, Converted, Variant, VariantLatency
+from hibprune.records.units import Kind, OneNumber
+from hibprune.records.variants import Converted, Variant, VariantLatency
 from hibprune.report.frontier import write_frontier
 from hibprune.stages.budget import check_mix
-from hibprune.stages.load import Material, load, loaded_line, skipped_lines
+from hibprune.stages.load import load_in_step, skipped_lines
 from hibprune.stages.measure import benchmarked
 from hibprune.stages.run import Run
-from hibprune.stages.score_others import wanted
 from hibprune.stages.variants import Workbench, planned_variants, workbench
 
 POINTS = "points"
@@ -78,10 +77,7 @@ def frontier(
     """
     chosen = targets_of(loaded, overrides, targets)
     check_output(directory)
-    device = choose_device(loaded.recipe.device)
-    with narrator.step("load") as narration:
-        material = load(chosen[0].loaded, device, narration.advance)
-        narration.found(loaded_line(material, device))
+    material, device = load_in_step(chosen[0].loaded, narrator)
     for target in chosen[1:]:
         check_mix(target.loaded.recipe, material.checkpoint, material.references)
     for line in (*material.notes, *skipped_lines(material)):
@@ -96,7 +92,7 @@ def frontier(
         }
         manifests = _run_all(runs, narrator)
         timed = _timed_together(Run(loaded, material, directory, device, narrator), runs, manifests)
-        found = _frontier(manifests, timed, material, runs, shlex.join(command))
+        found = _frontier(manifests, timed, shlex.join(command))
         with narrator.step("report") as narration:
             require_own(directory)
             write_frontier(found, directory)
@@ -119,26 +115,19 @@ def targets_of(loaded: LoadedRecipe, overrides: Sequence[str], text: str) -> tup
     if currency is None:
         hint = did_you_mean(name.strip(), names) or f": one of {', '.join(names)}"
         raise UserError(f"--targets: unknown budget '{shortened(name.strip())}'{hint}")
-    parts = [part.strip() for part in amounts.split(",") if part.strip()]
-    if len(parts) > MAX_TARGETS:
-        raise UserError(f"--targets: should be at most {MAX_TARGETS}, not {len(parts)}")
-    found: dict[float, Target] = {}
-    for part in parts:
-        try:
-            amount = float(part)
-        except ValueError as error:
-            raise UserError(f"--targets: '{shortened(part)}' is not a number: {example}") from error
-        if not 0 < amount < 1:
-            raise UserError(f"--targets: {part} is not between 0 and 1: {example}")
-        own = loaded.recipe.budget
-        budget = {
-            currency: amount,
-            "min_heads_per_layer": own.min_heads_per_layer,
-            **({} if own.kinds is None else {"kinds": list(own.kinds)}),
-        }
-        override = f"budget={json.dumps(budget)}"
-        found[amount] = Target(currency, amount, load_recipe(loaded.path, (*overrides, override)))
-    return tuple(found[amount] for amount in sorted(found, reverse=True))
+    number = len(parts_of("--targets", amounts))
+    if number > MAX_TARGETS:
+        raise UserError(f"--targets: should be at most {MAX_TARGETS}, not {number}")
+    own = loaded.recipe.budget
+    kept = {
+        "min_heads_per_layer": own.min_heads_per_layer,
+        **({} if own.kinds is None else {"kinds": list(own.kinds)}),
+    }
+    found = []
+    for amount in reversed(fractions_of("--targets", amounts, example)):
+        override = f"budget={json.dumps({currency: amount, **kept})}"
+        found.append(Target(currency, amount, load_recipe(loaded.path, (*overrides, override))))
+    return tuple(found)
 
 
 def _run_all(runs: Mapping[str, Run], narrator: Narrator) -> dict[str, Manifest]:
@@ -181,43 +170,32 @@ def _key(variant: Variant) -> str:
     return digest(*(graph.sha256 for graph in variant.files))
 
 
-def _frontier(
-    manifests: Mapping[str, Manifest],
-    benchmark: Benchmark,
-    material: Material,
-    runs: Mapping[str, Run],
-    command: str,
-) -> Frontier:
+def _frontier(manifests: Mapping[str, Manifest], benchmark: Benchmark, command: str) -> Frontier:
     def timed(variant: Variant, name: str) -> Variant:
         latency = tuple(VariantLatency.of(one, name) for one in benchmark.latencies)
         return variant.model_copy(update={"latency": latency})
 
     first = next(iter(manifests.values()))
-    assert any(one.name == ORIGINAL for one in first.variants)
     points = []
     for label, manifest in manifests.items():
         assert manifest.budget is not None
-        others = wanted(runs[label].recipe, material.checkpoint.model).values()
-        summaries = {"neuron": manifest.neurons, "channel": manifest.channels}
+        removed: dict[Kind, int] = {"head": manifest.heads.removed_count}
+        if manifest.neurons is not None:
+            removed["neuron"] = manifest.neurons.removed_count
+        if manifest.channels is not None:
+            removed["channel"] = manifest.channels.removed_count
         points.append(
             FrontierPoint(
                 label=label,
                 directory=f"{POINTS}/{label}",
                 budget=manifest.budget,
-                removed={
-                    "head": manifest.heads.removed_count,
-                    **{
-                        want.kind: summary.removed_count
-                        for want in others
-                        if (summary := summaries.get(want.kind)) is not None
-                    },
-                },
+                removed=removed,
                 variants=tuple(
                     timed(one, timed_name(label, one.name))
                     for one in manifest.variants
                     if not one.is_rival
                 ),
-                missing=tuple(one for one in manifest.missing),
+                missing=manifest.missing,
             )
         )
     return Frontier(

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from hibprune.attribution import METHODS, MethodBase
 from hibprune.attribution.methods import Random
 from hibprune.compression.settings import RepairKind
-from hibprune.errors import UserError, did_you_mean
+from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.files import digest
 from hibprune.models.layouts import Family
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
@@ -121,20 +121,20 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Ch
     )
 
 
-def fractions_of(option: str, text: str) -> tuple[float, ...]:
+def fractions_of(option: str, text: str, example: str = "e.g. 0.1,0.2,0.3") -> tuple[float, ...]:
     """Rising fractions from `0.1,0.2`.
 
     Raises:
         UserError: one is not a number, or not between 0 and 1.
     """
     fractions = set()
-    for part in _parts(option, text):
+    for part in parts_of(option, text):
         try:
             fraction = float(part)
         except ValueError as error:
-            raise UserError(f"{option}: '{part}' is not a number: e.g. 0.1,0.2,0.3") from error
+            raise UserError(f"{option}: '{shortened(part)}' is not a number: {example}") from error
         if not 0 < fraction < 1:
-            raise UserError(f"{option}: {part} is not between 0 and 1: e.g. 0.1,0.2,0.3")
+            raise UserError(f"{option}: {part} is not between 0 and 1: {example}")
         fractions.add(fraction)
     return tuple(sorted(fractions))
 
@@ -149,7 +149,7 @@ def entries_of(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -
         UserError: a method or setting is not known, or two entries come to the same.
     """
     names = [method.name() for method in METHODS]
-    wanted = names if wishes.methods == ALL else _parts("--methods", wishes.methods)
+    wanted = names if wishes.methods == ALL else parts_of("--methods", wishes.methods)
     entries: dict[str, tuple[str, Entry]] = {}
     for text in wanted:
         name, *settings = text.split(":")
@@ -256,7 +256,7 @@ def _setting(field: str, value: object) -> str:
 
 
 def _scopes(text: str) -> tuple[str, ...]:
-    wanted = _parts("--scope", text)
+    wanted = parts_of("--scope", text)
     for scope in wanted:
         if scope not in SCOPES:
             hint = did_you_mean(scope, SCOPES) or f": one of {', '.join(SCOPES)}"
@@ -265,7 +265,7 @@ def _scopes(text: str) -> tuple[str, ...]:
 
 
 def _repairs(text: str) -> tuple[RepairKind, ...]:
-    wanted = _parts("--repair", text)
+    wanted = parts_of("--repair", text)
     for repair in wanted:
         if repair not in REPAIRS:
             hint = did_you_mean(repair, REPAIRS) or f": one of {', '.join(REPAIRS)}"
@@ -273,7 +273,8 @@ def _repairs(text: str) -> tuple[RepairKind, ...]:
     return tuple(repair for repair in REPAIRS if repair in wanted)
 
 
-def _parts(option: str, text: str) -> list[str]:
+def parts_of(option: str, text: str) -> list[str]:
+    """What stands between commas. Raises UserError where that is nothing."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise UserError(f"{option}: nothing in it")

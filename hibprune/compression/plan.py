@@ -6,18 +6,25 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from pydantic import Field, model_validator
 
 from hibprune.errors import UserError
 from hibprune.records.base import Settings
-from hibprune.records.units import ENCODER, Head, HeadShare, Kind, Plan, Scope, Scores, Unit
+from hibprune.records.units import (
+    ENCODER,
+    Currency,
+    Head,
+    HeadShare,
+    Kind,
+    OneNumber,
+    Plan,
+    Scope,
+    Scores,
+    Unit,
+)
 
-Currency = Literal["parameters", "multiply_adds"]
-"""What is counted where one number is for all kinds together."""
-OneNumber = Literal["parameters", "multiply_adds", "size_mb", "metric_drop"]
-"""The budgets that are such a number."""
 AMOUNTS = ("fraction", "heads", *get_args(OneNumber))
 """Of which a recipe gives one."""
 

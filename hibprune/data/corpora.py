@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -42,9 +43,9 @@ class Corpus(Source):
         """Whether the clips are on this machine, so that listing them downloads nothing."""
         return all(is_there(path) for path in self._needed(located(self.root, base)))
 
+    @abstractmethod
     def _needed(self, root: Path) -> list[Path]:
         """Files and directories that tell whether it is there."""
-        raise NotImplementedError
 
 
 class DownloadableCorpus(Corpus):

@@ -85,6 +85,11 @@ def say(line: str) -> None:
     click.echo(printable(line))
 
 
+def typed() -> tuple[str, ...]:
+    """The command as it was typed, by the name that it has for its users."""
+    return ("hibprune", *sys.argv[1:])
+
+
 def say_json(text: str) -> None:
     """Print JSON as it is, but for what would steer a terminal, which JSON can escape."""
     click.echo("".join(map(_escaped, text)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,9 +71,10 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
                 f"'{usual.model_type}' is built: take config.json and weights from one checkpoint"
             )
     remembered = (
-        ("pruned_neurons", _neurons_fault), ("pruned_channels", _channels_fault),
+        ("pruned_neurons", partial(_units_fault, "neurons")),
+        ("pruned_channels", partial(_units_fault, "channels")),
         ("pruned_heads", _heads_fault),
-    )  # fmt: skip
+    )
     for key, fault in remembered:
         told = said.get(key)
         wrong = None if not told else fault(told) if isinstance(told, dict) else "no mapping"
@@ -90,33 +92,22 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
             )
 
 
-def _neurons_fault(remembered: dict[str, Any]) -> str | None:
-    """Why this is not what the feed-forwards of each layer had and lost."""
-    for layer, parts in remembered.items():
-        fault = _layer_fault(layer, parts if isinstance(parts, list) else [parts], "neurons")
-        if fault is not None:
-            return fault
-    return None
+def _units_fault(units: str, remembered: dict[str, Any]) -> str | None:
+    """Why this is not what each layer had and lost: pairs of a number and a mask in hexadecimal.
 
-
-def _channels_fault(remembered: dict[str, Any]) -> str | None:
-    """Why this is not what each convolution of the front end had and lost."""
-    faults = (_layer_fault(layer, [part], "channels") for layer, part in remembered.items())
-    return next((fault for fault in faults if fault is not None), None)
-
-
-def _layer_fault(layer: str, parts: list[Any], units: str) -> str | None:
-    """Why these are not pairs of a number and a mask in hexadecimal."""
+    A layer has a pair for each of its feed-forwards, and one of channels.
+    """
     count: Any
     mask: Any
-    if not LAYER.fullmatch(layer):
-        return f"'{shortened(layer)}' is no layer's number"
-    for part in parts:
-        count, mask = part if isinstance(part, list) and len(part) == 2 else (None, None)
-        if not _is_number(count) or not isinstance(mask, str) or not MASK.fullmatch(mask):
-            return f"layer {layer} is no list of numbers of {units}, each with a mask"
-        if not 0 <= count <= LARGEST_SETTING or len(mask) > count // 4 + 1:
-            return f"layer {layer} had more {units} than any model has"
+    for layer, told in remembered.items():
+        if not LAYER.fullmatch(layer):
+            return f"'{shortened(layer)}' is no layer's number"
+        for part in told if units == "neurons" and isinstance(told, list) else [told]:
+            count, mask = part if isinstance(part, list) and len(part) == 2 else (None, None)
+            if not _is_number(count) or not isinstance(mask, str) or not MASK.fullmatch(mask):
+                return f"layer {layer} is no list of numbers of {units}, each with a mask"
+            if not 0 <= count <= LARGEST_SETTING or len(mask) > count // 4 + 1:
+                return f"layer {layer} had more {units} than any model has"
     return None
 
 

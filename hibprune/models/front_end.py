@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.models.families import FAMILIES, family_of
-from hibprune.models.layouts import FrontEnd
+from hibprune.models.layouts import FrontEnd, column_blocks
 from hibprune.records.units import FRONT_END, Kind, Unit
 
 
@@ -54,10 +54,7 @@ class FrontEndPart:
     @property
     def blocks(self) -> list[list[int]]:
         """The columns of each unit."""
-        return [
-            list(range(place * self.size, (place + 1) * self.size))
-            for place in range(len(self.units))
-        ]
+        return column_blocks(len(self.units), self.size)
 
     def windows(self, inputs: Tensor) -> Tensor:
         """What the writer multiplies its columns with: (clips, frames, channels, size), a view.

@@ -58,6 +58,11 @@ class FeedForward:
     """What the output is multiplied by before it is added."""
 
 
+def column_blocks(units: int, size: int) -> list[list[int]]:
+    """The columns of each of so many units, of a matrix where each owns `size` side by side."""
+    return [list(range(place * size, (place + 1) * size)) for place in range(units)]
+
+
 @dataclass(frozen=True)
 class FrontEnd:
     """The layout of the convolutions in front of an encoder. Paths start from the base model."""

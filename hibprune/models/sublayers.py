@@ -19,7 +19,7 @@ from hibprune.models.attention import attention_sites, stack_layers
 from hibprune.models.families import family_of
 from hibprune.models.feed_forward import FeedForwardSite, feed_forward_sites
 from hibprune.models.layerwise import Enough, name_of_states
-from hibprune.models.layouts import FeedForward
+from hibprune.models.layouts import FeedForward, column_blocks
 from hibprune.records.units import Kind, Unit
 
 
@@ -50,10 +50,7 @@ class Sublayer:
     @property
     def blocks(self) -> list[list[int]]:
         """The columns of each unit."""
-        return [
-            list(range(place * self.size, (place + 1) * self.size))
-            for place in range(len(self.units))
-        ]
+        return column_blocks(len(self.units), self.size)
 
 
 def sublayers(model: PreTrainedModel) -> tuple[tuple[Sublayer, ...], ...]:

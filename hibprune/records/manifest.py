@@ -11,7 +11,7 @@ from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
 from hibprune.records.repair import Repair
 from hibprune.records.transcripts import TranscriptRules
-from hibprune.records.units import HeadShare, Kind, Scope
+from hibprune.records.units import Currency, HeadShare, Kind, OneNumber, Scope
 from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
 
 FILE_NAME = "manifest.json"
@@ -58,9 +58,9 @@ class BudgetSummary(Record):
     `reached` is the share that is left of what is `counted_in`; `kinds` are those that could go.
     """
 
-    name: Literal["parameters", "multiply_adds", "size_mb", "metric_drop"]
+    name: OneNumber
     asked: float
-    counted_in: Literal["parameters", "multiply_adds"]
+    counted_in: Currency
     reached: float
     kinds: tuple[Kind, ...]
 

@@ -24,6 +24,14 @@ Kind = Literal["head", "neuron", "channel"]
 """What a unit is: an attention head, a neuron of a feed-forward, or a channel of a convolution."""
 
 
+Currency = Literal["parameters", "multiply_adds"]
+"""What is counted where one number is for all kinds together."""
+
+
+OneNumber = Literal["parameters", "multiply_adds", "size_mb", "metric_drop"]
+"""The budgets that are such a number."""
+
+
 @dataclass(frozen=True, order=True)
 class Unit:
     """What can be removed, by its original place, also after earlier pruning.

@@ -7,16 +7,17 @@ from hibprune.records.manifest import Manifest, UnitSummary
 from hibprune.records.repair import Repair
 from hibprune.report.markdown import table
 from hibprune.report.numbers import percent
+from hibprune.report.wording import CHANNELS, NEURONS
 
 
 def neurons_section(manifest: Manifest) -> str:
     """How many neurons every layer keeps; empty where none were to go."""
-    return _units_section("Neurons", "neurons of the feed-forwards", manifest.neurons)
+    return _units_section("Neurons", NEURONS, manifest.neurons)
 
 
 def channels_section(manifest: Manifest) -> str:
     """How many channels every layer of the front end keeps; empty where none were to go."""
-    return _units_section("Channels", "channels of the front end", manifest.channels)
+    return _units_section("Channels", CHANNELS, manifest.channels)
 
 
 def _units_section(title: str, named: str, units: UnitSummary | None) -> str:

@@ -21,6 +21,8 @@ from hibprune.report.numbers import (
     points,
 )
 
+NEURONS, CHANNELS = "neurons of the feed-forwards", "channels of the front end"
+"""What goes beside heads."""
 SERIOUS = 0.25
 """A rise of the errors by this share is never called noise."""
 
@@ -238,10 +240,7 @@ def others_sentence(manifest: Manifest) -> str:
     Empty where none went and nothing was done.
     """
     repair, went = manifest.repair, ""
-    for units, named in (
-        (manifest.neurons, "neurons of the feed-forwards"),
-        (manifest.channels, "channels of the front end"),
-    ):
+    for units, named in ((manifest.neurons, NEURONS), (manifest.channels, CHANNELS)):
         if units is not None:
             verb = "was" if units.removed_count == 1 else "were"
             share = percent(units.removed_count / units.total, 0)

@@ -9,7 +9,6 @@ from typing import get_args
 from torch import nn
 from transformers import PreTrainedModel
 
-from hibprune.compression.plan import Currency
 from hibprune.compression.remove import copy_without
 from hibprune.compression.unit_costs import Place, kept_of
 from hibprune.errors import UserError
@@ -20,12 +19,11 @@ from hibprune.models.front_end import require_front_end
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
 from hibprune.records.measurements import Footprint
-from hibprune.records.units import Kind, Unit
+from hibprune.records.units import Currency, Kind, Unit
 from hibprune.records.variants import precision_of
+from hibprune.report.mix import COUNTED
 from hibprune.report.numbers import listing
 from hibprune.tasks import Target
-
-NAMED: dict[Currency, str] = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
 
 
 @dataclass(frozen=True)
@@ -98,12 +96,10 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
         )
     kinds = mixed_kinds(recipe, model)
     taken = listing([f"{kind}s" for kind in kinds])
-    counting, most = (
-        Counting(recipe, checkpoint, references),
-        _all_that_may_go(recipe, model, kinds),
-    )
     if budget.one_number == "metric_drop":
         return f"{taken} until the metric has fallen by {budget.amount:g}"
+    counting = Counting(recipe, checkpoint, references)
+    most = _all_that_may_go(recipe, model, kinds)
     if budget.one_number == "size_mb":
         least = counting.weight_bytes(most) / 1e6
         if least > budget.amount:
@@ -112,7 +108,7 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
                 f"{least:.2f} MB when all {taken} are gone that may go: raise it"
             )
         return f"{taken} until {recipe.gates.variant} takes {budget.amount:g} MB"
-    count, named = counting.in_currency(budget.currency), NAMED[budget.currency]
+    count, named = counting.in_currency(budget.currency), COUNTED[budget.currency]
     least = count(most) / count(())
     if least > budget.amount:
         raise UserError(

@@ -21,6 +21,8 @@ from hibprune.data import (
 )
 from hibprune.errors import UserError, shortened
 from hibprune.evaluation.chance import single_label_fault
+from hibprune.execution.progress import Narrator
+from hibprune.execution.runtime import choose_device
 from hibprune.models.architecture import graph_fault
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
@@ -292,6 +294,21 @@ def skipped_lines(material: Material) -> list[str]:
         for line in passed_over_lines(files)
     ]
     return skipped[:NAMED_WHEN_SKIPPED] + rest + passed_over
+
+
+def load_in_step(
+    loaded: LoadedRecipe, narrator: Narrator, exports: bool = True
+) -> tuple[Material, torch.device]:
+    """Load as the first step that is told of, on the device that the recipe asks for.
+
+    Raises:
+        UserError: as `load`, or there is no such device.
+    """
+    device = choose_device(loaded.recipe.device)
+    with narrator.step("load") as narration:
+        material = load(loaded, device, narration.advance, exports)
+        narration.found(loaded_line(material, device))
+    return material, device
 
 
 def loaded_line(material: Material, device: torch.device) -> str:

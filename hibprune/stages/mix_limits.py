@@ -8,6 +8,7 @@ from dataclasses import replace
 from hibprune.compression.mixture import Mixture
 from hibprune.compression.quantize.guard import write_guarded
 from hibprune.compression.remove import copy_without
+from hibprune.compression.solver import least_cost
 from hibprune.errors import UserError
 from hibprune.evaluation.metric import evaluate
 from hibprune.execution.files import scratch_directory
@@ -108,11 +109,7 @@ def within_drop(
     own, clips = without_steps(run), calibration_clips(run)
     whole = _measured(run, run.checkpoint.model)
     within: tuple[Unit, ...] = ()
-    least = (
-        mixture.cost.of([len(group.errors) - group.removable for group in mixture.groups])
-        / mixture.whole
-    )
-    low, high = least, 1.0
+    low, high = least_cost(mixture.groups, mixture.cost) / mixture.whole, 1.0
     for number in range(HALVINGS):
         share = (low + high) / 2
         units = mixture.within(share * mixture.whole)

@@ -16,6 +16,7 @@ from hibprune.execution.steps import Done, Step
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
 from hibprune.records.units import Kind, Plan, Scope, Scores, Unit, units_by_layer
+from hibprune.report.wording import CHANNELS, NEURONS
 from hibprune.stages.budget import mixed_kinds
 from hibprune.stages.load import calibration_sample
 from hibprune.stages.rounds import FinishedRound
@@ -43,7 +44,7 @@ class Wanted:
     @property
     def named(self) -> str:
         """What they are called, and of what they are."""
-        return f"{self.many} of the {'feed-forwards' if self.kind == 'neuron' else 'front end'}"
+        return NEURONS if self.kind == "neuron" else CHANNELS
 
 
 def wanted(recipe: Recipe, model: PreTrainedModel) -> dict[str, Wanted]:
