@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hibprune.comparing.wishes import fractions_of, parts_of
+from hibprune.comparing.wishes import amounts_of, fractions_of, parts_of
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.files import digest, plain_disk_errors, require_own
 from hibprune.execution.output import LOG_FILE, check_output, open_output
@@ -24,6 +25,7 @@ from hibprune.records.units import Kind, OneNumber
 from hibprune.records.variants import Converted, Variant, VariantLatency
 from hibprune.report.frontier import write_frontier
 from hibprune.stages.budget import check_mix
+from hibprune.stages.latency_table import LATENCY_TABLE
 from hibprune.stages.load import load_in_step, skipped_lines
 from hibprune.stages.measure import benchmarked
 from hibprune.stages.run import Run
@@ -38,13 +40,24 @@ SHARED = (
     "attribute",
     "attribute-neurons",
     "attribute-channels",
+    LATENCY_TABLE,
     "convert-original-int8",
     "measure-original-int8",
 )
 """Steps that come to the same whatever the budget."""
 MAX_TARGETS = 50
-SHARES: tuple[OneNumber, ...] = ("parameters", "multiply_adds")
-"""The budgets that a frontier goes along."""
+ALONG: dict[OneNumber, str] = {
+    "parameters": "0.7,0.5,0.3",
+    "multiply_adds": "0.7,0.5,0.3",
+    "size_mb": "20,10,5",
+    "metric_drop": "0.005,0.01,0.02",
+    "speedup": "1.25,1.5,2",
+}
+"""The budgets that a frontier goes along, with what could be asked."""
+SHARES: tuple[OneNumber, ...] = ("parameters", "multiply_adds", "metric_drop")
+"""Of which the numbers lie between 0 and 1."""
+LEAVE_LESS: tuple[OneNumber, ...] = ("metric_drop", "speedup")
+"""Of which more leaves a smaller model."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +114,20 @@ def frontier(
 
 
 def targets_of(loaded: LoadedRecipe, overrides: Sequence[str], text: str) -> tuple[Target, ...]:
-    """The budgets of `parameters=0.7,0.5`, each with its recipe, those that leave most first.
+    """The budgets of `parameters=0.7,0.5` or `speedup=1.5,2`, each with its recipe.
+
+    Those that leave most come first.
 
     Raises:
         UserError: they are not of that form, or no budgets.
     """
-    names = SHARES
+    names = tuple(ALONG)
     example = "give it as parameters=0.7,0.5,0.3"
     name, equals, amounts = text.partition("=")
     if not equals or not amounts.strip():
         raise UserError(f"--targets: {shortened(text)}: {example}")
-    currency = next((one for one in names if one == name.strip()), None)
-    if currency is None:
+    budget = next((one for one in names if one == name.strip()), None)
+    if budget is None:
         hint = did_you_mean(name.strip(), names) or f": one of {', '.join(names)}"
         raise UserError(f"--targets: unknown budget '{shortened(name.strip())}'{hint}")
     number = len(parts_of("--targets", amounts))
@@ -124,9 +139,14 @@ def targets_of(loaded: LoadedRecipe, overrides: Sequence[str], text: str) -> tup
         **({} if own.kinds is None else {"kinds": list(own.kinds)}),
     }
     found = []
-    for amount in reversed(fractions_of("--targets", amounts, example)):
-        override = f"budget={json.dumps({currency: amount, **kept})}"
-        found.append(Target(currency, amount, load_recipe(loaded.path, (*overrides, override))))
+    example = f"give it as {budget}={ALONG[budget]}"
+    read = fractions_of if budget in SHARES else amounts_of
+    chosen = read("--targets", amounts, example)
+    if not all(map(math.isfinite, chosen)):
+        raise UserError(f"--targets: {shortened(amounts)}: {example}")
+    for amount in chosen if budget in LEAVE_LESS else reversed(chosen):
+        override = f"budget={json.dumps({budget: amount, **kept})}"
+        found.append(Target(budget, amount, load_recipe(loaded.path, (*overrides, override))))
     return tuple(found)
 
 

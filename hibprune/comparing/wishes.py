@@ -127,16 +127,26 @@ def fractions_of(option: str, text: str, example: str = "e.g. 0.1,0.2,0.3") -> t
     Raises:
         UserError: one is not a number, or not between 0 and 1.
     """
-    fractions = set()
+    fractions = amounts_of(option, text, example)
+    for fraction in fractions:
+        if not 0 < fraction < 1:
+            raise UserError(f"{option}: {fraction:.12g} is not between 0 and 1: {example}")
+    return fractions
+
+
+def amounts_of(option: str, text: str, example: str) -> tuple[float, ...]:
+    """Rising numbers from `1.5,2`.
+
+    Raises:
+        UserError: one is not a number.
+    """
+    amounts = set()
     for part in parts_of(option, text):
         try:
-            fraction = float(part)
+            amounts.add(float(part))
         except ValueError as error:
             raise UserError(f"{option}: '{shortened(part)}' is not a number: {example}") from error
-        if not 0 < fraction < 1:
-            raise UserError(f"{option}: {part} is not between 0 and 1: {example}")
-        fractions.add(fraction)
-    return tuple(sorted(fractions))
+    return tuple(sorted(amounts))
 
 
 def entries_of(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> tuple[Entry, ...]:

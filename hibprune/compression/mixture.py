@@ -47,20 +47,27 @@ class Mixture:
         """The cost when nothing goes."""
         return self.count(())
 
+    def cheapest(self, cost: Cost, limit: float) -> tuple[tuple[Unit, ...], float]:
+        """The units of least error without which `cost` is at most `limit`, and what it then is.
+
+        Raises:
+            ValueError: no removal gets there.
+        """
+        gone = cheapest_mix(self.groups, cost, limit)
+        places = list(self.places.values())
+        units = [unit for number, own in zip(gone, places, strict=True) for unit in own[:number]]
+        left = [len(own) - number for number, own in zip(gone, places, strict=True)]
+        return tuple(units), cost.of(left)
+
     def within(self, limit: float) -> tuple[Unit, ...]:
-        """The units of least error without which the model costs at most `limit`.
+        """The units of least error without which the model, counted, costs at most `limit`.
 
         Raises:
             ValueError: no removal gets there.
         """
         aim = limit
         for _ in range(TRIES):
-            gone = cheapest_mix(self.groups, self.cost, aim)
-            units = tuple(
-                unit
-                for number, own in zip(gone, self.places.values(), strict=True)
-                for unit in own[:number]
-            )
+            units, _ = self.cheapest(self.cost, aim)
             found = self.count(units)
             if found <= limit:
                 return units

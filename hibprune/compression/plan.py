@@ -44,10 +44,12 @@ class Budget(Settings):
     first length of `benchmark`; `size_mb` is what the ONNX files of `gates.variant` may take up, in
     fp32 or int8; `metric_drop` how far the metric may fall (0.01 is a point), or errors rise, on
     the last quarter of the calibration clips, which are then kept out of scoring and repair, before
-    any gradient steps. What goes from where is decided by the error that each unit adds for what it
-    saves, all in one round. Errors are those of the method `reconstruction`, whatever the sections
-    on attribution say, unless a single kind may go. `kinds` limits what may; left out, it is all
-    that the family has, and heads alone under `attribution.paper`.
+    any gradient steps; `speedup` how many times as fast `gates.variant` is to be as the original,
+    in fp32 or int8, at the middle one of `benchmark`'s lengths, timed in the run. What goes from
+    where is decided by the error that each unit adds for what it saves, all in one round. Errors
+    are those of the method `reconstruction`, whatever the sections on attribution say, unless a
+    single kind may go. `kinds` limits what may; left out, it is all that the family has, and heads
+    alone under `attribution.paper`.
     """
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
@@ -56,8 +58,9 @@ class Budget(Settings):
     channels: float = Field(default=0.0, ge=0, lt=1)
     parameters: float | None = Field(default=None, gt=0, lt=1)
     multiply_adds: float | None = Field(default=None, gt=0, lt=1)
-    size_mb: float | None = Field(default=None, gt=0)
+    size_mb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     metric_drop: float | None = Field(default=None, ge=0, lt=1)
+    speedup: float | None = Field(default=None, gt=1, allow_inf_nan=False)
     kinds: tuple[Kind, ...] | None = Field(default=None, min_length=1)
     scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)

@@ -36,21 +36,32 @@ class Group:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs with nᵢ units left in group i: constant + Σ aᵢ·nᵢ + Σ bᵢⱼ·nᵢ·nⱼ.
+    """What a model costs with nᵢ units left in group i: c + Σ aᵢ·nᵢ + Σ bᵢⱼ·nᵢ·nⱼ + Σ tᵢ[nᵢ].
 
-    Products are there where a weight lies between two groups, as between two convolutions.
+    Products are there where a weight lies between two groups, as between two convolutions; tables,
+    from 0 units to all and never falling, where a cost is no straight line.
     """
 
     constant: float
     single: tuple[float, ...]
     pairs: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    tables: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     def of(self, left: Sequence[int]) -> float:
         """The cost with so many units left in each group."""
         alone = sum(a * n for a, n in zip(self.single, left, strict=True))
-        return (
-            self.constant + alone + sum(b * left[i] * left[j] for (i, j), b in self.pairs.items())
-        )
+        both = sum(b * left[i] * left[j] for (i, j), b in self.pairs.items())
+        return self.constant + alone + both + sum(t[left[i]] for i, t in self.tables.items())
+
+    def saved(
+        self, left: Sequence[int], place: int, neighbours: Sequence[tuple[int, float]]
+    ) -> float:
+        """What one unit less in a group saves, which shares weights with `neighbours`."""
+        saved = self.single[place] + sum(b * left[j] for j, b in neighbours)
+        if place in self.tables:
+            own, number = self.tables[place], left[place]
+            saved += own[number] - own[number - 1]
+        return saved
 
     @property
     def neighbours(self) -> list[list[tuple[int, float]]]:
@@ -112,7 +123,7 @@ class _Search:
             for place, group in enumerate(self.groups):
                 if gone[place] >= group.removable or place == apart_from:
                     continue
-                saved = self.cost.single[place] + sum(b * left[j] for j, b in neighbours[place])
+                saved = self.cost.saved(left, place, neighbours[place])
                 ratio = group.errors[gone[place]] / saved if saved > 0 else float("inf")
                 if best < 0 or ratio < least:
                     best, least, saves = place, ratio, saved

@@ -34,6 +34,11 @@ class BenchmarkSettings(LengthSettings):
     threads: int = Field(default=1, ge=1)
     rivals: bool = True
 
+    def middle(self, medium: Medium) -> Length:
+        """The length that `budget.speedup` is of: the middle one, of an even number the longer."""
+        lengths = sorted(self.lengths(medium), key=lambda length: length.value)
+        return lengths[len(lengths) // 2]
+
 
 def measure_latency(
     models: Mapping[str, Timed],

@@ -28,8 +28,9 @@ QUIET = click.option(
 TARGETS = click.option(
     "--targets",
     required=True,
-    metavar="BUDGET=SHARE,…",
-    help="What is to be left: parameters=0.7,0.5,0.3 or multiply_adds=0.7,0.5,0.3. Each takes the "
+    metavar="BUDGET=NUMBER,…",
+    help="What is asked for: parameters=0.7,0.5,0.3, speedup=1.25,1.5,2, or so of multiply_adds, "
+    "size_mb or metric_drop. Each takes the "
     "place of the recipe's budget; its kinds and min_heads_per_layer stay.",
 )
 VARIANT = click.option(

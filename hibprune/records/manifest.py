@@ -10,6 +10,7 @@ from hibprune.records.measurements import AtWork, Gate
 from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
 from hibprune.records.repair import Repair
+from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
 from hibprune.records.units import Currency, HeadShare, Kind, OneNumber, Scope
 from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
@@ -55,7 +56,8 @@ class AttributionSummary(Record):
 class BudgetSummary(Record):
     """One number for all kinds of units: what was `asked` by which `name` of the recipe's budget.
 
-    `reached` is the share that is left of what is `counted_in`; `kinds` are those that could go.
+    `reached` is the share that is left of what is `counted_in`; `kinds` are those that could go;
+    `speed` tells how the mix was found where a speed was asked for.
     """
 
     name: OneNumber
@@ -63,6 +65,7 @@ class BudgetSummary(Record):
     counted_in: Currency
     reached: float
     kinds: tuple[Kind, ...]
+    speed: SpeedFound | None = None
 
 
 class HeadSummary(Record):

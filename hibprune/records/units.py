@@ -28,7 +28,7 @@ Currency = Literal["parameters", "multiply_adds"]
 """What is counted where one number is for all kinds together."""
 
 
-OneNumber = Literal["parameters", "multiply_adds", "size_mb", "metric_drop"]
+OneNumber = Literal["parameters", "multiply_adds", "size_mb", "metric_drop", "speedup"]
 """The budgets that are such a number."""
 
 

@@ -17,7 +17,7 @@ from hibprune.records.variants import ORIGINAL, Variant
 from hibprune.report.curves import COLOURS, MARKERS
 from hibprune.report.figures import FAINT, INK, TEXT_SIZE, dress, save
 from hibprune.report.markdown import fenced, plain, table
-from hibprune.report.mix import COUNTED
+from hibprune.report.mix import COUNTED, FIGURES, figure
 from hibprune.report.numbers import capitalised, count, listing, percent
 from hibprune.report.terminal import cell
 from hibprune.report.variants import VariantRow, latency_work, variant_row
@@ -46,7 +46,7 @@ def frontier_rows(frontier: Frontier) -> Iterator[Row]:
     for point in frontier.points:
         for variant in point.variants:
             yield Row(
-                percent(point.budget.asked, 0),
+                figure(point.budget.name, point.budget.asked),
                 removed_units(point),
                 count(variant.parameters),
                 variant_row(original, variant),
@@ -66,10 +66,10 @@ def removed_units(point: FrontierPoint) -> str:
 
 
 def _headings(frontier: Frontier) -> tuple[str, str, list[str]]:
-    """What is left, the metric, and the lengths that speeds were measured at."""
-    counted = COUNTED[frontier.points[0].budget.counted_in]
+    """What was asked, the metric, and the lengths that speeds were measured at."""
     speeds = [str(one.length) for one in original_of(frontier).latency]
-    return f"{counted} left", capitalised(metric_name(frontier.metric.name)), speeds
+    asked = FIGURES[frontier.points[0].budget.name]
+    return asked, capitalised(metric_name(frontier.metric.name)), speeds
 
 
 def frontier_table(frontier: Frontier) -> Group:
@@ -113,6 +113,7 @@ def _remarks(frontier: Frontier) -> list[str]:
 def frontier_markdown(frontier: Frontier) -> str:
     """The page: picture, table, what was taken from where, and what it was run by."""
     left, metric, speeds = _headings(frontier)
+    counted = COUNTED[frontier.points[0].budget.counted_in]
     header = [left, "variant", metric, "finding", "parameters", "ONNX"]
     header += [f"speed, {one}" for one in speeds]
     rows = [
@@ -134,7 +135,7 @@ def frontier_markdown(frontier: Frontier) -> str:
     ]
     mixes = [
         (
-            percent(point.budget.asked, 1),
+            figure(point.budget.name, point.budget.asked),
             percent(point.budget.reached, 1),
             removed_units(point),
             f"{point.directory}/report.md",
@@ -155,7 +156,7 @@ def frontier_markdown(frontier: Frontier) -> str:
                 plain(" ".join(_remarks(frontier))),
                 *missing,
                 "## What went",
-                table("rrll", ["asked", "left", "removed", "report"], mixes),
+                table("rrll", ["asked", f"{counted} left", "removed", "report"], mixes),
                 *([fenced(frontier.command, "sh")] if frontier.command else []),
             ]
         )

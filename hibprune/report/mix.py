@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hibprune.records.manifest import BudgetSummary, Manifest, UnitSummary
-from hibprune.records.units import Kind, Plan, Scores
+from hibprune.records.speedup import SpeedFound
+from hibprune.records.units import Kind, OneNumber, Plan, Scores
 from hibprune.report.markdown import table
 from hibprune.report.numbers import listing, percent
 
@@ -40,6 +41,7 @@ def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
             f"The budget leaves {asked(budget)}; "
             f"{percent(budget.reached, 1)} of the {counted} are left. What went from where, of "
             f"{kinds}, was decided by the error that each unit adds for what it saves.",
+            *([] if budget.speed is None else [_found(budget.speed)]),
             table("r" * len(header), header, rows),
             *([CONVOLUTIONS] if "channel" in columns else []),
         ]
@@ -59,6 +61,34 @@ def _others(units: UnitSummary) -> dict[int, tuple[int, int]]:
     return {layer: (len(units.removed.get(layer, ())), kept) for layer, kept in units.kept.items()}
 
 
+def _found(speed: SpeedFound) -> str:
+    """How a mix of the speed that was asked for was found."""
+    tries = [f"{one.foretold:.2f} foretold, {one.measured:.2f} measured" for one in speed.tries]
+    return (
+        "Savings in time are read off a latency table, which was measured on this machine kind by "
+        f"kind; then the mix was exported, timed and corrected: {'; '.join(tries)} times as fast."
+    )
+
+
+def figure(name: OneNumber, amount: float) -> str:
+    """What was asked for, as short as can be: `30 %`, `1.2 MB`, `1 point`, `2×`."""
+    if name == "size_mb":
+        return f"{amount:g} MB"
+    if name == "metric_drop":
+        return f"{100 * amount:g} point{'' if amount == 0.01 else 's'}"
+    return f"{amount:g}×" if name == "speedup" else percent(amount, 1 if amount * 100 % 1 else 0)
+
+
+FIGURES: dict[OneNumber, str] = {
+    "parameters": "parameters left",
+    "multiply_adds": "multiply-adds left",
+    "size_mb": "size asked",
+    "metric_drop": "loss asked",
+    "speedup": "speed asked",
+}
+"""What such a figure is of."""
+
+
 def asked(budget: BudgetSummary) -> str:
     """What a budget leaves, in words."""
     if budget.name == "size_mb":
@@ -66,4 +96,6 @@ def asked(budget: BudgetSummary) -> str:
     if budget.name == "metric_drop":
         lost = f"{100 * budget.asked:g} points"
         return f"what costs at most {lost} on calibration clips held out"
+    if budget.speed is not None:
+        return f"a model {budget.asked:g} times as fast at {budget.speed.at}"
     return f"{percent(budget.asked, 1)} of the {COUNTED[budget.counted_in]}"

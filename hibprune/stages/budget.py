@@ -89,15 +89,22 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
         return None
     if "channel" in (recipe.kinds or ()):
         require_front_end(model, "budget.kinds")
-    if budget.one_number == "size_mb" and precision_of(recipe.gates.variant) == "fp16":
-        raise UserError(
-            "budget.size_mb: the size of pruned-fp16 is not known before it is made: set "
-            "gates.variant to pruned or pruned-int8"
-        )
+    if precision_of(recipe.gates.variant) == "fp16":
+        for name, what in (("size_mb", "size"), ("speedup", "speed")):
+            if budget.one_number == name:
+                raise UserError(
+                    f"budget.{name}: the {what} of pruned-fp16 is not known before it is made: set "
+                    "gates.variant to pruned or pruned-int8"
+                )
     kinds = mixed_kinds(recipe, model)
     taken = listing([f"{kind}s" for kind in kinds])
     if budget.one_number == "metric_drop":
         return f"{taken} until the metric has fallen by {budget.amount:g}"
+    if budget.one_number == "speedup":
+        length = recipe.benchmark.middle(recipe.task.medium)
+        return (
+            f"{taken} until {recipe.gates.variant} is {budget.amount:g} times as fast at {length}"
+        )
     counting = Counting(recipe, checkpoint, references)
     most = _all_that_may_go(recipe, model, kinds)
     if budget.one_number == "size_mb":

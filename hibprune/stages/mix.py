@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,14 +13,17 @@ from hibprune.execution.files import digest
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.attention import heads_of
+from hibprune.records.speedup import SpeedSearch
 from hibprune.records.units import Kind, Plan, Scores, Unit
 from hibprune.stages.budget import Counting, mixed_kinds
+from hibprune.stages.latency_table import latency_table
 from hibprune.stages.mix_limits import within_drop, within_size, without_steps
 from hibprune.stages.repair import repair_inputs
 from hibprune.stages.rounds import Choice, FinishedRound
 from hibprune.stages.run import Run, once
 from hibprune.stages.score import attribute
 from hibprune.stages.score_others import attribute_others, wanted
+from hibprune.stages.speedup import search_speedup
 from hibprune.tasks import Target
 
 WEIGHTS: dict[Kind, float] = {"head": 1.0, "neuron": 1.0, "channel": 1.0}
@@ -38,7 +42,10 @@ def choose_mix(run: Run, targets: tuple[dict[str, Target], str]) -> Choice:
     others = {
         name: attribute_others(run, want, targets) for name, want in wanted(recipe, model).items()
     }
-    plan = _plan(run, heads, others)
+    kinds = mixed_kinds(recipe, model)
+    scores = [*([heads.result] if "head" in kinds else []), *(d.result for d in others.values())]
+    speed = _speed(run, kinds, scores, digest(heads.key, *(done.key for done in others.values())))
+    plan = _plan(run, heads, others, scores, speed)
     parts = {
         name: replace(
             plan,
@@ -54,18 +61,42 @@ def choose_mix(run: Run, targets: tuple[dict[str, Target], str]) -> Choice:
     return Choice(
         (FinishedRound(heads, replace(plan, result=alone)),),
         {name: FinishedRound(scores, parts[name]) for name, scores in others.items()},
+        speed,
     )
 
 
-def _plan(run: Run, heads: Done[Scores], others: dict[str, Done[Scores]]) -> Done[Plan]:
+def _speed(
+    run: Run, kinds: Sequence[Kind], scores: Sequence[Scores], key: str
+) -> Done[SpeedSearch] | None:
+    """The search for a mix that is as fast as asked; `key` is one of all scores."""
+    budget = run.recipe.budget
+    if budget.one_number != "speedup":
+        return None
+    table = latency_table(run, kinds)
+    counting = Counting(run.recipe, run.checkpoint, run.material.references)
+    mixture = Mixture.of(
+        scores, WEIGHTS, budget.min_heads_per_layer, counting.in_currency("multiply_adds")
+    )
+    least = [list(kinds), WEIGHTS, budget.min_heads_per_layer]
+    depends_on = digest(key, table.key, json.dumps(least))
+    return search_speedup(run, mixture, table.result, kinds, depends_on)
+
+
+def _plan(
+    run: Run,
+    heads: Done[Scores],
+    others: dict[str, Done[Scores]],
+    scores: Sequence[Scores],
+    speed: Done[SpeedSearch] | None,
+) -> Done[Plan]:
     budget = run.recipe.budget
     kinds = mixed_kinds(run.recipe, run.checkpoint.model)
-    scores = [*([heads.result] if "head" in kinds else []), *(d.result for d in others.values())]
     length = run.recipe.benchmark.lengths(run.recipe.task.medium)[0]
     there = set(heads_of(run.checkpoint.model))
 
     def plan(_: Step[Plan], narration: StepNarration) -> Plan:
-        return Plan.of(_units(run, scores, narration), heads.result.heads)
+        units = _units(run, scores, narration) if speed is None else speed.result.units
+        return Plan.of(units, heads.result.heads)
 
     def finding(plan: Plan) -> str:
         parts = [f"{sum(unit.kind == kind for unit in plan.units)} {kind}s" for kind in kinds]
@@ -81,6 +112,8 @@ def _plan(run: Run, heads: Done[Scores], others: dict[str, Done[Scores]]) -> Don
     }
     if budget.one_number == "size_mb":
         inputs |= {"variant": run.recipe.gates.variant, "opset": run.recipe.export.opset}
+    if speed is not None:
+        inputs["speedup"] = speed.key
     if budget.one_number == "metric_drop":
         held_out = run.material.held_out
         inputs |= {

@@ -6,28 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hibprune.compression.mixture import Mixture
-from hibprune.compression.quantize.guard import write_guarded
-from hibprune.compression.remove import copy_without
 from hibprune.compression.solver import least_cost
 from hibprune.errors import UserError
 from hibprune.evaluation.metric import evaluate
 from hibprune.execution.files import scratch_directory
 from hibprune.execution.processes import ALONE
 from hibprune.execution.runtime import ONNX_DIRECTORY
-from hibprune.models.attention import heads_of
 from hibprune.records.measurements import Evaluation
-from hibprune.records.units import Plan, Unit
-from hibprune.records.variants import precision_of
-from hibprune.stages.export import graph_properties, write_graphs
+from hibprune.records.units import Unit
 from hibprune.stages.repair import calibration_clips, repaired_copy
 from hibprune.stages.run import Run
+from hibprune.stages.trial_exports import export_without
 
 EXPORTS = 6
 """Tries of a mix whose files take no more than asked."""
 SLACK = 0.01
 """Of a size: files so much smaller than asked will do."""
-MANY_DIGITS = 0.1 + 0.2
-"""For the metric that graphs are told: as many as it can have."""
 HALVINGS = 6
 """Of the range of shares that are left, when the largest removal within a loss is looked for."""
 
@@ -73,18 +67,10 @@ def within_size(run: Run, mixture: Mixture) -> tuple[Unit, ...]:
 
 def file_bytes(run: Run, units: Sequence[Unit]) -> int:
     """What the ONNX files of the variant that gates hold take up without some units."""
-    task, settings = run.recipe.task, run.recipe.quantize
     with scratch_directory(run.directory) as scratch:
-        place = scratch / "whole"
-        model = run.checkpoint.model
-        plan = Plan.of(units, heads_of(model))
-        properties = graph_properties(run, plan, task.metric_name, MANY_DIGITS) if units else None
-        write_graphs(run, copy_without(model, units), place, properties)
-        if precision_of(run.recipe.gates.variant) == "int8":
-            whole, place = place, scratch / "int8"
-            (place / ONNX_DIRECTORY).mkdir(parents=True)
-            write_guarded(whole / ONNX_DIRECTORY, place, task.graphs, settings.full_range, ())
-        return sum((place / ONNX_DIRECTORY / graph).stat().st_size for graph in task.graphs)
+        export_without(run, units, scratch)
+        graphs = run.recipe.task.graphs
+        return sum((scratch / ONNX_DIRECTORY / graph).stat().st_size for graph in graphs)
 
 
 def without_steps(run: Run) -> Run:

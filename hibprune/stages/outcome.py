@@ -238,6 +238,7 @@ def _budget(outcome: Outcome) -> BudgetSummary | None:
         counted_in=currency,
         reached=counts[1] / counts[0],
         kinds=mixed_kinds(recipe, outcome.material.checkpoint.model),
+        speed=None if outcome.choice.speed is None else outcome.choice.speed.result.found,
     )
 
 

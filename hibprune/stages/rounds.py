@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hibprune.execution.files import digest
 from hibprune.execution.steps import Done
+from hibprune.records.speedup import SpeedSearch
 from hibprune.records.units import Head, Plan, Scores
 
 
@@ -26,6 +27,8 @@ class Choice:
     others: Mapping[str, FinishedRound] = field(default_factory=dict)
     """By `neurons` and `channels`, where the budget is of them too: the scores of all, and which of
     them go."""
+    speed: Done[SpeedSearch] | None = None
+    """How the mix was found, where the budget is a speed."""
 
     @property
     def removed(self) -> tuple[Head, ...]:

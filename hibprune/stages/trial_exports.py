@@ -1,0 +1,67 @@
+"""Exports of a model without some units, to find out their size and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hibprune.compression.quantize.guard import write_guarded
+from hibprune.compression.remove import copy_without
+from hibprune.evaluation.latency import Times, measure_latency
+from hibprune.execution.files import link_or_copy, scratch_directory
+from hibprune.execution.runtime import ONNX_DIRECTORY, Timed
+from hibprune.models.attention import heads_of
+from hibprune.records.units import Plan, Unit
+from hibprune.records.variants import precision_of
+from hibprune.stages.export import graph_properties, write_graphs
+from hibprune.stages.remove import decoded_tokens
+from hibprune.stages.run import Run
+
+MANY_DIGITS = 0.1 + 0.2
+"""For the metric that graphs are told: as many as it can have."""
+
+
+def export_without(run: Run, units: Sequence[Unit], place: Path) -> None:
+    """Write the graphs of the variant that gates hold, without some units, to `place`/onnx.
+
+    Weights that stay are not repaired, which changes neither size nor speed, and int8 is as it
+    comes, without what a guard may leave in float32.
+    """
+    task, settings = run.recipe.task, run.recipe.quantize
+    model = run.checkpoint.model
+    plan = Plan.of(units, heads_of(model))
+    properties = graph_properties(run, plan, task.metric_name, MANY_DIGITS) if units else None
+    if precision_of(run.recipe.gates.variant) != "int8":
+        write_graphs(run, copy_without(model, units), place, properties)
+        return
+    with scratch_directory(run.directory) as scratch:
+        write_graphs(run, copy_without(model, units), scratch, properties)
+        source, target = scratch / ONNX_DIRECTORY, place / ONNX_DIRECTORY
+        target.mkdir(parents=True)
+        for name in task.beside_graphs:
+            link_or_copy(source / name, target / name)
+        write_guarded(source, place, task.graphs, settings.full_range, ())
+
+
+def time_together(run: Run, places: Mapping[str, Path]) -> Times:
+    """Milliseconds of models whose graphs lie in `places`, in turn, at the length of `speedup`."""
+    task, settings = run.recipe.task, run.recipe.benchmark
+    length = settings.middle(task.medium)
+
+    def whole_model(timed: Timed) -> Timed:
+        # Of a model with a decoder its parts are of no concern.
+        return lambda inputs: dict([next(iter(timed(inputs).items()))])
+
+    timed = {
+        name: whole_model(
+            task.onnx_timed(place, run.device.type, settings.threads, decoded_tokens(run))
+        )
+        for name, place in places.items()
+    }
+    ((_, parts),) = measure_latency(
+        timed,
+        run.checkpoint.preprocessor.example,
+        settings.model_copy(update={length.unit: (length.value,)}),
+        task.medium,
+    )
+    return next(iter(parts.values()))
