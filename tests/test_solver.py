@@ -22,7 +22,12 @@ def problem(seed: int) -> tuple[list[Group], Cost, float]:
     ]
     single = tuple(draw.choice([1, 2, 5, 10]) * draw.random() for _ in groups)
     pairs = {(i, i + 1): draw.random() for i in range(len(groups) - 1) if draw.random() < 0.5}
-    cost = Cost(3.0, single, pairs)
+    tables = {
+        i: tuple(sorted(3 * draw.random() for _ in range(len(group.errors) + 1)))
+        for i, group in enumerate(groups)
+        if draw.random() < 0.3
+    }
+    cost = Cost(3.0, single, pairs, tables)
     whole, least = cost.of([len(one.errors) for one in groups]), least_cost(groups, cost)
     return groups, cost, least + (whole - least) * draw.random()
 

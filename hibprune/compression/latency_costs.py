@@ -87,25 +87,26 @@ def _channels(
 ) -> Cost:
     """The share of the front end, as what is to be added to the cost of the rest."""
 
-    def work(left: Mapping[int, int]) -> np.ndarray:
-        alone = sum(counted.single[number] * left[layer] for layer, number in own.items())
-        layers = {number: layer for layer, number in own.items()}
-        both = sum(
-            shared * left[layers[i]] * left[layers[j]]
-            for (i, j), shared in counted.pairs.items()
-            if i in layers and j in layers
-        )
-        return np.array([alone, both])
-
-    whole = work(sizes)
-    gone = np.array([whole - work(level.left) for level in levels])
-    (alone, both), _ = nnls(gone, np.array([table.saved(level) for level in levels]))
-    single = [0.0] * len(counted.single)
-    for number in own.values():
-        single[number] = alone * counted.single[number]
-    pairs = {
-        (i, j): both * shared
-        for (i, j), shared in counted.pairs.items()
-        if i in own.values() and j in own.values()
+    numbers = {number: layer for layer, number in own.items()}
+    inside = {
+        (i, j): shared for (i, j), shared in counted.pairs.items() if i in numbers and j in numbers
     }
-    return Cost(float(-(whole @ (alone, both))), tuple(single), pairs)
+    # Of one output channel from one input channel: its length, times the width of the kernel.
+    lengths = {number: counted.single[number] for number in numbers}
+    lengths.update({behind: shared for (_, behind), shared in inside.items()})
+
+    def work(left: Mapping[int, int]) -> tuple[float, float]:
+        counts = {number: left[layer] for number, layer in numbers.items()}
+        outputs = sum(lengths[number] * count for number, count in counts.items())
+        macs = sum(counted.single[number] * count for number, count in counts.items())
+        macs += sum(shared * counts[i] * counts[j] for (i, j), shared in inside.items())
+        return outputs, macs
+
+    whole = np.array(work(sizes))
+    gone = np.array([whole - work(level.left) for level in levels])
+    (per_output, per_mac), _ = nnls(gone, np.array([table.saved(level) for level in levels]))
+    single = [0.0] * len(counted.single)
+    for number in numbers:
+        single[number] = per_output * lengths[number] + per_mac * counted.single[number]
+    pairs = {pair: float(per_mac * shared) for pair, shared in inside.items()}
+    return Cost(-float(whole @ (per_output, per_mac)), tuple(single), pairs)

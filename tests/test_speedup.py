@@ -1,0 +1,131 @@
+"""A model as fast as asked, on a machine whose times are known: they follow from the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from commands import faults, invoke, refused, run
+from pydantic import ValidationError
+from standin import StandIn, keyword_spotting
+
+from hibprune.compression.plan import Budget
+from hibprune.execution import machine
+from hibprune.records.frontier import Frontier
+from hibprune.records.manifest import Manifest
+from hibprune.stages import latency_table, speedup
+from hibprune.stages.run import Run
+
+ASKED = 1.3
+
+
+def by_size(run: Run, places: Mapping[str, Path]) -> dict[str, tuple[float, ...]]:
+    """A machine to which every byte of a graph is work."""
+    times = {name: milliseconds(place) for name, place in places.items()}
+    return {name: (one,) * run.recipe.benchmark.repetitions for name, one in times.items()}
+
+
+def milliseconds(place: Path) -> float:
+    return 5 + (place / "onnx" / "model.onnx").stat().st_size / 1e4
+
+
+@pytest.fixture(autouse=True)
+def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_table, "time_together", by_size)
+    monkeypatch.setattr(speedup, "time_together", by_size)
+
+
+def prepared(root: Path) -> StandIn:
+    stand_in = keyword_spotting(root)
+    content = stand_in.content()
+    content["attribution"] = {"method": "magnitude"}
+    content["budget"] = {"speedup": ASKED}
+    stand_in.write(content)
+    return stand_in
+
+
+def steps(said: str) -> dict[str, str]:
+    return {line.split()[0]: line.split()[1] for line in said.splitlines() if len(line.split()) > 1}
+
+
+def test_the_speed_that_was_asked_for_is_come_to_and_taken_up(tmp_path: Path) -> None:
+    stand_in, out = prepared(tmp_path / "own"), tmp_path / "out"
+    result = run(stand_in, "--set", "benchmark.rivals=false", output=out)
+    assert result.exit_code == 0, result.output or result.exception
+    found = Manifest.model_validate_json((out / "manifest.json").read_text())
+    whole = 5 + found.original.size_bytes / 1e4
+    assert ASKED <= whole / milliseconds(out) <= 1.05 * ASKED
+    assert found.budget is not None
+    assert found.budget.speed is not None
+    assert found.budget.speed.chosen.measured == pytest.approx(whole / milliseconds(out), rel=0.01)
+    # What the table foretells is near: sizes are sums but for products of channels.
+    first = found.budget.speed.tries[0]
+    assert first.foretold == pytest.approx(first.measured, rel=0.1)
+    assert first.foretold == pytest.approx(1.015 * ASKED, rel=0.02)
+    report = (out / "report.md").read_text()
+    assert f"The budget leaves a model {ASKED:g} times as fast at" in report
+    assert f"{first.measured:.2f} measured" in report
+
+    again = run(stand_in, "--set", "benchmark.rivals=false", "--quiet", output=out)
+    said = steps(again.stdout)
+    assert said["latency-table"] == said["speedup"] == said["plan"] == "done"
+
+
+def test_what_no_removal_reaches_is_a_plain_line_and_a_strange_table_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in, out = prepared(tmp_path / "own"), tmp_path / "out"
+    (line,) = faults(run(stand_in, "--set", "budget.speedup=50", output=out))
+    assert line.startswith("budget.speedup: 50 cannot be reached: pruned is ")
+    assert line.endswith(
+        "times as fast as the original at 0.5 s when all heads, neurons and channels are gone that "
+        "may go: lower it to less than that"
+    )
+    assert not (out / "manifest.json").exists()
+    here = machine.describe_machine()
+    other = here.model_copy(update={"processor": "another"})
+    monkeypatch.setattr(latency_table, "describe_machine", lambda: other)
+    moved = run(stand_in, "--set", "budget.speedup=50", "--quiet", output=out)
+    assert "the latency table that is there is of another machine: measured anew" in moved.output
+    assert steps(moved.stdout)["latency-table"] != "done"
+
+    fp16 = ("--set", "gates.variant=pruned-fp16", "--set", "export.variants=[fp32, fp16]")
+    (line,) = refused(stand_in, *fp16)
+    assert line.startswith("budget.speedup: the speed of pruned-fp16 is not known")
+
+
+def test_check_says_what_would_go(tmp_path: Path) -> None:
+    said = invoke("check", prepared(tmp_path / "own").recipe)
+    assert (
+        "would remove heads, neurons and channels until pruned is 1.3 times as fast at 0.5 s"
+        in said.stdout
+    )
+
+
+@pytest.mark.parametrize("value", [1, 0.5, float("inf"), float("nan")])
+def test_no_speed(value: float) -> None:
+    with pytest.raises(ValidationError, match=r"greater than 1|finite"):
+        Budget(speedup=value)
+
+
+def test_a_frontier_goes_along_speeds_with_one_table(tmp_path: Path) -> None:
+    stand_in, out = prepared(tmp_path / "own"), tmp_path / "frontier"
+    options = ("--set", "benchmark.rivals=false", "--output", out)
+    result = invoke("frontier", stand_in.recipe, "--targets", "speedup=1.3,1.15", *options)
+    assert result.exit_code == 0, result.output or result.exception
+    found = Frontier.model_validate_json((out / "frontier.json").read_text())
+    assert [one.label for one in found.points] == ["speedup-1.15", "speedup-1.3"]
+    assert steps(result.stdout.partition("speedup-1.3:")[2])["latency-table"] == "done"
+    assert "| speed asked | variant |" in (out / "frontier.md").read_text()
+    assert "1.15×" in (out / "frontier.md").read_text()
+    for targets, fault in (
+        ("speedup=1", "greater than 1"),
+        ("speedup=inf", "--targets: inf: give it as speedup=1.25,1.5,2"),
+        ("metric_drop=2", "--targets: 2 is not between 0 and 1"),
+    ):
+        refused_targets = invoke(
+            "frontier", stand_in.recipe, "--targets", targets, "--output", tmp_path / "none"
+        )
+        (line,) = faults(refused_targets)
+        assert fault in line
