@@ -181,6 +181,7 @@ def test_rankings_and_repairs_stand_in_one_table(done: tuple[Path, Comparison]) 
     assert Comparison.model_validate_json((output / "compare.json").read_text()) == comparison
 
 
+@pytest.mark.draws
 def test_each_repair_has_a_panel(
     done: tuple[Path, Comparison], speaking: StandIn, tmp_path: Path
 ) -> None:

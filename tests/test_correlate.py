@@ -41,6 +41,7 @@ def runs(finished: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Path]:
     )
 
 
+@pytest.mark.draws
 def test_two_tasks(runs: tuple[Path, Path], tmp_path: Path) -> None:
     result = invoke("correlate", *runs, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output or result.exception

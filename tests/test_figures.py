@@ -13,6 +13,8 @@ from hibprune.records.units import Head, Plan, Scores
 from hibprune.report.figures import head_grid, head_map, latency_figure, score_spread
 from hibprune.report.spread import cut_of, heads_near_cut, spread_of
 
+pytestmark = pytest.mark.draws
+
 
 def test_grid_marks_removed_heads_and_leaves_absent_ones_blank() -> None:
     heads = (Head(0, 0), Head(0, 2), Head(2, 1))

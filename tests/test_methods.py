@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.overrides import _len_torch_function_stack
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
+import hibprune.attribution.fitting
 from hibprune.attribution import METHODS, Method, MethodBase
 from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.method import AnyStackMethod
@@ -78,12 +79,33 @@ CASES = {
     "reconstruction": Case(per_sample=False),
 }
 BY_NAME = {method.name(): method for method in METHODS}
-every_model = pytest.mark.parametrize("row", TINY_MODELS, ids=lambda row: row.name)
 every_method = pytest.mark.parametrize("name", BY_NAME)
 running = [name for name in BY_NAME if name not in CASES or CASES[name].runs_the_model]
-every_per_sample_method = pytest.mark.parametrize(
-    "name", [name for name in running if name not in CASES or CASES[name].per_sample]
-)
+per_sample = [name for name in running if name not in CASES or CASES[name].per_sample]
+every_per_sample_method = pytest.mark.parametrize("name", per_sample)
+
+UNLIKE = ("wav2vec2", "wavlm", "conformer-rotary", "whisper", "moonshine", "bert")
+"""Families whose attention or inputs are of a kind of their own; the others are much like one."""
+
+
+def on_every_model(names: list[str]) -> pytest.MarkDecorator:
+    """Methods on families: all on the unlike ones, two on each of the others; the rest are slow."""
+    alike = [row for row in TINY_MODELS if row.name not in UNLIKE]
+    cases = []
+    for row in TINY_MODELS:
+        first = 2 * alike.index(row) if row in alike else 0
+        chosen = [names[(first + step) % len(names)] for step in range(2)]
+        for name in names:
+            quick = row.name in UNLIKE or name in chosen
+            marks = () if quick else (pytest.mark.slow,)
+            cases.append(pytest.param(row, name, id=f"{row.name}-{name}", marks=marks))
+    return pytest.mark.parametrize(("row", "name"), cases)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares measuring the memory of a step, which changes no scores: test_memory sees to both."""
+    monkeypatch.setattr(hibprune.attribution.fitting, "peak_bytes", lambda *_: 1)
 
 
 def method(name: str, task: str = "keyword-spotting", **more: Any) -> MethodBase:
@@ -130,8 +152,8 @@ def everything(model: PreTrainedModel) -> dict[str, Any]:
 
 
 class TestContract:
-    @every_per_sample_method
-    @every_model
+    @on_every_model(per_sample)
+    @pytest.mark.usefixtures("unmeasured")
     def test_padded_batches_give_what_each_sample_gives_alone(
         self, row: TinyModel, name: str
     ) -> None:
@@ -151,8 +173,7 @@ class TestContract:
             (expected,) = alone.per_sample
             assert np.allclose(got, expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max())
 
-    @every_method
-    @every_model
+    @on_every_model(list(BY_NAME))
     def test_the_model_is_left_as_it_was_found(self, row: TinyModel, name: str) -> None:
         """Also when an error or Ctrl-C ends a pass at the start, in the middle or at the end."""
         model, samples = row.build(), samples_of(row, LENGTHS[:2])
@@ -186,6 +207,7 @@ class TestContract:
 
     @every_per_sample_method
     @pytest.mark.parametrize("model_name", ["wav2vec2", "whisper", "bert"])
+    @pytest.mark.usefixtures("unmeasured")
     def test_taken_up_again_it_gives_the_same_scores(self, model_name: str, name: str) -> None:
         row = tiny(model_name)
         model, samples = row.build(), samples_of(row, (0.08, 0.1, 0.09, 0.08))
@@ -219,6 +241,7 @@ class TestContract:
         assert first == second
 
     @every_method
+    @pytest.mark.usefixtures("unmeasured")
     def test_heads_removed_before_are_neither_scored_nor_missed(self, name: str) -> None:
         for model_name in ("wavlm", "conformer-relative", "moonshine"):
             row = tiny(model_name)

@@ -116,6 +116,7 @@ def pixels_like(path: Path, colour: tuple[int, int, int]) -> int:
         (np.zeros((20, 36)), False),
     ],
 )
+@pytest.mark.draws
 def test_colours_are_for_differences_that_mean_something(
     tmp_path: Path, rows: np.ndarray, contrast: bool
 ) -> None:

@@ -124,6 +124,7 @@ class TestPage:
         assert "hib on 1 sample." in model_card(manifest, RECIPE)
         assert "the ranking rests on 1 sample and seed 0." in report_of(manifest)
 
+    @pytest.mark.draws
     def test_rounds_have_no_cut_to_speak_of(self, tmp_path: Path) -> None:
         scores = make_scores(6, 6)
         plan = make_plan(scores)
@@ -385,6 +386,7 @@ def test_everything_is_written_and_every_picture_referred_to_exists(tmp_path: Pa
             assert picture in files
 
 
+@pytest.mark.draws
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     scores = make_scores(2, 2)
     plan = make_plan(scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,6 @@ import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 Found = TypeVar("Found")
 
@@ -88,19 +87,27 @@ class _TensorsCounted(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        given = [id(storage) for storage in _storages((args, kwargs))]
         outputs = func(*args, **(kwargs or {}))
-        for storage in _storages(outputs):
-            if id(storage) not in given and storage not in self._known:
-                self._known.add(storage)
-                self._alive += storage.nbytes()
-                weakref.finalize(storage, self._freed, storage.nbytes())
-        self.peak = max(self.peak, self._alive)
+        found = [one for one in _storages((outputs,)) if one not in self._known]
+        if found:
+            given = {id(one) for one in _storages((*args, *(kwargs or {}).values()))}
+            for storage in found:
+                # Two outputs may be one storage.
+                if id(storage) not in given and storage not in self._known:
+                    self._known.add(storage)
+                    self._alive += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage.nbytes())
+            self.peak = max(self.peak, self._alive)
         return outputs
 
     def _freed(self, number: int) -> None:
         self._alive -= number
 
 
-def _storages(values: object) -> list[torch.UntypedStorage]:
-    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+def _storages(values: Iterable[object]) -> Iterator[torch.UntypedStorage]:
+    """Those of tensors among what an operation takes or gives, also in lists and tuples."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value.untyped_storage()
+        elif isinstance(value, list | tuple):
+            yield from _storages(value)

@@ -115,8 +115,8 @@ def run_tests(dry: bool) -> Iterator[Finding]:
     files = [path for path in sorted(TESTS.glob("test_*.py")) if "pytest.mark.gpu" in text_of(path)]
     with TemporaryDirectory() as scratch:
         told = Path(scratch) / "tests.xml"
-        options = ("-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={told}")
         # In the process of this part, which has torch already.
+        options = ("-q", "-n0", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={told}")
         with contextlib.redirect_stdout(io.StringIO()) as said:
             ended = pytest.main([*options, *map(str, files)])
         if not told.exists():
