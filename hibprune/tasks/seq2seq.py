@@ -25,6 +25,7 @@ from hibprune.tasks.transcripts import SpeechRecognition, english_fault, require
 from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -219,20 +220,30 @@ def teacher_forced(
 
     Of the truth (batch, tokens), steering tokens and padding are `IGNORED`.
     """
+    fed, said = fed_tokens(model.config, targets, next(iter(inputs.values())).device)
+    logits = model(**inputs, decoder_input_ids=fed, use_cache=False).logits.float()
+    return logits, said
+
+
+def fed_tokens(
+    config: Any, targets: Sequence[Encoded], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What a decoder is fed so that it should say some texts, and what it should then say.
+
+    Both (batch, tokens): its start token and all of a text but the end; and the truth, in which
+    steering tokens and padding are `IGNORED`.
+    """
     import torch
 
-    device = next(iter(inputs.values())).device
     longest = max(len(target) for target in targets)
     said = torch.full((len(targets), longest), IGNORED, device=device)
     for place, target in enumerate(targets):
         said[place, : len(target)] = torch.tensor(target, device=device)
     steering = said < IGNORED
     fed = torch.where(steering, IGNORED - said, said)
-    fed = fed.masked_fill(said == IGNORED, model.config.eos_token_id)
-    start = torch.full_like(fed[:, :1], model.config.decoder_start_token_id)
-    fed = torch.cat([start, fed[:, :-1]], dim=1)
-    logits = model(**inputs, decoder_input_ids=fed, use_cache=False).logits.float()
-    return logits, said.masked_fill(said < 0, IGNORED)
+    fed = fed.masked_fill(said == IGNORED, config.eos_token_id)
+    start = torch.full_like(fed[:, :1], config.decoder_start_token_id)
+    return torch.cat([start, fed[:, :-1]], dim=1), said.masked_fill(said < 0, IGNORED)
 
 
 @dataclass(frozen=True)
