@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hibprune.errors import UserError
-from hibprune.records.units import DECODER, ENCODER
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ class Family:
     def neuron_stacks(self) -> tuple[NeuronStack, ...]:
         """The stacks whose neurons can be removed: the encoder, and then the decoder if any."""
         encoder = NeuronStack(
-            name=ENCODER,
+            name="encoder",
             layers=self.encoder.layers,
             feed_forwards=self.feed_forwards,
             count_in_config=self.neurons_in_config,
@@ -187,7 +186,7 @@ class Family:
         if not self.decoder_feed_forwards:
             return (encoder,)
         decoder = NeuronStack(
-            name=DECODER,
+            name="decoder",
             layers=self.decoder_attention[0].layers,
             feed_forwards=self.decoder_feed_forwards,
             count_in_config=self.decoder_neurons_in_config,
