@@ -22,7 +22,7 @@ from hibprune.report.mix import mix_section
 from hibprune.report.ranking import samples
 from hibprune.report.repair import others_sections, repair_section
 from hibprune.report.template import filled
-from hibprune.report.transcripts import transcripts_sentence
+from hibprune.report.transcripts import faults_table, transcripts_sentence
 from hibprune.report.variants import (
     deployment_sentences,
     missing_sentences,
@@ -45,6 +45,7 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
             "metric_name": numbers.capitalised(wording.metric_name(manifest.metric.name)),
             "metric": _metric(manifest),
             "transcripts": transcripts_sentence(manifest.metric.transcripts),
+            "faults": faults_table(manifest.variants),
             "latency": latency_section(manifest),
             "size": size_section(manifest),
             "judged": manifest.judged,

@@ -59,15 +59,18 @@ def repair_section(manifest: Manifest) -> str:
         if alone
         else ""
     )
-    trained = (
-        "No labels were used."
-        if repair.refinements
-        else ("Nothing was trained, and no labels were used.")
+    labels = (
+        f"decoders were fed {repair.tokens} tokens of transcripts"
+        if repair.tokens
+        else "no labels were used"
     )
+    trained = capitalised(f"{'' if repair.refinements else 'nothing was trained, and '}{labels}.")
+    clips = f"{repair.clips} calibration {manifest.medium.many}"
+    fitted = f"{clips} and {repair.frames} frames" if repair.frames else clips
     sections = [
         "## Repair",
         f"The weights that stay were fitted ({repair.kind}) to what the original does, on "
-        f"{repair.clips} calibration {manifest.medium.many} and {repair.frames} frames; "
+        f"{fitted}; "
         f"{repair.held_out} others were held out to tell how strongly, and whether at all."
         f"{stayed} {trained}",
         table(

@@ -74,6 +74,9 @@ def credible_evaluation(evaluation: Evaluation, inputs: int) -> bool:
     """Whether a metric over so many inputs has a value that its errors add up to."""
     if evaluation.n != inputs or not _in_range(evaluation):
         return False
+    faults = evaluation.faults
+    if faults is not None and not (0 <= faults.empty <= 1 and 0 <= faults.looping <= 1):
+        return False
     errors, counted = evaluation.errors, evaluation.counted
     if not errors and not counted:
         return True

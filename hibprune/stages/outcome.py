@@ -196,6 +196,7 @@ def _variant(outcome: Outcome, made: Made) -> Variant:
         if plan.name == ORIGINAL
         else paired_change(original.evaluation, found.evaluation),
         constant=found.evaluation.constant,
+        faults=found.evaluation.faults,
         parity=None
         if made.parity is None
         else ParitySummary.of(made.parity.result, outcome.loaded.recipe.task.medium.unit),

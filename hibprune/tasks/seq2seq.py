@@ -18,10 +18,16 @@ from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import error_rate_interval
 from hibprune.records.transcripts import Normaliser
 from hibprune.tasks.languages import ENGLISH, TWO_LETTERS, language_code
+from hibprune.tasks.loops import transcript_faults
 from hibprune.tasks.measures import Measure
 from hibprune.tasks.steering import language_fault, steering_tokens
 from hibprune.tasks.tokens import beyond_logits, decoder_fault
-from hibprune.tasks.transcripts import SpeechRecognition, english_fault, require_no_boolean
+from hibprune.tasks.transcripts import (
+    SpeechRecognition,
+    english_fault,
+    normaliser_of,
+    require_no_boolean,
+)
 from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
 
 if TYPE_CHECKING:
@@ -148,6 +154,20 @@ class SpeechRecognitionSeq2Seq(SpeechRecognition):
         logits, said = teacher_forced(model, batch.inputs, batch.targets)
         losses = functional.cross_entropy(logits.transpose(1, 2), said, reduction="none")
         return losses.sum(1) / (said != IGNORED).sum(1)
+
+    def evaluate(
+        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
+    ) -> Evaluation:
+        """The error rate, and the shares of transcripts that are empty or end in a loop."""
+        rules = self.transcript_rules(vocabulary)
+        faults = transcript_faults(
+            list(map(str, predictions)),
+            list(map(str, references)),
+            normaliser_of(rules, vocabulary),
+            rules.counted,
+        )
+        evaluation = super().evaluate(predictions, references, vocabulary)
+        return evaluation.model_copy(update={"faults": faults})
 
     def measure(self, metric: str, vocabulary: Vocabulary) -> Measure:
         if metric == self.curve_metric:
