@@ -23,7 +23,7 @@ def transcripts_sentence(rules: TranscriptRules | None) -> str:
 
 
 def faults_table(variants: Sequence[Variant]) -> str:
-    """What share of each model's transcripts is empty or ends in a loop; empty without a decoder."""
+    """What share of each model's transcripts is empty or loops; empty without a decoder."""
     rows = [
         (one.name, percent(one.faults.empty, 1), percent(one.faults.looping, 1))
         for one in variants
@@ -33,8 +33,8 @@ def faults_table(variants: Sequence[Variant]) -> str:
         return ""
     return (
         table("lrr", ["variant", "transcripts empty", "transcripts looping"], rows)
-        + "\n\n*Looping: ends in a phrase that stands there at least four times in a row, which the "
-        "truth does not.*"
+        + "\n\n*Looping: ends in a phrase that stands there at least four times in a row, which "
+        "the truth does not.*"
     )
 
 
