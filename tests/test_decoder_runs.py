@@ -11,10 +11,9 @@ from typing import Any
 
 import onnx
 import pytest
-import torch
 import transformers
 from commands import faults, invoke, refused, run
-from manifests import made_manifest
+from manifests import make_manifest
 from pydantic import ValidationError
 from standin import StandIn
 
@@ -37,9 +36,7 @@ def prepared(stand_ins: Callable[[str], Path], root: Path, name: str, **content:
 
 
 @pytest.fixture(scope="module")
-def pruned(
-    stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> StandIn:
+def pruned(stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> StandIn:
     """Of clips without labels: the decoder is fed what the model says."""
     root = tmp_path_factory.mktemp("decoders")
     budget = {"heads": 2, "decoder_neurons": 0.5}
@@ -168,3 +165,25 @@ class TestCheck:
 def test_budgets_that_cannot_be(budget: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValidationError, match=fault):
         Budget.model_validate(budget)
+
+
+def test_a_pruned_model_that_loops_more_is_told_of() -> None:
+    whole = make_manifest()
+    variants = tuple(
+        one.model_copy(
+            update={
+                "faults": TranscriptFaults(
+                    empty=0.02, looping=0.1 if one.name == "pruned-int8" else 0.05
+                )
+            }
+        )
+        for one in whole.variants
+    )
+    told = caveats(whole.model_copy(update={"variants": variants}))
+    assert [line for line in told if "transcripts" in line] == [
+        "10.0 % of the transcripts of pruned-int8 are looping, one phrase over and over; of the "
+        "original's 5.0 %."
+    ]
+    assert not [line for line in caveats(whole) if "transcripts" in line]
+    assert "| pruned-int8 | 2.0 % | 10.0 % |" in re.sub(" +", " ", faults_table(variants))
+    assert faults_table(whole.variants) == ""

@@ -17,6 +17,7 @@ from hibprune.tasks.loops import loops, transcript_faults
         ("no no no no", True),
         ("and then no no no no no", True),
         ("no no no no yes", False),  # over before the end
+        ("no no no no n", True),
         ("the cat sat the cat sat the cat sat the cat sat", True),
         ("well the cat sat the cat sat the cat sat the cat sat the ca", True),  # cut
         ("the cat sat the cat sat the cat sat", False),
@@ -34,7 +35,12 @@ def test_a_loop_is_a_phrase_four_times_in_a_row_at_the_end(text: str, expected: 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("はははは", True), ("ありがとうございます", False), ("ありがとう" * 4, True), ("はい", False)],
+    [
+        ("はははは", True),
+        ("ありがとうございます", False),
+        ("ありがとう" * 4, True),
+        ("はい", False),
+    ],
 )
 def test_where_characters_are_counted_they_are_what_repeats(text: str, expected: bool) -> None:
     assert loops(text, text, "character") is expected

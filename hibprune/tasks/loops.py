@@ -41,12 +41,11 @@ def repeats_at_end(items: Sequence[str], times: int) -> bool:
 
     The end may be cut anywhere, also within an item.
     """
-    return any(_is_periodic(own, times) for own in (items, items[:-1]))
-
-
-def _is_periodic(items: Sequence[str], times: int) -> bool:
     for period in range(1, len(items) // times + 1):
         place = len(items) - 1 - period
+        if not items[place].startswith(items[-1]):
+            continue
+        place -= 1
         while place >= 0 and items[place] == items[place + period]:
             place -= 1
         if len(items) - 1 - place >= times * period:

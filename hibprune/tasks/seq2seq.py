@@ -188,6 +188,8 @@ class SpeechRecognitionSeq2Seq(SpeechRecognition):
         return with_mask(extractor)
 
     def decoded_tokens(self, references: Sequence[Target], vocabulary: Vocabulary) -> int:
+        if not references:
+            return self.max_new_tokens
         lengths = [
             sum(token >= 0 for token in self.encode(reference, vocabulary))
             for reference in references
