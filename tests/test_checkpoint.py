@@ -240,6 +240,10 @@ def nan_in_an_unused_row(tensors: dict[str, torch.Tensor]) -> None:
            "pruned_channels: layer 0 is no list of numbers of channels, each with a mask")
           for part in ("x", [16], [[16, "1"]], [True, "1"], [16, "zz"])),
         (setting("config.json", pruned_neurons="x"), "pruned_neurons: no mapping: mend it"),
+        (setting("config.json", pruned_decoder_neurons="x"),
+         "pruned_decoder_neurons: no mapping: mend it"),
+        (setting("config.json", pruned_decoder_neurons={"0": [[10**13, "f"]]}),
+         "pruned_decoder_neurons: layer 0 had more neurons than any model has"),
         (setting("config.json", pruned_neurons=[[37, "1"]]), "pruned_neurons: no mapping"),
         (setting("config.json", pruned_neurons={"x\nerror: y": []}),
          "pruned_neurons: 'x error: y' is no layer's number"),

@@ -12,7 +12,7 @@ from hibprune.attribution.methods import Magnitude
 from hibprune.models.attention import attention_sites
 from hibprune.models.feed_forward import feed_forward_sites, neurons_of
 from hibprune.models.front_end import channels_of, front_end_parts
-from hibprune.records.units import Kind, Scores
+from hibprune.records.units import POOLS, Pool, Scores
 
 
 def attribute(
@@ -21,11 +21,11 @@ def attribute(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
-    kind: Kind = "head",
+    pool: Pool = "head",
 ) -> Scores:
     """Norms of every unit still there; samples and loss are not looked at."""
     norms: list[float] = []
-    if kind == "channel":
+    if pool == "channel":
         parts = front_end_parts(model)
         for part, reader in pairwise(parts):
             rows = part.writer.weight.detach().float().flatten(1).norm(dim=1)
@@ -33,11 +33,13 @@ def attribute(
             columns = columns.unflatten(1, (-1, reader.size))
             norms.extend((rows * columns.square().sum((0, 2)).sqrt()).tolist())
         return scores_of(method, model, (), [tuple(norms)], channels_of(model))
+    kind, stack = POOLS[pool]
     if kind == "neuron":
-        for layer in feed_forward_sites(model):
-            rows = layer.first.weight.detach().float().norm(dim=1)
+        for layer in feed_forward_sites(model, stack):
+            own = layer.first.weight.detach().float().unflatten(0, (layer.layout.rows, -1))
+            rows = own.square().sum((0, 2)).sqrt()
             norms.extend((rows * layer.second.weight.detach().float().norm(dim=0)).tolist())
-        return scores_of(method, model, (), [tuple(norms)], neurons_of(model))
+        return scores_of(method, model, (), [tuple(norms)], neurons_of(model, stack))
     for site in attention_sites(model):
         rows = site.value.weight.detach().unflatten(0, (-1, site.head_size))
         columns = site.output.get_parameter("weight").detach().unflatten(1, (-1, site.head_size))

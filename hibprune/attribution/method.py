@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_a
 from pydantic import Field, field_validator
 
 from hibprune.records.base import Settings
-from hibprune.records.units import ENCODER, Kind, Scores
+from hibprune.records.units import ENCODER, Pool, Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,8 +35,8 @@ class MethodBase(Settings, ABC):
     """Forward and backward passes it takes."""
     resources: ClassVar[frozenset[str]] = frozenset()
     """Fields that change time and memory, not scores."""
-    kinds: ClassVar[tuple[Kind, ...]] = ("head",)
-    """The kinds of units it can score."""
+    pools: ClassVar[tuple[Pool, ...]] = ("head",)
+    """What it can score."""
     by_sample: ClassVar[bool] = True
     """Whether samples are scored one by one, so that several processes can share them."""
 
@@ -63,14 +63,14 @@ class MethodBase(Settings, ABC):
         samples: Sequence[Sample],
         loss: Loss,
         session: Session,
-        kind: Kind = "head",
+        pool: Pool = "head",
     ) -> Scores:
-        """Score every head still in those stacks, or all neurons or channels that can be removed.
+        """Score every head still in those stacks, or all of another pool that can be removed.
 
-        Those by methods that have them among their `kinds`. The model is left as it was found.
+        Those by methods that have it among their `pools`. The model is left as it was found.
         """
         file: Any = import_module(f"{__package__}.{self.name().replace('-', '_')}")
-        options = {} if kind == "head" else {"kind": kind}
+        options = {} if pool == "head" else {"pool": pool}
         scores: Scores = file.attribute(self, model, samples, loss, session, **options)
         return scores
 

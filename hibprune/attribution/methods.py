@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hibprune.attribution.hib_settings import HeadInformationBottleneck
 from hibprune.attribution.method import AnyStackMethod, BatchedMethod, BatchSize, MethodBase
-from hibprune.records.units import Kind
+from hibprune.records.units import POOLS, Pool
 
 Answer = Literal["probability", "log-likelihood"]
 
@@ -124,7 +124,7 @@ class Taylor(AnyStackMethod, BatchedMethod):
     """
 
     method: Literal["taylor"]
-    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron", "channel")
+    pools: ClassVar[tuple[Pool, ...]] = tuple(POOLS)
     normalise: Literal["none", "layer"] = "none"
 
     title: ClassVar[str] = "Taylor: slope of the task loss as the head's output is turned down"
@@ -195,7 +195,7 @@ class Reconstruction(MethodBase):
     memory_gib: float = Field(default=2.0, gt=0)
 
     resources: ClassVar[frozenset[str]] = frozenset({"memory_gib"})
-    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron", "channel")
+    pools: ClassVar[tuple[Pool, ...]] = tuple(POOLS)
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Reconstruction: what the best linear repair cannot bring back"
     source: ClassVar[str] = "Hassibi & Stork 1993, by blocks; Kurtić et al. 2023 (ZipLM)"
@@ -212,7 +212,7 @@ class Magnitude(MethodBase):
 
     method: Literal["magnitude"]
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron", "channel")
+    pools: ClassVar[tuple[Pool, ...]] = tuple(POOLS)
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Norm of the head's slice of the value and output projections"
     source: ClassVar[str] = "the usual weight-only baseline"
@@ -224,7 +224,7 @@ class Random(MethodBase):
 
     method: Literal["random"]
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("head", "neuron", "channel")
+    pools: ClassVar[tuple[Pool, ...]] = tuple(POOLS)
     by_sample: ClassVar[bool] = False
     title: ClassVar[str] = "Uniform random scores, seeded: the baseline"
     source: ClassVar[str] = "every pruning paper"

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Random
 from hibprune.models.units import units_of
-from hibprune.records.units import Kind, Scores
+from hibprune.records.units import Pool, Scores
 
 
 def attribute(
@@ -19,9 +19,9 @@ def attribute(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
-    kind: Kind = "head",
+    pool: Pool = "head",
 ) -> Scores:
     """Draw a score for every unit from the session's seed."""
-    units = units_of(model, kind)
+    units = units_of(model, pool)
     drawn = np.random.default_rng(session.seed).uniform(size=len(units))
     return scores_of(method, model, (), [tuple(float(value) for value in drawn)], units)

@@ -11,7 +11,7 @@ unfolded windows, or of the projection behind the last.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -38,10 +38,12 @@ from hibprune.models.layerwise import (
     clip_batches,
     unchunked,
 )
+from hibprune.models.layerwise_decoder import LayerwiseDecoder, transcript_batches
 from hibprune.models.moments import Moments
 from hibprune.models.sublayers import sublayers, writing_recorded
 from hibprune.models.units import units_of
-from hibprune.records.units import Kind, Scores, Unit
+from hibprune.records.units import DECODER, POOLS, Pool, Scores, Unit
+from hibprune.tasks.seq2seq import fed_tokens
 
 DAMPING = 1e-6
 """Of the mean variance of a column."""
@@ -70,10 +72,14 @@ def attribute(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
-    kind: Kind = "head",
+    pool: Pool = "head",
 ) -> Scores:
-    """Score the units of one kind, all samples together; labels and loss are not looked at."""
+    """Score the units of a pool, all samples together; the loss is not looked at."""
     clips = [CalibrationClip(sample.inputs) for sample in samples]
+    if POOLS[pool][1] == DECODER:
+        device = next(model.parameters()).device
+        fed = [fed_tokens(model.config, [sample.target], device)[0] for sample in samples]
+        clips = [replace(clip, tokens=own) for clip, own in zip(clips, fed, strict=True)]
 
     def progress(done: int, total: int) -> None:
         session.progress(len(samples) * done / total, len(samples), None)
@@ -81,11 +87,11 @@ def attribute(
     weighing, room = method.normalise, int(method.memory_gib * 2**30)
     with TemporaryDirectory() as scratch:
         states = HiddenStates(Path(scratch), room)
-        if kind == "channel":
+        if pool == "channel":
             scores = channel_scores(model, clips, weighing, states, progress)
         else:
-            scores = sublayer_scores(model, clips, kind, weighing, states, progress)
-    units = units_of(model, kind)
+            scores = sublayer_scores(model, clips, pool, weighing, states, progress)
+    units = units_of(model, pool)
     return scores_of(method, model, samples, [tuple(scores[unit] for unit in units)], units)
 
 
@@ -93,7 +99,7 @@ def attribute(
 def sublayer_scores(
     model: PreTrainedModel,
     clips: Sequence[CalibrationClip],
-    kind: Kind,
+    pool: Pool,
     weighing: Weighing,
     states: HiddenStates,
     progress: Callable[[int, int], None],
@@ -103,19 +109,21 @@ def sublayer_scores(
     Within a sublayer scores never fall in the order in which units go, so that the lowest of the
     whole model are those that go first everywhere.
     """
-    batches = clip_batches(model, clips)
+    kind, stack = POOLS[pool]
+    in_decoder = stack == DECODER
+    batches = (transcript_batches if in_decoder else clip_batches)(model, clips)
     scores: dict[Unit, float] = {}
     with frozen(model), unchunked(model):
-        encoder = LayerwiseEncoder(model, states)
+        through = (LayerwiseDecoder if in_decoder else LayerwiseEncoder)(model, states)
         for batch in batches:
-            states.put(str(batch.number), encoder.start(batch, clips))
-        layers = sublayers(model)
+            states.put(str(batch.number), through.start(batch, clips))
+        layers = sublayers(model, stack)
         for number, layer in enumerate(layers):
             chosen = [one for one in layer if one.kind == kind and one.units]
             sums = [_nothing(one.writer.weight) for one in chosen]
             for batch in batches:
                 with writing_recorded(chosen) as written:
-                    after = encoder(batch, number, states.get(str(batch.number)))
+                    after = through(batch, number, states.get(str(batch.number)))
                 states.put(str(batch.number), after)
                 for place, one in enumerate(chosen):
                     counts = batch.counts.to(after.device)

@@ -15,7 +15,7 @@ from hibprune.models.attention import AttentionSite, attention_sites, outputs_ch
 from hibprune.models.feed_forward import feed_forward_sites
 from hibprune.models.front_end import front_end_parts
 from hibprune.models.replay import prefix_replayed
-from hibprune.records.units import Head
+from hibprune.records.units import ENCODER, Head
 
 
 def gate_gradients(
@@ -46,24 +46,24 @@ def gate_gradients(
 
 
 def neuron_gradients(
-    model: PreTrainedModel, calibration: CalibrationBatch, loss: Loss
+    model: PreTrainedModel, calibration: CalibrationBatch, loss: Loss, stack: str = ENCODER
 ) -> tuple[Tensor, Tensor]:
     """∂loss/∂ξ at ξ = 1 for a factor ξ on each neuron's output, and the losses themselves.
 
-    Shapes (batch, neurons), in the order of `neurons_of(model)`, and (batch,).
+    Shapes (batch, neurons), in the order of `neurons_of(model, stack)`, and (batch,).
     """
-    sites = feed_forward_sites(model)
+    sites = feed_forward_sites(model, stack)
     size, like = len(calibration.batch.ids), next(model.parameters())
     gates = [like.new_ones(size, len(site.neurons)).requires_grad_(True) for site in sites]
 
     def gating(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         return lambda _module, inputs: (inputs[0] * gate[:, None, :], *inputs[1:])
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(prefix_replayed(model, calibration.prefix))
+    with ExitStack() as hooks:
+        hooks.enter_context(torch.enable_grad())
+        hooks.enter_context(prefix_replayed(model, calibration.prefix))
         for site, gate in zip(sites, gates, strict=True):
-            stack.callback(site.second.register_forward_pre_hook(gating(gate)).remove)
+            hooks.callback(site.second.register_forward_pre_hook(gating(gate)).remove)
         losses = loss(model, calibration.batch)
         gradients = torch.autograd.grad(losses.sum(), gates)
     return torch.cat(gradients, dim=1), losses.detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -20,7 +21,7 @@ from hibprune.attribution.sensitivity import (
     neuron_gradients,
 )
 from hibprune.models.units import units_of
-from hibprune.records.units import Head, Kind, Scores
+from hibprune.records.units import POOLS, Head, Pool, Scores
 
 
 def attribute(
@@ -29,11 +30,11 @@ def attribute(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
-    kind: Kind = "head",
+    pool: Pool = "head",
 ) -> Scores:
     """Score every head of every sample, or all neurons or channels over all samples."""
-    if kind != "head":
-        return _many(method, model, samples, loss, session, kind)
+    if pool != "head":
+        return _many(method, model, samples, loss, session, pool)
 
     def score_batch(calibration: CalibrationBatch, report: Report) -> Tensor:
         slopes, losses = gate_gradients(model, calibration, loss, method.stacks)
@@ -54,11 +55,12 @@ def _many(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
-    kind: Kind,
+    pool: Pool,
 ) -> Scores:
     """Mean over samples of the slopes of neurons or channels; a row a sample would be as long."""
-    gradients = neuron_gradients if kind == "neuron" else channel_gradients
-    if kind == "channel":
+    kind, stack = POOLS[pool]
+    gradients = channel_gradients if kind == "channel" else partial(neuron_gradients, stack=stack)
+    if pool == "channel":
         # In front of the encoder, samples that share a batch would be padded.
         method = method.model_copy(update={"batch_size": 1})
 
@@ -73,7 +75,7 @@ def _many(
     alone = replace(session, save=lambda rows, steps=None, training=None: None)
     rows = score_in_batches(method, model, samples, score_batch, batch_size, alone)
     mean = np.mean(np.array(rows), axis=0)
-    return scores_of(method, model, samples, [tuple(mean.tolist())], units_of(model, kind))
+    return scores_of(method, model, samples, [tuple(mean.tolist())], units_of(model, pool))
 
 
 def normalised(rows: Sequence[Row], heads: Sequence[Head]) -> list[Row]:

@@ -21,7 +21,7 @@ from hibprune.recipe import LoadedRecipe, load_recipe
 from hibprune.records.frontier import Frontier, FrontierPoint
 from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import Benchmark
-from hibprune.records.units import Kind, OneNumber
+from hibprune.records.units import OneNumber, Pool
 from hibprune.records.variants import Converted, Variant, VariantLatency
 from hibprune.report.frontier import write_frontier
 from hibprune.stages.budget import check_mix
@@ -40,6 +40,7 @@ SHARED = (
     "attribute",
     "attribute-neurons",
     "attribute-channels",
+    "attribute-decoder-neurons",
     LATENCY_TABLE,
     "convert-original-int8",
     "measure-original-int8",
@@ -199,11 +200,8 @@ def _frontier(manifests: Mapping[str, Manifest], benchmark: Benchmark, command: 
     points = []
     for label, manifest in manifests.items():
         assert manifest.budget is not None
-        removed: dict[Kind, int] = {"head": manifest.heads.removed_count}
-        if manifest.neurons is not None:
-            removed["neuron"] = manifest.neurons.removed_count
-        if manifest.channels is not None:
-            removed["channel"] = manifest.channels.removed_count
+        removed: dict[Pool, int] = {"head": manifest.heads.removed_count}
+        removed |= {pool: units.removed_count for pool, units in manifest.others.items()}
         points.append(
             FrontierPoint(
                 label=label,

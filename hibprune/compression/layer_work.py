@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.hidden_states import HiddenStates
-from hibprune.models.layerwise import ClipBatch, LayerwiseEncoder
+from hibprune.models.layerwise import ClipBatch, Layerwise
 from hibprune.models.moments import Moments
 from hibprune.models.sublayers import Sublayer, Written, writing_recorded
 
@@ -28,7 +28,7 @@ class LayerWork:
     """Passes of this process's batches through one layer of both models."""
 
     layer: int
-    encoder: LayerwiseEncoder
+    through: Layerwise
     pruned: nn.Module
     batches: Sequence[ClipBatch]
     states: HiddenStates
@@ -46,7 +46,7 @@ class LayerWork:
         for batch in self.batches:
             before = self.states.get(f"original/{batch.number}")
             with writing_recorded(parts) as written:
-                states = self.encoder(batch, self.layer, before)
+                states = self.through(batch, self.layer, before)
             self.states.put(f"original/{batch.number}", states)
             for part, sublayer in enumerate(parts):
                 self.states.put(f"target/{part}/{batch.number}", _stream(written[part], sublayer))
@@ -95,7 +95,7 @@ class LayerWork:
 
     def _pass_pruned(self, batch: ClipBatch) -> Tensor:
         states = self.states.get(f"pruned/{batch.number}")
-        return self.encoder(batch, self.layer, states, self.pruned)
+        return self.through(batch, self.layer, states, self.pruned)
 
 
 def total(own: Moments, ranks: Ranks) -> Moments:

@@ -17,9 +17,9 @@ from hibprune.records.units import (
     Currency,
     Head,
     HeadShare,
-    Kind,
     OneNumber,
     Plan,
+    Pool,
     Scope,
     Scores,
     Unit,
@@ -33,13 +33,13 @@ class Budget(Settings):
     """How much to remove: give one of `fraction` and `heads`, or one number for all kinds of units.
 
     `fraction` is the share of the heads that goes, `heads` their number; shares of other units go
-    beside them: `neurons` of the feed-forwards, and `channels` of the convolutions in front of the
-    encoder. `scope: global` removes the lowest scores over the whole model, `layerwise` the same
-    number from every layer (`heads` then counts per layer), of heads and neurons; channels always
-    go from every layer alike. No layer is left with fewer heads
-    than `min_heads_per_layer`.
+    beside them: `neurons` of the encoder's feed-forwards, `decoder_neurons` of a decoder's, and
+    `channels` of the convolutions in front of the encoder. `scope: global` removes the lowest
+    scores over the whole model, `layerwise` the same number from every layer (`heads` then counts
+    per layer), of heads and neurons; channels always go from every layer alike. No layer is left
+    with fewer heads than `min_heads_per_layer`.
 
-    One number for heads, neurons and channels together: `parameters` is the share of the whole
+    One number for all kinds of units together: `parameters` is the share of the whole
     model's parameters that STAYS, `multiply_adds` that of its multiply-adds on an input of the
     first length of `benchmark`; `size_mb` is what the ONNX files of `gates.variant` may take up, in
     fp32 or int8; `metric_drop` how far the metric may fall (0.01 is a point), or errors rise, on
@@ -56,12 +56,13 @@ class Budget(Settings):
     heads: int | None = Field(default=None, ge=1)
     neurons: float = Field(default=0.0, ge=0, lt=1)
     channels: float = Field(default=0.0, ge=0, lt=1)
+    decoder_neurons: float = Field(default=0.0, ge=0, lt=1)
     parameters: float | None = Field(default=None, gt=0, lt=1)
     multiply_adds: float | None = Field(default=None, gt=0, lt=1)
     size_mb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     metric_drop: float | None = Field(default=None, ge=0, lt=1)
     speedup: float | None = Field(default=None, gt=1, allow_inf_nan=False)
-    kinds: tuple[Kind, ...] | None = Field(default=None, min_length=1)
+    kinds: tuple[Pool, ...] | None = Field(default=None, min_length=1)
     scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)
 
@@ -81,7 +82,7 @@ class Budget(Settings):
                     f"kinds limits what {_either(get_args(OneNumber))} may take: leave it out"
                 )
             return self
-        for name in ("neurons", "channels"):
+        for name in ("neurons", "channels", "decoder_neurons"):
             if getattr(self, name):
                 raise ValueError(
                     f"{name} contradicts {self.one_number}, which decides by itself what goes: "
@@ -237,29 +238,14 @@ def require_encoder(heads: Iterable[Head]) -> None:
         )
 
 
-def lowest_neurons(scores: Scores, budget: Budget) -> tuple[Unit, ...]:
-    """The neurons that a budget removes, sorted: the lowest over the model, or of every layer.
+def lowest_share(scores: Scores, share: float, scope: Scope, many: str) -> tuple[Unit, ...]:
+    """The units that a share removes, sorted: the lowest over the model, or of every layer.
 
-    A share is rounded down to whole neurons.
-
-    Raises:
-        UserError: a score is not finite.
-    """
-    return _lowest_share(scores, budget.neurons, budget.scope, "neurons")
-
-
-def lowest_channels(scores: Scores, budget: Budget) -> tuple[Unit, ...]:
-    """The channels that a budget removes, sorted: the lowest of every layer, whatever its scope.
-
-    A share is rounded down to whole channels, so that each layer keeps one.
+    A share is rounded down to whole units. `many` is what an error calls them.
 
     Raises:
         UserError: a score is not finite.
     """
-    return _lowest_share(scores, budget.channels, "layerwise", "channels")
-
-
-def _lowest_share(scores: Scores, share: float, scope: Scope, many: str) -> tuple[Unit, ...]:
     values = scores.values
     if not all(map(math.isfinite, values.values())):
         raise UserError(f"attribution of {many}: a score is not finite: see the model's outputs")

@@ -10,13 +10,16 @@ right as well. Sublayers behind the first removal are fitted also where nothing 
 forward passes are needed, a layer at a time on kept hidden states, and no labels. Where the
 sublayer has no bias, none is made: what then stays of a shift is left to the sublayers above. Where
 channels of a convolutional front end are gone, that is repaired first (front_end_repair.py).
+
+A decoder that lost units is repaired after the encoder, on transcripts that both models are fed,
+each hearing what its own encoder gives out: the clips' transcripts stand for labels there. One that
+lost none is left as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -28,12 +31,13 @@ from hibprune.compression.front_end_repair import (
     repair_front_end,
     require_windows,
 )
-from hibprune.compression.layer_work import LayerWork, held_out
-from hibprune.compression.refine import refine_layer, tried
+from hibprune.compression.layer_work import held_out
 from hibprune.compression.settings import RepairKind
-from hibprune.compression.writer_fit import Part, first_affected, fit_writer, require_frames
+from hibprune.compression.stack_repair import DamagedStack, StackRepair
+from hibprune.compression.writer_fit import Part
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import frozen
+from hibprune.models.feed_forward import neuron_stack
 from hibprune.models.front_end import front_end_parts
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import (
@@ -45,8 +49,17 @@ from hibprune.models.layerwise import (
     entering_states,
     unchunked,
 )
-from hibprune.models.sublayers import Sublayer, sublayers
+from hibprune.models.layerwise_decoder import (
+    LayerwiseDecoder,
+    decoder_layers,
+    transcript_batches,
+)
+from hibprune.models.sublayers import sublayers
 from hibprune.records.repair import LayerRefinement, Repair, SublayerRepair
+from hibprune.records.units import DECODER
+
+BEHIND_SELF_ATTENTION = (0, 1)
+"""The first sublayer of a decoder that hears the encoder."""
 
 
 def repair(
@@ -65,38 +78,34 @@ def repair(
     Hidden states and second moments take up to `room_bytes` of memory; states beyond that lie in
     files in `scratch`, which is the caller's to remove. Several processes that are given the same
     take a share of the work each, and come to the same weights. A model that lost nothing is left
-    alone.
+    alone. Where a decoder lost units, clips need tokens; gradient steps are for the encoder.
 
     Raises:
         UserError: there are fewer frames than a fit has unknowns (says how many clips it takes), or
             a model gives out NaN or infinite values.
     """
-    before, after = sublayers(original), sublayers(pruned)
     front_end = front_end_affected(original, pruned)
-    first = (0, 0) if front_end else _first_affected(before, after)
+    encoder = DamagedStack.of(sublayers(original), sublayers(pruned))
+    if front_end:
+        encoder = encoder.fitted_from((0, 0))
+    decoder = _damaged_decoder(original, pruned, encoder.first is not None)
     batches = clip_batches(original, clips)
-    if first is None:
-        return _report(kind, clips, batches, [], [])
-    affected = [
-        [sublayer for part, sublayer in enumerate(own) if (layer, part) >= first]
-        for layer, own in enumerate(after)
-    ]
     if front_end:
         require_windows(original, pruned, kind, batches, clips)
-    _require_frames([one for own in affected for one in own], kind, batches)
+    encoder.require_frames(kind, batches)
+    front_parts = front_end_parts(pruned) if front_end else ()
     found: list[SublayerRepair] = []
     refined: list[LayerRefinement] = []
-    front_parts = front_end_parts(pruned) if front_end else ()
-    done = count(1)
+    done, parts = count(1), len(front_parts) + encoder.layers + decoder.layers
 
     def part_done() -> None:
-        progress(next(done), len(front_parts) + len(after))
+        progress(next(done), parts)
 
+    fitted: list[Part] = [*front_parts, *encoder.all_fitted, *decoder.all_fitted]
     with torch.no_grad(), ExitStack() as stack:
         for model in (original, pruned):
             stack.enter_context(frozen(model))
             stack.enter_context(unchunked(model))
-        fitted: list[Part] = [*front_parts, *(one for own in affected for one in own)]
         states = HiddenStates(scratch, max(0, room_bytes - _moments_bytes(fitted)))
         own_batches = ranks.share(batches)
         if front_parts:
@@ -105,103 +114,56 @@ def repair(
             )
             for batch in own_batches:
                 states.put(f"pruned/{batch.number}", entering_states(pruned, batch, clips))
-        encoder = LayerwiseEncoder(original, states)
-        for batch in own_batches:
-            states.put(f"original/{batch.number}", encoder.start(batch, clips))
-        for layer, own in enumerate(after):
-            module = encoder_layers(pruned)[layer]
-            work = LayerWork(layer, encoder, module, own_batches, states, ranks)
-            if not affected[layer]:
-                work.pass_original(())
-            else:
-                if layer == first[0] and not front_parts:
-                    work.part_ways()
-                work.pass_original(before[layer])
-                gone = [
-                    len(whole.units) - len(smaller.units)
-                    for whole, smaller in zip(before[layer], own, strict=True)
-                ]
-                affected_parts = [part for part in range(len(own)) if (layer, part) >= first]
-                fit = partial(_fitted_layer, work, own, gone, affected_parts, kind)
-                trial = _tried(work, own, fit, refine_steps) if refine_steps else None
-                found += fit(everything=True)
-                if trial is not None:
-                    refine_layer(work, own, trial, refine_steps)
-                    refined.append(trial)
-                work.drop_targets(len(own))
-                work.pass_repaired()
-            part_done()
-    return _report(kind, clips, batches, found, refined)
+        if encoder.layers:
+            through = LayerwiseEncoder(original, states)
+            for batch in own_batches:
+                states.put(f"original/{batch.number}", through.start(batch, clips))
+            layers, parted = encoder_layers(pruned), bool(front_parts)
+            walk = StackRepair(encoder, through, layers, own_batches, states, ranks, parted)
+            more, refined = walk.walk(kind, refine_steps, part_done)
+            found += more
+        spoken = transcript_batches(original, clips) if decoder.layers else ()
+        if decoder.layers:
+            own_spoken = ranks.share(spoken)
+            speaking = LayerwiseDecoder(original, states)
+            for batch in own_spoken:
+                states.put(f"original/{batch.number}", speaking.start(batch, clips))
+                speaking.hear_pruned(pruned, batch, clips)
+            layers = decoder_layers(pruned)
+            walk = StackRepair(decoder, speaking, layers, own_spoken, states, ranks)
+            found += walk.walk(kind, 0, part_done)[0]
+    held = sum(int(held_out(batch).sum()) for batch in batches)
+    return Repair(
+        kind=kind,
+        clips=len(clips) - held,
+        held_out=held,
+        frames=_counted(batches) if encoder.layers or not spoken else 0,
+        tokens=_counted(spoken),
+        sublayers=tuple(found),
+        refinements=tuple(refined),
+    )
 
 
-def _fitted_layer(
-    work: LayerWork,
-    own: Sequence[Sublayer],
-    gone: Sequence[int],
-    parts: Sequence[int],
-    kind: RepairKind,
-    everything: bool,
-) -> list[SublayerRepair]:
-    """Fit a layer's sublayers, one after the other."""
-    return [
-        fit_writer(own[part], gone[part], *work.moments(part, own[part]), kind, everything)
-        for part in parts
-    ]
-
-
-def _tried(
-    work: LayerWork, own: Sequence[Sublayer], fit: Callable[..., object], steps: int
-) -> LayerRefinement:
-    """What gradient steps behind a fit bring on clips that neither has seen; nothing moves."""
-    old = [weight.detach().clone() for weight in work.pruned.parameters()]
-    fit(everything=False)
-    trial = tried(work, own, steps)
-    for weight, earlier in zip(work.pruned.parameters(), old, strict=True):
-        weight.copy_(earlier)
-    return trial
-
-
-def _first_affected(
-    before: Sequence[Sequence[Sublayer]], after: Sequence[Sequence[Sublayer]]
-) -> tuple[int, int] | None:
-    """Layer and part of the first sublayer that units are gone from."""
-    for layer, (whole, smaller) in enumerate(zip(before, after, strict=True)):
-        part = first_affected(whole, smaller)
-        if part is not None:
-            return layer, part
-    return None
+def _damaged_decoder(
+    original: PreTrainedModel, pruned: PreTrainedModel, encoder_damaged: bool
+) -> DamagedStack:
+    """The decoder that lost units, or no layers where it lost none or there is no decoder."""
+    whole = DamagedStack((), (), None)
+    if neuron_stack(original, DECODER) is None:
+        return whole
+    found = DamagedStack.of(sublayers(original, DECODER), sublayers(pruned, DECODER))
+    if found.first is None:
+        return whole
+    return found.fitted_from(BEHIND_SELF_ATTENTION) if encoder_damaged else found
 
 
 def _moments_bytes(parts: Sequence[Part]) -> int:
     """What sums take up in float64: of clips fitted on and held out, and while they are solved."""
     shapes = [part.writer.weight.flatten(1).shape for part in parts]
-    columns = max(shape[1] for shape in shapes)
-    return 5 * 8 * columns * (columns + max(shape[0] for shape in shapes))
+    columns = max((shape[1] for shape in shapes), default=0)
+    return 5 * 8 * columns * (columns + max((shape[0] for shape in shapes), default=0))
 
 
-def _require_frames(
-    affected: Sequence[Sublayer], kind: RepairKind, batches: Sequence[ClipBatch]
-) -> None:
-    frames = sum(int(batch.counts[~held_out(batch)].sum()) for batch in batches)
-    clips = sum(int((~held_out(batch)).sum()) for batch in batches)
-    for sublayer in affected:
-        require_frames(sublayer, kind, frames, clips)
-
-
-def _report(
-    kind: str,
-    clips: Sequence[CalibrationClip],
-    batches: Sequence[ClipBatch],
-    found: Sequence[SublayerRepair],
-    refined: Sequence[LayerRefinement],
-) -> Repair:
-    held = sum(int(held_out(batch).sum()) for batch in batches)
-    frames = sum(int(batch.counts.sum()) for batch in batches)
-    return Repair(
-        kind=kind,
-        clips=len(clips) - held,
-        held_out=held,
-        frames=frames,
-        sublayers=tuple(found),
-        refinements=tuple(refined),
-    )
+def _counted(batches: Sequence[ClipBatch]) -> int:
+    """The frames or tokens that count."""
+    return sum(int(batch.counts.sum()) for batch in batches)

@@ -16,8 +16,9 @@ RepairKind = Literal["none", "mean", "scale", "least-squares"]
 class RefineSettings(Settings):
     """Gradient steps behind the fit: a layer at a time, towards what the original gives out.
 
-    All matrices of a layer move, in up to `steps` steps of a batch of clips each. No labels are
-    used. Calibration clips held out of it say after how many to stop, and whether it helps at all.
+    All matrices of a layer of the encoder move, in up to `steps` steps of a batch of clips each;
+    layers of a decoder stay as they were fitted. No labels are used. Calibration clips held out of
+    it say after how many to stop, and whether it helps at all.
     """
 
     steps: int = Field(ge=1, le=MAX_STEPS)
@@ -26,9 +27,11 @@ class RefineSettings(Settings):
 class RemovalSettings(Settings):
     """What happens to the weights that stay, once units are gone.
 
-    `repair` fits them to what the model did before, on the calibration clips and without labels:
-    `least-squares` all that write where units went, and behind; `scale` one factor for each unit
-    that stays; `mean` the biases alone; `none` leaves them. `memory_gib` bounds the hidden states
+    `repair` fits them to what the model did before, on the calibration clips and without labels; a
+    decoder that lost units is fed the clips' transcripts, or with `calibration.labels: model` what
+    the model says itself. `least-squares` fits all that write where units went,
+    and behind; `scale` one factor for each unit that stays; `mean` the biases alone; `none` leaves
+    them. `memory_gib` bounds the hidden states
     that are held in memory for it; what is more goes to files. `refine` goes on from the fitted
     weights by gradient steps; left open, it is not done.
     """

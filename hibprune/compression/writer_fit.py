@@ -35,6 +35,8 @@ class Part(Protocol):
     @property
     def layer(self) -> int: ...
     @property
+    def stack(self) -> str: ...
+    @property
     def kind(self) -> Kind: ...
     @property
     def name(self) -> str: ...
@@ -106,6 +108,7 @@ def fit_writer(
     spread = judge.spread() or 1.0
     return SublayerRepair(
         layer=part.layer,
+        stack=part.stack,
         kind=part.kind,
         name=part.name,
         removed=removed,

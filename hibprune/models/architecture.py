@@ -72,6 +72,7 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
             )
     remembered = (
         ("pruned_neurons", partial(_units_fault, "neurons")),
+        ("pruned_decoder_neurons", partial(_units_fault, "neurons")),
         ("pruned_channels", partial(_units_fault, "channels")),
         ("pruned_heads", _heads_fault),
     )
@@ -149,7 +150,7 @@ def require_weights_to_fill(
     """
     whole = copy.deepcopy(configuration)
     # Rows cannot be told from one another where there are no weights.
-    whole.pruned_heads = whole.pruned_neurons = {}
+    whole.pruned_heads = whole.pruned_neurons = whole.pruned_decoder_neurons = {}
     with plain_faults(f"{staged.source}: cannot read {WEIGHTS}", staged):
         described = _weights_described(whole, task, staged)
     if described > available:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
 from hibprune.models.families import family_of, has_decoder
-from hibprune.models.layouts import Stack
+from hibprune.models.layouts import NeuronStack, Stack
 from hibprune.records.units import ENCODER, Head
 
 
@@ -74,7 +74,7 @@ def attention_sites(
     return tuple(sites)
 
 
-def stack_layers(base_model: nn.Module, stack: Stack) -> list[nn.Module]:
+def stack_layers(base_model: nn.Module, stack: Stack | NeuronStack) -> list[nn.Module]:
     """The layers of a stack, first to last."""
     return list(base_model.get_submodule(stack.layers).children())
 
@@ -266,6 +266,16 @@ def run_encoder(
     }
     with positions_fitted(model, own):
         encoder(**own, output_attentions=output_attentions)
+
+
+@torch.no_grad()
+def encoder_output(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What a decoder is given to hear (batch, frames, width), of a model that has one."""
+    device = next(model.parameters()).device
+    own = {name: value.to(device) for name, value in inputs.items()}
+    with positions_fitted(model, own):
+        output: Tensor = model.get_encoder()(**own)[0]
+    return output
 
 
 def input_length(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:

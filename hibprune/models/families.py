@@ -37,7 +37,7 @@ MOONSHINE = Stack(
 )
 
 
-def with_decoder(encoder: Stack) -> tuple[Stack, ...]:
+def with_decoder(encoder: Stack, cross_residual: str) -> tuple[Stack, ...]:
     """The three stacks of an encoder–decoder model whose attention modules are all alike."""
     decoder_self = replace(encoder, name="decoder.self", layers="decoder.layers")
     output = encoder.output.rpartition(".")[2]
@@ -49,6 +49,7 @@ def with_decoder(encoder: Stack) -> tuple[Stack, ...]:
             name="decoder.cross",
             attention="encoder_attn",
             output=f"encoder_attn.{output}",
+            residual=cross_residual,
         ),
     )
 
@@ -114,6 +115,7 @@ FAMILIES: tuple[Family, ...] = (
                 head_size="head_size",
                 rows_per_head=("linear_pos",),
                 parameters_per_head=(("pos_bias_u", 0), ("pos_bias_v", 0)),
+                residual="self_attn_layer_norm",
             ),
         ),
         returns=2,
@@ -131,7 +133,6 @@ FAMILIES: tuple[Family, ...] = (
                 scale=0.5,
             ),
         ),
-        attention_residual="self_attn_layer_norm",
         prefix=(("feature_extractor", 2), ("feature_projection", 1)),
         equal_lengths=True,
     ),
@@ -150,9 +151,11 @@ FAMILIES: tuple[Family, ...] = (
         module="whisper.modeling_whisper",
         base_class="WhisperModel",
         attention_classes=("WhisperAttention",),
-        stacks=with_decoder(WHISPER),
+        stacks=with_decoder(WHISPER, "encoder_attn_layer_norm"),
         feed_forwards=(FeedForward("fc1", "fc2", "final_layer_norm"),),
         neurons_in_config="encoder_ffn_dim",
+        decoder_feed_forwards=(FeedForward("fc1", "fc2", "final_layer_norm"),),
+        decoder_neurons_in_config="decoder_ffn_dim",
         parts=(
             ("WhisperEncoder", "encoder"),
             ("WhisperDecoder", "decoder"),
@@ -170,9 +173,10 @@ FAMILIES: tuple[Family, ...] = (
         module="moonshine.modeling_moonshine",
         base_class="MoonshineModel",
         attention_classes=("MoonshineAttention",),
-        stacks=with_decoder(MOONSHINE),
+        stacks=with_decoder(MOONSHINE, "post_attention_layernorm"),
         feed_forwards=(FeedForward("mlp.fc1", "mlp.fc2", "post_attention_layernorm"),),
         neurons_in_config=None,
+        decoder_feed_forwards=(FeedForward("mlp.fc1", "mlp.fc2", "final_layernorm", gated=True),),
         parts=(("MoonshineEncoder", "encoder"), ("MoonshineDecoder", "decoder")),
         returns=2,
         prefix=(("encoder.conv3", 2),),

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hibprune.errors import UserError
 from hibprune.models.attention import stack_layers
-from hibprune.models.families import family_of
-from hibprune.models.layouts import FeedForward
-from hibprune.records.units import ENCODER, Unit
+from hibprune.models.families import FAMILIES, family_of, has_decoder
+from hibprune.models.layouts import FeedForward, NeuronStack
+from hibprune.records.units import DECODER, ENCODER, Unit
 
 Silencing = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
@@ -32,25 +33,39 @@ class FeedForwardSite:
     second: nn.Linear
 
 
-def feed_forward_sites(model: PreTrainedModel) -> tuple[FeedForwardSite, ...]:
-    """The feed-forwards of every layer of the encoder, with the neurons still there."""
-    family = family_of(model.config.model_type)
-    sites = []
-    for number, layer in enumerate(stack_layers(model.base_model, family.encoder)):
+def neuron_stack(model: PreTrainedModel, name: str = ENCODER) -> NeuronStack | None:
+    """The stack of a name, where a model has one whose neurons can be removed."""
+    return next((stack for stack in neuron_stacks(model) if stack.name == name), None)
+
+
+def neuron_stacks(model: PreTrainedModel) -> tuple[NeuronStack, ...]:
+    """All whose neurons can be removed; a classifier in the place of a decoder has none."""
+    stacks = family_of(model.config.model_type).neuron_stacks
+    return stacks if has_decoder(model) else stacks[:1]
+
+
+def feed_forward_sites(model: PreTrainedModel, name: str = ENCODER) -> tuple[FeedForwardSite, ...]:
+    """The feed-forwards of every layer of a stack, with the neurons still there.
+
+    None where the model has no such stack.
+    """
+    stack = neuron_stack(model, name)
+    sites: list[FeedForwardSite] = []
+    for number, layer in enumerate(() if stack is None else stack_layers(model.base_model, stack)):
         offset = 0
-        for part, layout in enumerate(family.feed_forwards):
+        for part, layout in enumerate(() if stack is None else stack.feed_forwards):
             first, second = layer.get_submodule(layout.first), layer.get_submodule(layout.second)
             assert isinstance(first, nn.Linear)
             assert isinstance(second, nn.Linear)
             gone = gone_neurons(first)
-            count = first.out_features + len(gone)
+            count = second.in_features + len(gone)
             sites.append(
                 FeedForwardSite(
                     layer=number,
                     part=part,
                     layout=layout,
                     neurons=tuple(
-                        Unit(number, offset + place, ENCODER, "neuron")
+                        Unit(number, offset + place, name, "neuron")
                         for place in range(count)
                         if place not in gone
                     ),
@@ -62,15 +77,29 @@ def feed_forward_sites(model: PreTrainedModel) -> tuple[FeedForwardSite, ...]:
     return tuple(sites)
 
 
+def require_decoder_neurons(model: PreTrainedModel, place: str = "budget.decoder_neurons") -> None:
+    """See that a model has a decoder whose neurons can be removed, which `place` in a recipe wants.
+
+    Raises:
+        UserError: it has not; names the model types that have.
+    """
+    if neuron_stack(model, DECODER) is None:
+        types = " and ".join(one.model_type for one in FAMILIES if one.decoder_feed_forwards)
+        raise UserError(
+            f"{place}: {type(model).__name__} has no decoder whose neurons can be removed: leave "
+            f"it out (speech recognition with {types} has one)"
+        )
+
+
 def gone_neurons(first: nn.Module) -> frozenset[int]:
     """The original places of the neurons that were removed from a feed-forward."""
     gone: frozenset[int] = getattr(first, "gone_neurons", frozenset())
     return gone
 
 
-def neurons_of(model: PreTrainedModel) -> tuple[Unit, ...]:
-    """The neurons of the encoder that are still there, by layer."""
-    return tuple(neuron for site in feed_forward_sites(model) for neuron in site.neurons)
+def neurons_of(model: PreTrainedModel, stack: str = ENCODER) -> tuple[Unit, ...]:
+    """The neurons of a stack that are still there, by layer."""
+    return tuple(neuron for site in feed_forward_sites(model, stack) for neuron in site.neurons)
 
 
 @contextmanager
@@ -87,7 +116,8 @@ def neurons_silenced(model: PreTrainedModel, neurons: Iterable[Unit]) -> Iterato
         return hook
 
     with ExitStack() as stack:
-        for site in feed_forward_sites(model):
+        sites = (feed_forward_sites(model, one) for one in {unit.stack for unit in silent})
+        for site in (site for own in sites for site in own):
             places = [place for place, one in enumerate(site.neurons) if one in silent]
             if places:
                 hook = silencing(places)

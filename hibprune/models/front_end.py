@@ -37,6 +37,11 @@ class FrontEndPart:
         return "channel"
 
     @property
+    def stack(self) -> str:
+        """What they belong to."""
+        return FRONT_END
+
+    @property
     def name(self) -> str:
         """How a report calls it, without its layer."""
         return "feature projection" if self.is_projection else "convolution"

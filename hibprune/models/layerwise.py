@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from hibprune.models.preprocessing import Reading
 
 PADDING_EVERY = 4
 """Of the frames behind a clip's end, in encoders that fill a window, one in so many counts."""
+HEARD = "heard"
+"""Stands for what a decoder hears among the arguments of its layers."""
 CLIPS_AT_ONCE = 16
 FRAMES_AT_ONCE = 3000
 
@@ -29,20 +31,25 @@ class CalibrationClip:
     """A clip as the model is used on it, and its own frames where others are padding.
 
     `inputs` have a batch dimension of 1. `frames` is None where all of the encoder's frames are the
-    clip's.
+    clip's. `tokens` (1, tokens) are what a decoder is fed, its start token first; None where no
+    decoder is looked at.
     """
 
     inputs: Mapping[str, Tensor]
     frames: int | None = None
+    tokens: Tensor | None = None
 
 
-def calibration_clip(checkpoint: Checkpoint, reading: Reading) -> CalibrationClip:
+def calibration_clip(
+    checkpoint: Checkpoint, reading: Reading, tokens: Tensor | None = None
+) -> CalibrationClip:
     """A clip or text in the window that the model fills with silence, where it does."""
+    inputs = checkpoint.inputs(reading)
     if checkpoint.family.positions is None:
-        return CalibrationClip(checkpoint.inputs(reading))
+        return CalibrationClip(inputs, None, tokens)
     model = checkpoint.model
     own = input_length(model, checkpoint.calibration_inputs(reading))
-    return CalibrationClip(checkpoint.inputs(reading), frame_count(model, own))
+    return CalibrationClip(inputs, frame_count(model, own), tokens)
 
 
 @dataclass(frozen=True)
@@ -138,9 +145,19 @@ def entering_states(
     model: PreTrainedModel, batch: ClipBatch, clips: Sequence[CalibrationClip]
 ) -> Tensor:
     """The hidden states (batch, frames, width) that enter the first layer of the encoder."""
-    with _layer_calls_caught(encoder_layers(model), only_first=True) as caught:
+    with layer_calls_caught(encoder_layers(model), only_first=True) as caught:
         run_encoder(model, batch.inputs(clips))
     return caught[0][0]
+
+
+class Layerwise(Protocol):
+    """The layers of a stack, each of which can be run alone on hidden states."""
+
+    def __call__(
+        self, batch: ClipBatch, layer: int, states: Tensor, instead: nn.Module | None = None
+    ) -> Tensor:
+        """What a layer, or that of a pruned model in its place, makes of hidden states."""
+        ...
 
 
 class LayerwiseEncoder:
@@ -152,17 +169,18 @@ class LayerwiseEncoder:
     def __init__(self, model: PreTrainedModel, states: HiddenStates) -> None:
         self._model = model
         self._states = states
-        self._calls: dict[int, list[_KeptCall]] = {}
+        self._calls: dict[int, list[KeptCall]] = {}
         self.layers = encoder_layers(model)
 
     @torch.no_grad()
     def start(self, batch: ClipBatch, clips: Sequence[CalibrationClip]) -> Tensor:
         """The hidden states (batch, frames, width) that enter the first layer."""
         known = batch.shape in self._calls
-        with _layer_calls_caught(self.layers, only_first=known) as caught:
+        with layer_calls_caught(self.layers, only_first=known) as caught:
             run_encoder(self._model, batch.inputs(clips))
         if not known:
-            self._calls[batch.shape] = self._kept(batch.shape, [call for _, call in caught])
+            calls = [call for _, call in caught]
+            self._calls[batch.shape] = kept_calls(calls, f"call/{batch.shape}", self._states)
         return caught[0][0]
 
     def __call__(
@@ -172,28 +190,9 @@ class LayerwiseEncoder:
         call = self._calls[batch.shape][layer].call(self._states)
         return call(self.layers[layer] if instead is None else instead, states)
 
-    def _kept(self, shape: int, calls: Sequence[LayerCall]) -> list[_KeptCall]:
-        # A position bias may be large, and all layers are handed the same one.
-        names: dict[int, str] = {}
-        kept = []
-        for call in calls:
-            leaves, structure = tree_flatten((call.rest, dict(call.named)))
-            for leaf in leaves:
-                if isinstance(leaf, Tensor) and id(leaf) not in names:
-                    names[id(leaf)] = f"call/{shape}/{len(names)}"
-                    self._states.put(names[id(leaf)], leaf)
-            own = {
-                place: names[id(leaf)]
-                for place, leaf in enumerate(leaves)
-                if isinstance(leaf, Tensor)
-            }
-            plain = [None if place in own else leaf for place, leaf in enumerate(leaves)]
-            kept.append(_KeptCall(structure, plain, own, call.by_name))
-        return kept
-
 
 @dataclass(frozen=True)
-class _KeptCall:
+class KeptCall:
     """A call whose tensors lie among the hidden states, by their place among its arguments."""
 
     structure: TreeSpec
@@ -201,13 +200,38 @@ class _KeptCall:
     tensors: Mapping[int, str]
     by_name: str | None
 
-    def call(self, states: HiddenStates) -> LayerCall:
+    def call(self, states: HiddenStates, heard: str = "") -> LayerCall:
+        """The call again; `heard` is the name of what takes the place of what was named `HEARD`."""
         leaves = [
-            states.get(self.tensors[place]) if place in self.tensors else leaf
+            states.get(self.tensors[place].replace(HEARD, heard)) if place in self.tensors else leaf
             for place, leaf in enumerate(self.plain)
         ]
         rest, named = tree_unflatten(leaves, self.structure)
         return LayerCall(rest, named, self.by_name)
+
+
+def kept_calls(
+    calls: Sequence[LayerCall], name: str, states: HiddenStates, heard: Tensor | None = None
+) -> list[KeptCall]:
+    """Keep calls with their tensors, which are named by `name`, once each.
+
+    `heard` is not kept but left open, since it is another for every batch.
+    """
+    # A position bias may be large, and all layers are handed the same one.
+    names: dict[int, str] = {} if heard is None else {id(heard): HEARD}
+    kept = []
+    for call in calls:
+        leaves, structure = tree_flatten((call.rest, dict(call.named)))
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and id(leaf) not in names:
+                names[id(leaf)] = f"{name}/{len(names)}"
+                states.put(names[id(leaf)], leaf)
+        own = {
+            place: names[id(leaf)] for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)
+        }
+        plain = [None if place in own else leaf for place, leaf in enumerate(leaves)]
+        kept.append(KeptCall(structure, plain, own, call.by_name))
+    return kept
 
 
 class Enough(Exception):  # noqa: N818 - not an error: the rest of a pass is not asked for
@@ -215,7 +239,7 @@ class Enough(Exception):  # noqa: N818 - not an error: the rest of a pass is not
 
 
 @contextmanager
-def _layer_calls_caught(
+def layer_calls_caught(
     layers: Sequence[nn.Module], only_first: bool
 ) -> Iterator[list[tuple[Tensor, LayerCall]]]:
     """Collect what each layer is called with; `only_first` leaves the rest of the pass alone."""

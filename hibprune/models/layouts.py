@@ -23,6 +23,9 @@ class Stack:
     """Names of the projections within the attention module."""
     output: str = "attention.out_proj"
     """From a layer to the output projection, inside or beside the attention module."""
+    residual: str = ""
+    """From a layer to the module whose input the attention's output is added to; empty: the layer
+    itself."""
     head_size: str = "head_dim"
     """Attribute of the attention module."""
     head_count: str | None = "num_heads"
@@ -44,7 +47,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """The layout of one feed-forward of every encoder layer. Paths start from a layer."""
+    """The layout of one feed-forward of every layer of a stack. Paths start from a layer."""
 
     first: str = "feed_forward.intermediate_dense"
     second: str = "feed_forward.output_dense"
@@ -56,6 +59,29 @@ class FeedForward:
     """The same where `config.do_stable_layer_norm` puts the norms in front."""
     scale: float = 1.0
     """What the output is multiplied by before it is added."""
+    gated: bool = False
+    """The first matrix gives out twice as much: neurons, then their gates in the same order."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the first matrix belong to a neuron."""
+        return 2 if self.gated else 1
+
+
+@dataclass(frozen=True)
+class NeuronStack:
+    """The feed-forwards of all layers of a stack, and what a configuration says of them."""
+
+    name: str
+    layers: str
+    """From the base model to the list of layers."""
+    feed_forwards: tuple[FeedForward, ...]
+    """Those of a layer, in the order they run."""
+    count_in_config: str | None
+    """Attribute of the configuration that gives every feed-forward's number of neurons, where the
+    stack has one of its own."""
+    gone_in_config: str
+    """Attribute that remembers which neurons are gone."""
 
 
 def column_blocks(units: int, size: int) -> list[list[int]]:
@@ -100,11 +126,12 @@ class Family:
     neurons_in_config: str | None = "intermediate_size"
     """Attribute of the configuration that gives every feed-forward's number of neurons, where the
     encoder's have one of their own."""
+    decoder_feed_forwards: tuple[FeedForward, ...] = ()
+    """Those of a decoder layer, where there is a decoder."""
+    decoder_neurons_in_config: str | None = None
+    """As `neurons_in_config`, of the decoder's."""
     front_end: FrontEnd | None = None
     """The convolutions whose channels can be removed, where there are any."""
-    attention_residual: str = ""
-    """From a layer to the module whose input the attention's output is added to; empty: the layer
-    itself."""
     parts: tuple[tuple[str, str], ...] = ()
     """Further classes that transformers prunes while it builds them, and their path within the
     base model; an empty path for one that is laid out like it."""
@@ -145,6 +172,32 @@ class Family:
     def encoder(self) -> Stack:
         """The stack whose heads can be removed."""
         return self.stacks[0]
+
+    @property
+    def neuron_stacks(self) -> tuple[NeuronStack, ...]:
+        """The stacks whose neurons can be removed: the encoder, and then the decoder if any."""
+        encoder = NeuronStack(
+            name="encoder",
+            layers=self.encoder.layers,
+            feed_forwards=self.feed_forwards,
+            count_in_config=self.neurons_in_config,
+            gone_in_config="pruned_neurons",
+        )
+        if not self.decoder_feed_forwards:
+            return (encoder,)
+        decoder = NeuronStack(
+            name="decoder",
+            layers=self.decoder_attention[0].layers,
+            feed_forwards=self.decoder_feed_forwards,
+            count_in_config=self.decoder_neurons_in_config,
+            gone_in_config="pruned_decoder_neurons",
+        )
+        return (encoder, decoder)
+
+    @property
+    def decoder_attention(self) -> tuple[Stack, ...]:
+        """Self- and cross-attention of a decoder's layers, in the order they run."""
+        return self.stacks[1:]
 
     def stack(self, name: str) -> Stack:
         """The stack of a name.

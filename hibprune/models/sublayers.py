@@ -1,4 +1,4 @@
-"""The sublayers of an encoder: attention and feed-forwards, each with what it writes and to where.
+"""The sublayers of a stack: attention and feed-forwards, each with what it writes and to where.
 
 A sublayer adds W·z + b to the residual stream r, where W is its writer: the attention's output
 projection, or the second matrix of a feed-forward.
@@ -17,21 +17,29 @@ from transformers import PreTrainedModel
 
 from hibprune.models.attention import attention_sites, stack_layers
 from hibprune.models.families import family_of
-from hibprune.models.feed_forward import FeedForwardSite, feed_forward_sites
+from hibprune.models.feed_forward import feed_forward_sites
 from hibprune.models.layerwise import Enough, name_of_states
-from hibprune.models.layouts import FeedForward, column_blocks
-from hibprune.records.units import Kind, Unit
+from hibprune.models.layouts import FeedForward, Stack, column_blocks
+from hibprune.records.units import ENCODER, Kind, Unit
+
+ATTENTION = {
+    ENCODER: "attention",
+    "decoder.self": "decoder self-attention",
+    "decoder.cross": "decoder cross-attention",
+}
+"""What reports call the attention of a stack."""
 
 
 @dataclass(frozen=True)
 class Sublayer:
-    """One place where an encoder layer writes into the residual stream.
+    """One place where a layer of an encoder or a decoder writes into the residual stream.
 
     `units[i]` owns columns i·size to (i + 1)·size of the writer. `residual` is the module whose
     input is what the output, times `scale`, is added to.
     """
 
     layer: int
+    stack: str
     kind: Kind
     part: int
     units: tuple[Unit, ...]
@@ -42,10 +50,11 @@ class Sublayer:
 
     @property
     def name(self) -> str:
-        """How a report calls it, without its layer: `attention`, `feed-forward`."""
+        """How a report calls it, without its layer: `attention`, `decoder feed-forward`."""
         if self.kind == "head":
-            return "attention"
-        return "feed-forward" if not self.part else f"feed-forward {self.part + 1}"
+            return ATTENTION[self.stack]
+        name = "feed-forward" if not self.part else f"feed-forward {self.part + 1}"
+        return name if self.stack == ENCODER else f"{self.stack} {name}"
 
     @property
     def blocks(self) -> list[list[int]]:
@@ -53,48 +62,55 @@ class Sublayer:
         return column_blocks(len(self.units), self.size)
 
 
-def sublayers(model: PreTrainedModel) -> tuple[tuple[Sublayer, ...], ...]:
-    """The sublayers of every encoder layer, in the order they run."""
+def sublayers(model: PreTrainedModel, name: str = ENCODER) -> tuple[tuple[Sublayer, ...], ...]:
+    """The sublayers of every layer of the encoder or of the decoder, in the order they run."""
     family = family_of(model.config.model_type)
+    attention = (family.encoder,) if name == ENCODER else family.decoder_attention
+    layers = stack_layers(model.base_model, attention[0])
+    attending = [_attending(model, stack, layers) for stack in attention]
+    feeding: list[list[Sublayer]] = [[] for _ in layers]
     stable = bool(getattr(model.config, "do_stable_layer_norm", False))
-    layers = stack_layers(model.base_model, family.encoder)
-    attention = {site.layer: site for site in attention_sites(model)}
-    feed_forwards: dict[int, list[FeedForwardSite]] = {number: [] for number in range(len(layers))}
-    for feed_forward in feed_forward_sites(model):
-        feed_forwards[feed_forward.layer].append(feed_forward)
-    found: list[tuple[Sublayer, ...]] = []
-    for number, layer in enumerate(layers):
-        site = attention[number]
-        assert isinstance(site.output, nn.Linear)
-        own = [
+    for site in feed_forward_sites(model, name):
+        feeding[site.layer].append(
             Sublayer(
-                layer=number,
+                layer=site.layer,
+                stack=name,
+                kind="neuron",
+                part=site.part,
+                units=site.neurons,
+                size=1,
+                writer=site.second,
+                residual=layers[site.layer].get_submodule(_residual(site.layout, stable)),
+                scale=site.layout.scale,
+            )
+        )
+    found: list[tuple[Sublayer, ...]] = []
+    for own, behind in zip(zip(*attending, strict=True), feeding, strict=True):
+        # The first half of a conformer's feed-forward runs in front of its attention.
+        front = len(behind) - 1
+        found.append((*behind[:front], *own, *behind[front:]))
+    return tuple(found)
+
+
+def _attending(model: PreTrainedModel, stack: Stack, layers: Sequence[nn.Module]) -> list[Sublayer]:
+    """The attention of a stack, layer by layer."""
+    found = []
+    for site in attention_sites(model, [stack.name]):
+        assert isinstance(site.output, nn.Linear)
+        found.append(
+            Sublayer(
+                layer=site.layer,
+                stack=stack.name,
                 kind="head",
                 part=0,
                 units=site.heads,
                 size=site.head_size,
                 writer=site.output,
-                residual=layer.get_submodule(family.attention_residual),
+                residual=layers[site.layer].get_submodule(stack.residual),
                 scale=1.0,
             )
-        ]
-        own += [
-            Sublayer(
-                layer=number,
-                kind="neuron",
-                part=feed_forward.part,
-                units=feed_forward.neurons,
-                size=1,
-                writer=feed_forward.second,
-                residual=layer.get_submodule(_residual(feed_forward.layout, stable)),
-                scale=feed_forward.layout.scale,
-            )
-            for feed_forward in feed_forwards[number]
-        ]
-        # The first half of a conformer's feed-forward runs in front of its attention.
-        front = own[1:2] if len(own) > 2 else []
-        found.append((*front, own[0], *own[1 + len(front) :]))
-    return tuple(found)
+        )
+    return found
 
 
 def _residual(layout: FeedForward, stable: bool) -> str:

@@ -17,7 +17,7 @@ from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
 from hibprune.records.base import Settings
 from hibprune.records.medium import Unit
-from hibprune.records.units import Kind
+from hibprune.records.units import Pool
 from hibprune.records.variants import VariantName, precision_of
 from hibprune.tasks import Task
 
@@ -121,7 +121,8 @@ class Gates(Settings):
 class Recipe(Settings):
     """Everything a run depends on.
 
-    `channel_attribution` is one of the methods of `neuron_attribution`.
+    `neuron_attribution` scores the neurons of a decoder as well; `channel_attribution` is one of
+    its methods.
     """
 
     former_names: ClassVar[dict[str, str]] = {
@@ -147,23 +148,24 @@ class Recipe(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @property
-    def kinds(self) -> tuple[Kind, ...] | None:
+    def kinds(self) -> tuple[Pool, ...] | None:
         """The kinds of units that one number for all kinds may take; None: all that there are."""
         return ("head",) if getattr(self.attribution, "paper", False) else self.budget.kinds
 
-    def method_of(self, kind: Kind) -> MethodBase:
+    def method_of(self, pool: Pool) -> MethodBase:
         """How units of a kind are scored.
 
         Where several kinds share one budget, all by one method, whose scores are errors; so are
         heads where none are to go.
         """
-        own: dict[Kind, MethodBase] = {
+        own: dict[Pool, MethodBase] = {
             "head": self.attribution,
             "neuron": self.neuron_attribution,
             "channel": self.channel_attribution,
+            "decoder_neuron": self.neuron_attribution,
         }
-        chosen = own[kind]
-        if self.budget.one_number is not None and self.kinds != (kind,):
+        chosen = own[pool]
+        if self.budget.one_number is not None and self.kinds != (pool,):
             same = isinstance(chosen, Reconstruction)
             chosen = chosen if same else Reconstruction(method="reconstruction")
         return chosen.for_task(self.task.kind)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from hibprune.records.base import Record
 from hibprune.records.manifest import BudgetSummary, Machine, MetricSummary, ModelSummary
-from hibprune.records.units import Kind
+from hibprune.records.units import Pool
 from hibprune.records.variants import MissingVariant, Variant
 
 
@@ -20,7 +20,7 @@ class FrontierPoint(Record):
     label: str
     directory: str
     budget: BudgetSummary
-    removed: dict[Kind, int]
+    removed: dict[Pool, int]
     variants: tuple[Variant, ...]
     missing: tuple[MissingVariant, ...] = ()
 

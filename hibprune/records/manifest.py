@@ -12,7 +12,7 @@ from hibprune.records.ranking import RankingFault
 from hibprune.records.repair import Repair
 from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
-from hibprune.records.units import Currency, HeadShare, Kind, OneNumber, Scope
+from hibprune.records.units import POOLS, Currency, HeadShare, OneNumber, Pool, Scope
 from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
 
 FILE_NAME = "manifest.json"
@@ -64,7 +64,7 @@ class BudgetSummary(Record):
     asked: float
     counted_in: Currency
     reached: float
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Pool, ...]
     speed: SpeedFound | None = None
 
 
@@ -84,7 +84,7 @@ class HeadSummary(Record):
 
 
 class UnitSummary(Record):
-    """How many neurons of the encoder or channels of its front end went, and by what scores.
+    """How many neurons of a stack or channels of the front end went, and by what scores.
 
     `removed` maps a layer to the original indices of those that are gone, `kept` to how many stay.
     There is no share where one number for all kinds decided.
@@ -190,6 +190,7 @@ class Manifest(Record):
     heads: HeadSummary
     neurons: UnitSummary | None = None
     channels: UnitSummary | None = None
+    decoder_neurons: UnitSummary | None = None
     repair: Repair | None = None
     rounds: tuple[RoundSummary, ...] = ()
     counted_work: CountedWork
@@ -208,6 +209,12 @@ class Manifest(Record):
     def medium(self) -> Medium:
         """What goes into the model, with the words for it."""
         return MEDIA[self.input]
+
+    @property
+    def others(self) -> dict[Pool, UnitSummary]:
+        """What went beside heads, where anything was to go."""
+        found = {pool: getattr(self, f"{pool}s") for pool in POOLS if pool != "head"}
+        return {pool: units for pool, units in found.items() if units is not None}
 
     def variant(self, name: str) -> Variant:
         """The variant of a name."""

@@ -12,6 +12,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 from hibprune.records.base import Interval, Record
 from hibprune.records.medium import SYMBOLS, Length
 from hibprune.records.statistics import error_change_interval
+from hibprune.records.transcripts import TranscriptFaults
 
 
 class Measurement(Record):
@@ -32,18 +33,20 @@ class Evaluation(Measurement):
     """A measurement with what it was made of, utterance by utterance.
 
     `errors` holds what is wrong with each and `counted` what could have been: 0 or 1 of 1 for
-    a label, words for a transcript. `constant` is the answer where every input had the same one.
+    a label, words for a transcript. `constant` is the answer where every input had the same one,
+    `faults` what share of the transcripts of a decoder went wrong altogether.
     """
 
     errors: tuple[float, ...] = ()
     counted: tuple[float, ...] = ()
     constant: str | None = None
+    faults: TranscriptFaults | None = None
 
     @property
     def measurement(self) -> Measurement:
         """The figures alone."""
         return Measurement.model_validate(
-            self.model_dump(exclude={"errors", "counted", "constant"})
+            self.model_dump(exclude={"errors", "counted", "constant", "faults"})
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hibprune.records.base import Record
-from hibprune.records.units import Kind
+from hibprune.records.units import ENCODER, Kind
 
 
 class SublayerRepair(Record):
@@ -12,10 +12,11 @@ class SublayerRepair(Record):
     Errors are mean squares over frames of clips held out of the fit, as a share of the variance of
     what the sublayer should have written: `before` with the weights that removal left, `after` with
     the fitted ones. `strength` is the ridge's α. Where `refitted` is false the fit did not help
-    there, and the old weights stayed.
+    there, and the old weights stayed. `stack` is that of its units.
     """
 
     layer: int
+    stack: str = ENCODER
     kind: Kind
     name: str
     removed: int
@@ -46,12 +47,17 @@ class LayerRefinement(Record):
 
 
 class Repair(Record):
-    """A whole repair: its kind, the clips it was fitted on, those held out, and each sublayer."""
+    """A whole repair: its kind, the clips it was fitted on, those held out, and each sublayer.
+
+    `frames` are those of the encoder, `tokens` those of the transcripts that a decoder was fed;
+    either is 0 where nothing was fitted on it.
+    """
 
     kind: str
     clips: int
     held_out: int
     frames: int
+    tokens: int = 0
     sublayers: tuple[SublayerRepair, ...]
     refinements: tuple[LayerRefinement, ...] = ()
 

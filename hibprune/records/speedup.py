@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from hibprune.records.base import Record
 from hibprune.records.medium import Length
-from hibprune.records.units import Kind, Unit
+from hibprune.records.units import Pool, Unit
 
 
 class SpeedTry(Record):
-    """One mix of units: how many of each kind went, and how many times as fast the model was.
+    """One mix of units: how many of each pool went, and how many times as fast the model was.
 
     `foretold` is by the latency table, `measured` by an export against the original.
     """
 
-    removed: dict[Kind, int]
+    removed: dict[Pool, int]
     foretold: float
     measured: float
 

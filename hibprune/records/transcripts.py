@@ -21,3 +21,14 @@ class TranscriptRules(Record):
     normaliser: Normaliser
     language: str | None
     annotations: bool
+
+
+class TranscriptFaults(Record):
+    """What share of the transcripts went wrong altogether, as those of a broken decoder do.
+
+    `empty` are those that say nothing, `looping` those that say one phrase over and over to their
+    end.
+    """
+
+    empty: float
+    looping: float

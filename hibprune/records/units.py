@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from hibprune.records.statistics import split_half_correlation
 
 ENCODER = "encoder"
 FRONT_END = "front_end"
+DECODER = "decoder"
 
 
 Scope = Literal["global", "layerwise"]
@@ -22,6 +23,23 @@ Scope = Literal["global", "layerwise"]
 
 Kind = Literal["head", "neuron", "channel"]
 """What a unit is: an attention head, a neuron of a feed-forward, or a channel of a convolution."""
+
+
+Pool = Literal["head", "neuron", "channel", "decoder_neuron"]
+"""What a budget names and scores are compared within: the units of one kind in one stack."""
+
+POOLS: Mapping[Pool, tuple[Kind, str]] = {
+    "head": ("head", ENCODER),
+    "neuron": ("neuron", ENCODER),
+    "channel": ("channel", FRONT_END),
+    "decoder_neuron": ("neuron", DECODER),
+}
+"""The kind and the stack of each."""
+
+
+def pool_words(pool: Pool, number: int = 2) -> str:
+    """What so many units of a pool are called: `head`, `decoder neurons`."""
+    return f"{pool.replace('_', ' ')}{'' if number == 1 else 's'}"
 
 
 Currency = Literal["parameters", "multiply_adds"]
@@ -37,15 +55,20 @@ class Unit:
     """What can be removed, by its original place, also after earlier pruning.
 
     A head, a neuron of a feed-forward, or an output channel of a convolution. `stack` names the
-    layers it belongs to: `encoder`, of heads also `decoder.self` and `decoder.cross`, of channels
-    `front_end`. Where a layer has two feed-forwards, the second's neurons are counted on after the
-    first's. JSON leaves out what is usual: the encoder, and that a unit is a head.
+    layers it belongs to: `encoder`, of heads also `decoder.self` and `decoder.cross`, of neurons
+    `decoder`, of channels `front_end`. Where a layer has two feed-forwards, the second's neurons
+    are counted on after the first's. JSON leaves out what is usual: the encoder, and that a unit is
+    a head.
     """
 
     layer: int
     index: int
     stack: str = ENCODER
     kind: Kind = "head"
+
+    def is_of(self, pool: Pool) -> bool:
+        """Whether it is one of those that a budget calls so."""
+        return (self.kind, self.stack) == POOLS[pool]
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -136,48 +159,54 @@ class Plan(Record):
     """Which heads go and which stay, both sorted by (layer, index), and what else goes.
 
     `neurons` maps a layer of the encoder to the original indices of the neurons that go, `channels`
-    one of the front end to those of its channels. JSON leaves out channels where none go.
+    one of the front end to those of its channels, `decoder_neurons` one of the decoder to those of
+    its neurons. JSON leaves out channels and neurons of a decoder where none go.
     """
 
     removed: tuple[Head, ...]
     kept: tuple[Head, ...]
     neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
     channels: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    decoder_neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
-    def _without_no_channels(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_the_unusual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialise(self)
-        return {name: value for name, value in content.items() if name != "channels" or value}
+        unusual = ("channels", "decoder_neurons")
+        return {name: value for name, value in content.items() if name not in unusual or value}
 
     @classmethod
     def of(cls, units: Iterable[Unit], heads: Iterable[Head]) -> Plan:
         """The plan by which units of any kind go, of a model that has these heads."""
         gone = set(units)
 
-        def by_layer(kind: Kind) -> dict[int, tuple[int, ...]]:
-            return units_by_layer(unit for unit in gone if unit.kind == kind)
+        def by_layer(pool: Pool) -> dict[int, tuple[int, ...]]:
+            return units_by_layer(unit for unit in gone if unit.is_of(pool))
 
         return cls(
             removed=tuple(sorted(unit for unit in gone if unit.kind == "head")),
             kept=tuple(sorted(set(heads) - gone)),
             neurons=by_layer("neuron"),
             channels=by_layer("channel"),
+            decoder_neurons=by_layer("decoder_neuron"),
         )
+
+    def by_layer(self, pool: Pool) -> dict[int, tuple[int, ...]]:
+        """The original indices that go, by layer, of a pool other than heads."""
+        found: dict[int, tuple[int, ...]] = getattr(self, f"{pool}s")
+        return found
 
     @property
     def units(self) -> tuple[Unit, ...]:
         """All that go, of every kind."""
-        neurons = (
-            Unit(layer, index, ENCODER, "neuron")
-            for layer, indices in self.neurons.items()
+        others = (
+            Unit(layer, index, stack, kind)
+            for pool, (kind, stack) in POOLS.items()
+            if pool != "head"
+            for layer, indices in self.by_layer(pool).items()
             for index in indices
         )
-        channels = (
-            Unit(layer, index, FRONT_END, "channel")
-            for layer, indices in self.channels.items()
-            for index in indices
-        )
-        return (*self.removed, *neurons, *channels)
+        return (*self.removed, *others)
 
     @property
     def total(self) -> int:

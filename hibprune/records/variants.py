@@ -20,6 +20,7 @@ from hibprune.records.measurements import (
 from hibprune.records.medium import Unit
 from hibprune.records.precision import Agreement, Int8Guard, Precision
 from hibprune.records.statistics import bootstrap_interval
+from hibprune.records.transcripts import TranscriptFaults
 
 ORIGINAL, PRUNED = "original", "pruned"
 VariantName = Literal["pruned", "pruned-int8", "pruned-fp16"]
@@ -195,7 +196,8 @@ class Variant(Record):
 
     `change` is the 95 % interval of its metric less the original's, input by input; None for the
     original, and where inputs are not known to be the same. `constant` is what it said of every
-    input where that was the same. `parity` holds fp32 against PyTorch, `agreement` a lower
+    input where that was the same, `faults` what share of its transcripts went wrong altogether, of
+    a model with a decoder. `parity` holds fp32 against PyTorch, `agreement` a lower
     precision against the fp32 it was made from. What it said is in `predictions/<name>.jsonl`.
     """
 
@@ -209,6 +211,7 @@ class Variant(Record):
     metric: Measurement
     change: Interval | None = None
     constant: str | None = None
+    faults: TranscriptFaults | None = None
     parity: ParitySummary | None = None
     agreement: Agreement | None = None
     guard: Int8Guard | None = None

@@ -19,6 +19,7 @@ def caveats(manifest: Manifest) -> list[str]:
     return [
         *_no_better_than_chance(manifest),
         *_constant(manifest),
+        *_derailed(manifest),
         *filter(None, [empty_ranking_sentence(manifest)]),
         *_few(manifest),
     ]
@@ -68,6 +69,24 @@ def _constant(manifest: Manifest) -> list[str]:
         shown = "".join(letter if letter.isprintable() else "�" for letter in answer)
         said = f"‘{shorten(shown, LONGEST, placeholder=' …')}’" if shown.strip() else "nothing"
         sentences.append(f"{_models(names)} constant: of all {given} said is {said}.")
+    return sentences
+
+
+def _derailed(manifest: Manifest) -> list[str]:
+    """Of which deployable variants more transcripts went wrong altogether than of the original."""
+    whole, sentences = manifest.original.faults, []
+    for one in manifest.variants:
+        if whole is None or one.faults is None or one.is_rival:
+            continue
+        for share, before, what in (
+            (one.faults.empty, whole.empty, "empty"),
+            (one.faults.looping, whole.looping, "looping, one phrase over and over"),
+        ):
+            if share > before:
+                sentences.append(
+                    f"{percent(share, 1)} of the transcripts of {one.name} are {what}; of the "
+                    f"original's {percent(before, 1)}."
+                )
     return sentences
 
 

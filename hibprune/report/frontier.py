@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hibprune.execution.files import write_text
 from hibprune.records.frontier import Frontier, FrontierPoint
+from hibprune.records.units import pool_words
 from hibprune.records.variants import ORIGINAL, Variant
 from hibprune.report.curves import COLOURS, MARKERS
 from hibprune.report.figures import FAINT, INK, TEXT_SIZE, dress, save
@@ -61,7 +62,7 @@ def original_of(frontier: Frontier) -> Variant:
 def removed_units(point: FrontierPoint) -> str:
     """What a budget took, e.g. `19 heads, 2111 neurons and 295 channels`."""
     return listing(
-        [f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in point.removed.items()]
+        [f"{number} {pool_words(pool, number)}" for pool, number in point.removed.items()]
     )
 
 

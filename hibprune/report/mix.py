@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hibprune.records.manifest import BudgetSummary, Manifest, UnitSummary
 from hibprune.records.speedup import SpeedFound
-from hibprune.records.units import Kind, OneNumber, Plan, Scores
+from hibprune.records.units import OneNumber, Plan, Pool, Scores, pool_words
 from hibprune.report.markdown import table
 from hibprune.report.numbers import listing, percent
 
@@ -13,6 +13,7 @@ COUNTED = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
 CONVOLUTIONS = (
     "*Layers of channels are the convolutions of the front end, others those of the encoder.*"
 )
+DECODER = "*Layers of decoder neurons are those of the decoder, others those of the encoder.*"
 
 
 def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
@@ -20,10 +21,8 @@ def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
     budget = manifest.budget
     if budget is None:
         return ""
-    columns: dict[Kind, dict[int, tuple[int, int]]] = {"head": _heads(scores, plan)}
-    for kind, units in (("neuron", manifest.neurons), ("channel", manifest.channels)):
-        if units is not None:
-            columns[kind] = _others(units)  # type: ignore[index]
+    columns: dict[Pool, dict[int, tuple[int, int]]] = {"head": _heads(scores, plan)}
+    columns |= {pool: _others(units) for pool, units in manifest.others.items()}
     layers = sorted({layer for own in columns.values() for layer in own})
     rows = [
         (layer, *(figure for own in columns.values() for figure in own.get(layer, ("", ""))))
@@ -33,8 +32,11 @@ def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
         [sum(pair[place] for pair in own.values()) for own in columns.values()] for place in (0, 1)
     )
     rows.append(("all", *(one for pair in zip(gone, left, strict=True) for one in pair)))
-    header = ["layer", *(f"{kind}s {what}" for kind in columns for what in ("removed", "kept"))]
-    counted, kinds = COUNTED[budget.counted_in], listing([f"{kind}s" for kind in budget.kinds])
+    header = [
+        "layer",
+        *(f"{pool_words(pool)} {what}" for pool in columns for what in ("removed", "kept")),
+    ]
+    counted, kinds = COUNTED[budget.counted_in], listing(list(map(pool_words, budget.kinds)))
     return "\n\n".join(
         [
             "## Mix",
@@ -44,6 +46,7 @@ def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
             *([] if budget.speed is None else [_found(budget.speed)]),
             table("r" * len(header), header, rows),
             *([CONVOLUTIONS] if "channel" in columns else []),
+            *([DECODER] if "decoder_neuron" in columns else []),
         ]
     )
 

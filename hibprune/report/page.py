@@ -20,9 +20,9 @@ from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.mix import mix_section
 from hibprune.report.ranking import samples
-from hibprune.report.repair import channels_section, neurons_section, repair_section
+from hibprune.report.repair import others_sections, repair_section
 from hibprune.report.template import filled
-from hibprune.report.transcripts import transcripts_sentence
+from hibprune.report.transcripts import faults_table, transcripts_sentence
 from hibprune.report.variants import (
     deployment_sentences,
     missing_sentences,
@@ -45,6 +45,7 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
             "metric_name": numbers.capitalised(wording.metric_name(manifest.metric.name)),
             "metric": _metric(manifest),
             "transcripts": transcripts_sentence(manifest.metric.transcripts),
+            "faults": faults_table(manifest.variants),
             "latency": latency_section(manifest),
             "size": size_section(manifest),
             "judged": manifest.judged,
@@ -52,8 +53,7 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
             "units": [
                 mix_section(manifest, scores, plan),
                 *units,
-                neurons_section(manifest),
-                channels_section(manifest),
+                *others_sections(manifest),
                 repair_section(manifest),
             ],
             "parity": parity_section(manifest),

@@ -1,33 +1,27 @@
-"""Sections of the report on neurons and channels that went, and on the repair of what stays."""
+"""Sections of the report on units that went beside heads, and on the repair of what stays."""
 
 from __future__ import annotations
 
 from hibprune.records.comparison import NO_REPAIR, TriedRepair
 from hibprune.records.manifest import Manifest, UnitSummary
 from hibprune.records.repair import Repair
+from hibprune.records.units import Pool, pool_words
 from hibprune.report.markdown import table
-from hibprune.report.numbers import percent
-from hibprune.report.wording import CHANNELS, NEURONS
+from hibprune.report.numbers import capitalised, percent
+from hibprune.report.wording import NAMED
 
 
-def neurons_section(manifest: Manifest) -> str:
-    """How many neurons every layer keeps; empty where none were to go."""
-    return _units_section("Neurons", NEURONS, manifest.neurons)
+def others_sections(manifest: Manifest) -> list[str]:
+    """How many units beside heads every layer keeps: a section for each kind that was to go."""
+    return [_units_section(pool, units) for pool, units in manifest.others.items()]
 
 
-def channels_section(manifest: Manifest) -> str:
-    """How many channels every layer of the front end keeps; empty where none were to go."""
-    return _units_section("Channels", CHANNELS, manifest.channels)
-
-
-def _units_section(title: str, named: str, units: UnitSummary | None) -> str:
-    if units is None:
-        return ""
+def _units_section(pool: Pool, units: UnitSummary) -> str:
     rows = [(layer, len(units.removed.get(layer, ())), kept) for layer, kept in units.kept.items()]
     return "\n\n".join(
         [
-            f"## {title}",
-            f"{units.removed_count} of {units.total} {named} went, scored "
+            f"## {capitalised(pool_words(pool))}",
+            f"{units.removed_count} of {units.total} {NAMED[pool]} went, scored "
             f"by {units.method} ({units.scope}).",
             table("rrr", ["layer", "removed", "kept"], rows),
         ]
@@ -65,15 +59,18 @@ def repair_section(manifest: Manifest) -> str:
         if alone
         else ""
     )
-    trained = (
-        "No labels were used."
-        if repair.refinements
-        else ("Nothing was trained, and no labels were used.")
+    labels = (
+        f"decoders were fed {repair.tokens} tokens of transcripts"
+        if repair.tokens
+        else "no labels were used"
     )
+    trained = capitalised(f"{'' if repair.refinements else 'nothing was trained, and '}{labels}.")
+    clips = f"{repair.clips} calibration {manifest.medium.many}"
+    fitted = f"{clips} and {repair.frames} frames" if repair.frames else clips
     sections = [
         "## Repair",
         f"The weights that stay were fitted ({repair.kind}) to what the original does, on "
-        f"{repair.clips} calibration {manifest.medium.many} and {repair.frames} frames; "
+        f"{fitted}; "
         f"{repair.held_out} others were held out to tell how strongly, and whether at all."
         f"{stayed} {trained}",
         table(

@@ -1,8 +1,13 @@
-"""By which rules transcripts were compared, in a sentence."""
+"""By which rules transcripts were compared, and how many went wrong altogether."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hibprune.records.transcripts import TranscriptRules
+from hibprune.records.variants import Variant
+from hibprune.report.markdown import table
+from hibprune.report.numbers import percent
 
 
 def transcripts_sentence(rules: TranscriptRules | None) -> str:
@@ -15,6 +20,22 @@ def transcripts_sentence(rules: TranscriptRules | None) -> str:
     counted = f"Transcripts were compared {rules.counted} by {rules.counted}"
     spoken = "language not given" if rules.language is None else f"language {rules.language}"
     return f"{counted} ({spoken}), {_normalised(rules)}."
+
+
+def faults_table(variants: Sequence[Variant]) -> str:
+    """What share of each model's transcripts is empty or loops; empty without a decoder."""
+    rows = [
+        (one.name, percent(one.faults.empty, 1), percent(one.faults.looping, 1))
+        for one in variants
+        if one.faults is not None
+    ]
+    if not rows:
+        return ""
+    return (
+        table("lrr", ["variant", "transcripts empty", "transcripts looping"], rows)
+        + "\n\n*Looping: ends in a phrase that stands there at least four times in a row, which "
+        "the truth does not.*"
+    )
 
 
 def _normalised(rules: TranscriptRules) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from hibprune.records.base import Interval
 from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import AtWork, Measurement
 from hibprune.records.medium import SOUND, Medium
+from hibprune.records.units import Pool
 from hibprune.records.variants import Timing, Variant, VariantLatency
 from hibprune.report.numbers import (
     MINUS,
@@ -21,7 +22,11 @@ from hibprune.report.numbers import (
     points,
 )
 
-NEURONS, CHANNELS = "neurons of the feed-forwards", "channels of the front end"
+NAMED: Mapping[Pool, str] = {
+    "neuron": "neurons of the feed-forwards",
+    "channel": "channels of the front end",
+    "decoder_neuron": "neurons of the decoder's feed-forwards",
+}
 """What goes beside heads."""
 SERIOUS = 0.25
 """A rise of the errors by this share is never called noise."""
@@ -240,11 +245,10 @@ def others_sentence(manifest: Manifest) -> str:
     Empty where none went and nothing was done.
     """
     repair, went = manifest.repair, ""
-    for units, named in ((manifest.neurons, NEURONS), (manifest.channels, CHANNELS)):
-        if units is not None:
-            verb = "was" if units.removed_count == 1 else "were"
-            share = percent(units.removed_count / units.total, 0)
-            went += f" Of {units.total} {named} {units.removed_count} {verb} removed ({share})."
+    for pool, units in manifest.others.items():
+        verb = "was" if units.removed_count == 1 else "were"
+        share = percent(units.removed_count / units.total, 0)
+        went += f" Of {units.total} {NAMED[pool]} {units.removed_count} {verb} removed ({share})."
     if repair is None or not repair.sublayers:
         return went
     clips = manifest.medium.counted(repair.clips + repair.held_out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,11 +14,12 @@ from hibprune.errors import UserError
 from hibprune.evaluation.footprint import measure_footprint
 from hibprune.evaluation.work import window_of
 from hibprune.models.checkpoint import Checkpoint
+from hibprune.models.feed_forward import require_decoder_neurons
 from hibprune.models.front_end import require_front_end
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
 from hibprune.records.measurements import Footprint
-from hibprune.records.units import Currency, Kind, Unit
+from hibprune.records.units import POOLS, Currency, Pool, Unit, pool_words
 from hibprune.records.variants import precision_of
 from hibprune.report.mix import COUNTED
 from hibprune.report.numbers import listing
@@ -68,11 +68,10 @@ class Counting:
         return count
 
 
-def mixed_kinds(recipe: Recipe, model: PreTrainedModel) -> tuple[Kind, ...]:
+def mixed_kinds(recipe: Recipe, model: PreTrainedModel) -> tuple[Pool, ...]:
     """The kinds of units that one number for all kinds may take of a model."""
-    kinds: tuple[Kind, ...] = get_args(Kind)
     return tuple(
-        kind for kind in kinds if kind in (recipe.kinds or kinds) and units_of(model, kind)
+        pool for pool in POOLS if pool in (recipe.kinds or POOLS) and units_of(model, pool)
     )
 
 
@@ -89,6 +88,8 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
         return None
     if "channel" in (recipe.kinds or ()):
         require_front_end(model, "budget.kinds")
+    if "decoder_neuron" in (recipe.kinds or ()):
+        require_decoder_neurons(model, "budget.kinds")
     if precision_of(recipe.gates.variant) == "fp16":
         for name, what in (("size_mb", "size"), ("speedup", "speed")):
             if budget.one_number == name:
@@ -97,7 +98,7 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
                     "gates.variant to pruned or pruned-int8"
                 )
     kinds = mixed_kinds(recipe, model)
-    taken = listing([f"{kind}s" for kind in kinds])
+    taken = listing(list(map(pool_words, kinds)))
     if budget.one_number == "metric_drop":
         return f"{taken} until the metric has fallen by {budget.amount:g}"
     if budget.one_number == "speedup":
@@ -125,7 +126,7 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
     return f"{taken} until {budget.amount:.1%} of the {named} are left ({least:.1%} is the least)"
 
 
-def _all_that_may_go(recipe: Recipe, model: PreTrainedModel, kinds: Sequence[Kind]) -> list[Unit]:
+def _all_that_may_go(recipe: Recipe, model: PreTrainedModel, kinds: Sequence[Pool]) -> list[Unit]:
     places: dict[Place, list[Unit]] = {}
     for kind in kinds:
         for unit in units_of(model, kind):

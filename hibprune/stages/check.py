@@ -54,8 +54,6 @@ def check_recipe(
             check_model(recipe, checkpoint)
             notes += model_notes(recipe, checkpoint)
             removes = others_to_go(recipe, checkpoint.model)
-            mix = check_mix(recipe, checkpoint, ())
-            removes += () if mix is None else (mix,)
         else:
             not_checked.append(f"model {recipe.model.source}: on the Hub")
             if not offline:
@@ -73,6 +71,12 @@ def check_recipe(
         with _gathered(faults):
             try_loss(recipe, checkpoint, validation)
     measured = validation_order(recipe, validation)[: recipe.validation.limit]
+    if checkpoint is not None:
+        with _gathered(faults):
+            known = measured if checks[-1].targeted else []
+            references = [one.target for one in known if one.target is not None]
+            mix = check_mix(recipe, checkpoint, references)
+            removes += () if mix is None else (mix,)
     if measured:
         with _gathered(faults):
             require_distinct_labels(recipe, measured)

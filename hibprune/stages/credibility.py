@@ -20,7 +20,7 @@ from hibprune.records.measurements import (
 )
 from hibprune.records.precision import Precision
 from hibprune.records.repair import Repair
-from hibprune.records.units import ENCODER, FRONT_END, Head, Scores, Unit
+from hibprune.records.units import ENCODER, POOLS, Head, Scores, Unit
 from hibprune.records.variants import Converted
 
 MAX_SCORE = 1e100
@@ -73,6 +73,9 @@ def credible_targets(targets: Mapping[str, object], samples: Sequence[str]) -> b
 def credible_evaluation(evaluation: Evaluation, inputs: int) -> bool:
     """Whether a metric over so many inputs has a value that its errors add up to."""
     if evaluation.n != inputs or not _in_range(evaluation):
+        return False
+    faults = evaluation.faults
+    if faults is not None and not (0 <= faults.empty <= 1 and 0 <= faults.looping <= 1):
         return False
     errors, counted = evaluation.errors, evaluation.counted
     if not errors and not counted:
@@ -127,21 +130,23 @@ def credible_repair(
     repair: Repair, kind: str, clips: int, units: Collection[Unit], refine_steps: int
 ) -> bool:
     """Whether so many clips could have told how to repair a model without these units."""
-    gone = Counter((unit.layer, unit.kind) for unit in units if unit.stack in (ENCODER, FRONT_END))
-    told: Counter[tuple[int, str]] = Counter()
+    stacks = {stack for _, stack in POOLS.values()}
+    gone = Counter((unit.stack, unit.layer, unit.kind) for unit in units if unit.stack in stacks)
+    told: Counter[tuple[str, int, str]] = Counter()
     for one in repair.sublayers:
         if min(one.removed, one.kept, one.strength or 0.0) < 0 or not 0 <= one.after <= one.before:
             return False
         # What is fitted where channels went is what reads them: the layer behind.
         layer = one.layer - 1 if one.kind == "channel" else one.layer
-        told[layer, one.kind] += one.removed
-    layers = {one.layer for one in repair.sublayers if one.kind != "channel"}
+        told[one.stack, layer, one.kind] += one.removed
+    layers = {one.layer for one in repair.sublayers if one.stack == ENCODER}
     refined = [one.layer for one in repair.refinements]
     return (
         repair.kind == kind
         and min(repair.clips, repair.held_out) >= 0
         and repair.clips + repair.held_out == clips
-        and repair.frames > 0
+        and min(repair.frames, repair.tokens) >= 0
+        and repair.frames + repair.tokens > 0
         and +told == gone
         and set(refined) == (layers if refine_steps else set())
         and len(refined) == len(set(refined))

@@ -82,6 +82,9 @@ def graph_properties(run: Run, plan: Plan, metric: str, original: float) -> dict
         "hibprune.removed_channels": {
             layer: len(channels) for layer, channels in plan.channels.items()
         },
+        "hibprune.removed_decoder_neurons": {
+            layer: len(neurons) for layer, neurons in plan.decoder_neurons.items()
+        },
         "hibprune.metric": {"name": metric, "original": original},
     }
 

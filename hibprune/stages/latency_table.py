@@ -11,7 +11,7 @@ from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step, kept_result
 from hibprune.models.units import units_of
 from hibprune.records.latency_table import LatencyTable, LevelTimes
-from hibprune.records.units import Kind, Unit
+from hibprune.records.units import POOLS, Kind, Pool, Unit
 from hibprune.records.variants import precision_of
 from hibprune.stages.export import write_graphs
 from hibprune.stages.run import Run, once
@@ -26,7 +26,7 @@ LEVELS: Mapping[Kind, tuple[float, ...]] = {
 """Shares that every layer keeps; a convolution gives out something."""
 
 
-def latency_table(run: Run, kinds: Sequence[Kind]) -> Done[LatencyTable]:
+def latency_table(run: Run, kinds: Sequence[Pool]) -> Done[LatencyTable]:
     """Time the variant that gates hold with every kind cut down, once per machine and setting.
 
     All layers of a stack are cut at once: what one layer saves drowns in the noise of the rest.
@@ -42,7 +42,7 @@ def latency_table(run: Run, kinds: Sequence[Kind]) -> Done[LatencyTable]:
             (units, left)
             for kind in kinds
             for units in _stacks(units_of(run.checkpoint.model, kind)).values()
-            for left in (_left(units, share) for share in LEVELS[kind])
+            for left in (_left(units, share) for share in LEVELS[POOLS[kind][0]])
         ]
         with scratch_directory(run.directory) as scratch:
             whole, original = scratch / "whole", scratch / "whole"

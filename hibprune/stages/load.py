@@ -26,6 +26,7 @@ from hibprune.execution.runtime import choose_device
 from hibprune.models.architecture import graph_fault
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
+from hibprune.models.feed_forward import require_decoder_neurons
 from hibprune.models.front_end import require_front_end
 from hibprune.models.parts import plain_faults
 from hibprune.models.preprocessing import Reading
@@ -36,7 +37,7 @@ from hibprune.stages.budget import check_mix
 from hibprune.stages.memory_needed import room_fault
 from hibprune.stages.sources import CALIBRATION, VALIDATION, require_sources, sources
 from hibprune.stages.targets import with_targets
-from hibprune.tasks import Target
+from hibprune.tasks import Encoded, Target
 
 NAMED_WHEN_SKIPPED = 10
 
@@ -164,22 +165,38 @@ def calibration_inputs(
 
 
 def calibration_sample(
-    recipe: Recipe, checkpoint: Checkpoint, clip: Utterance, target: Target
+    recipe: Recipe, checkpoint: Checkpoint, clip: Utterance, target: Target, whole: bool = False
 ) -> Sample:
     """A clip as units are scored on it, with what is to be said of it.
+
+    `whole`: in the window that the model fills with silence, where it does.
+
+    Raises:
+        UserError: that is no target for it.
+    """
+    encoded = encoded_target(recipe, checkpoint, clip, target)
+    if whole:
+        reading = checkpoint.read(clip.content, recipe.calibration.durations)
+        return Sample(clip.id, checkpoint.inputs(reading), encoded)
+    return Sample(clip.id, calibration_inputs(recipe, checkpoint, clip), encoded)
+
+
+def encoded_target(
+    recipe: Recipe, checkpoint: Checkpoint, clip: Utterance, target: Target
+) -> Encoded:
+    """What is to be said of a calibration clip, as the task's loss takes it.
 
     Raises:
         UserError: that is no target for it.
     """
     try:
-        encoded = recipe.task.encode(target, checkpoint.vocabulary)
+        return recipe.task.encode(target, checkpoint.vocabulary)
     except ValueError as error:
         # The data set's own targets were seen to when they were loaded.
         raise UserError(
             f"calibration: {clip.id}: what the model says of it is no target for it: {error}: "
             "leave it out or set calibration.labels: dataset"
         ) from error
-    return Sample(clip.id, calibration_inputs(recipe, checkpoint, clip), encoded)
 
 
 def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) -> None:
@@ -199,6 +216,8 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
         require_encoder(scored)
     if recipe.budget.channels:
         require_front_end(checkpoint.model)
+    if recipe.budget.decoder_neurons:
+        require_decoder_neurons(checkpoint.model)
     medium = recipe.task.medium
     for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
         for length in settings.lengths(medium):

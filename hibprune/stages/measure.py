@@ -189,6 +189,7 @@ def measured(
             and [one.name for one in kept.graphs] == list(task.graphs)
             and all(one.size_bytes > 0 for one in kept.graphs)
         ),
+        version=2,
         said=variant.name,
     )
 

@@ -14,7 +14,7 @@ from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.attention import heads_of
 from hibprune.records.speedup import SpeedSearch
-from hibprune.records.units import Kind, Plan, Scores, Unit
+from hibprune.records.units import Kind, Plan, Pool, Scores, Unit, pool_words
 from hibprune.stages.budget import Counting, mixed_kinds
 from hibprune.stages.latency_table import latency_table
 from hibprune.stages.mix_limits import within_drop, within_size, without_steps
@@ -40,33 +40,31 @@ def choose_mix(run: Run, targets: tuple[dict[str, Target], str]) -> Choice:
     recipe, model = run.recipe, run.checkpoint.model
     heads = attribute(run, targets, method=recipe.method_of("head"))
     others = {
-        name: attribute_others(run, want, targets) for name, want in wanted(recipe, model).items()
+        pool: attribute_others(run, want, targets) for pool, want in wanted(recipe, model).items()
     }
     kinds = mixed_kinds(recipe, model)
     scores = [*([heads.result] if "head" in kinds else []), *(d.result for d in others.values())]
     speed = _speed(run, kinds, scores, digest(heads.key, *(done.key for done in others.values())))
     plan = _plan(run, heads, others, scores, speed)
     parts = {
-        name: replace(
+        pool: replace(
             plan,
-            key=digest(plan.key, name),
-            result=Plan.model_validate(
-                {"removed": (), "kept": (), name: getattr(plan.result, name)}
-            ),
+            key=digest(plan.key, pool_words(pool)),
+            result=Plan.of([unit for unit in plan.result.units if unit.is_of(pool)], ()),
             seconds=0.0,
         )
-        for name in others
+        for pool in others
     }
-    alone = plan.result.model_copy(update={"neurons": {}, "channels": {}})
+    alone = Plan(removed=plan.result.removed, kept=plan.result.kept)
     return Choice(
         (FinishedRound(heads, replace(plan, result=alone)),),
-        {name: FinishedRound(scores, parts[name]) for name, scores in others.items()},
+        {pool: FinishedRound(scores, parts[pool]) for pool, scores in others.items()},
         speed,
     )
 
 
 def _speed(
-    run: Run, kinds: Sequence[Kind], scores: Sequence[Scores], key: str
+    run: Run, kinds: Sequence[Pool], scores: Sequence[Scores], key: str
 ) -> Done[SpeedSearch] | None:
     """The search for a mix that is as fast as asked; `key` is one of all scores."""
     budget = run.recipe.budget
@@ -85,7 +83,7 @@ def _speed(
 def _plan(
     run: Run,
     heads: Done[Scores],
-    others: dict[str, Done[Scores]],
+    others: dict[Pool, Done[Scores]],
     scores: Sequence[Scores],
     speed: Done[SpeedSearch] | None,
 ) -> Done[Plan]:
@@ -99,12 +97,14 @@ def _plan(
         return Plan.of(units, heads.result.heads)
 
     def finding(plan: Plan) -> str:
-        parts = [f"{sum(unit.kind == kind for unit in plan.units)} {kind}s" for kind in kinds]
+        parts = [
+            f"{sum(unit.is_of(pool) for unit in plan.units)} {pool_words(pool)}" for pool in kinds
+        ]
         return f"{', '.join(parts)} to remove ({budget.one_number} {budget.amount:g})"
 
     inputs: dict[str, Any] = {
         "heads": heads.key,
-        **{name: done.key for name, done in others.items()},
+        **{pool_words(pool): done.key for pool, done in others.items()},
         "budget": budget.model_dump(mode="json"),
         "kinds": list(kinds),
         "weights": WEIGHTS,

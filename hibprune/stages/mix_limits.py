@@ -92,7 +92,8 @@ def within_drop(
         UserError: the first try loses more already, and so does every smaller one.
     """
     limit = run.recipe.budget.amount
-    own, clips = without_steps(run), calibration_clips(run)
+    own, most = without_steps(run), [unit for units in mixture.places.values() for unit in units]
+    clips = calibration_clips(run, most)
     whole = _measured(run, run.checkpoint.model)
     within: tuple[Unit, ...] = ()
     low, high = least_cost(mixture.groups, mixture.cost) / mixture.whole, 1.0

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hibprune.data import Selection
 from hibprune.evaluation.chance import chance_level
@@ -31,7 +31,7 @@ from hibprune.records.manifest import (
 )
 from hibprune.records.measurements import Benchmark, Removal, paired_change
 from hibprune.records.repair import PrunedModel
-from hibprune.records.units import Head, heads_by_layer
+from hibprune.records.units import POOLS, Head, Pool, heads_by_layer, pool_words
 from hibprune.records.variants import (
     ORIGINAL,
     MissingVariant,
@@ -74,8 +74,8 @@ class Outcome:
                 for name, done in (("attribute", one.scores), ("plan", one.plan))
             },
             **{
-                f"{step}-{many}": done
-                for many, one in choice.others.items()
+                f"{step}-{pool_words(pool).replace(' ', '-')}": done
+                for pool, one in choice.others.items()
                 for step, done in (("attribute", one.scores), ("plan", one.plan))
             },
             "prune": self.removal,
@@ -134,8 +134,9 @@ def _manifest(outcome: Outcome) -> Manifest:
             budget=recipe.budget.share(plan.total),
             removed=_by_layer(plan.removed),
         ),
-        neurons=_others(outcome, "neurons"),
-        channels=_others(outcome, "channels"),
+        neurons=_others(outcome, "neuron"),
+        channels=_others(outcome, "channel"),
+        decoder_neurons=_others(outcome, "decoder_neuron"),
         repair=outcome.saved.result.repair,
         rounds=tuple(
             RoundSummary(
@@ -195,6 +196,7 @@ def _variant(outcome: Outcome, made: Made) -> Variant:
         if plan.name == ORIGINAL
         else paired_change(original.evaluation, found.evaluation),
         constant=found.evaluation.constant,
+        faults=found.evaluation.faults,
         parity=None
         if made.parity is None
         else ParitySummary.of(made.parity.result, outcome.loaded.recipe.task.medium.unit),
@@ -211,11 +213,10 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
     plan, repair = outcome.choice.plan.result, outcome.saved.result.repair
     done = []
     if not is_rival:
-        gone = Counter(unit.kind for unit in plan.units)
-        for kind in ("head", "neuron", "channel"):
-            number = gone[kind]
-            if number or kind == "head":
-                done.append(f"{number or 'no'} {kind}{'' if number == 1 else 's'} removed")
+        for pool in POOLS:
+            number = sum(unit.is_of(pool) for unit in plan.units)
+            if number or pool == "head":
+                done.append(f"{number or 'no'} {pool_words(pool, number)} removed")
         if repair is not None:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
     if precision != "fp32":
@@ -242,14 +243,13 @@ def _budget(outcome: Outcome) -> BudgetSummary | None:
     )
 
 
-def _others(outcome: Outcome, many: Literal["neurons", "channels"]) -> UnitSummary | None:
-    chosen = outcome.choice.others.get(many)
+def _others(outcome: Outcome, pool: Pool) -> UnitSummary | None:
+    chosen = outcome.choice.others.get(pool)
     if chosen is None:
         return None
     recipe, model = outcome.loaded.recipe, outcome.material.checkpoint.model
-    scores, want = chosen.scores.result, wanted(recipe, model)[many]
-    plan = chosen.plan.result
-    removed = plan.neurons if many == "neurons" else plan.channels
+    scores, want = chosen.scores.result, wanted(recipe, model)[pool]
+    removed = chosen.plan.result.by_layer(pool)
     return UnitSummary(
         total=len(scores.heads),
         share=want.share,

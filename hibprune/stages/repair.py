@@ -8,18 +8,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.compression.remove import copy_without, save_model
 from hibprune.compression.repair import repair
+from hibprune.data import Utterance
+from hibprune.evaluation.metric import predict_targets
 from hibprune.execution.files import scratch_directory, write_files_via_temporary
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
 from hibprune.records.repair import PrunedModel, Repair
-from hibprune.records.units import Plan, Unit
+from hibprune.records.units import DECODER, Plan, Unit
 from hibprune.stages.credibility import credible_repair
+from hibprune.stages.load import encoded_target
 from hibprune.stages.run import Run, once
+from hibprune.tasks import Target
+from hibprune.tasks.seq2seq import fed_tokens
 
 
 def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
@@ -93,15 +100,15 @@ def repaired_copy(
     Raises:
         UserError: as `repair`.
     """
-    settings = run.recipe.removal
-    model = copy_without(run.checkpoint.model, units)
+    settings, gone = run.recipe.removal, tuple(units)
+    model = copy_without(run.checkpoint.model, gone)
     if settings.repair == "none":
         return model, None
     with _scratch(run) as scratch:
         found = repair(
             run.checkpoint.model,
             model,
-            calibration_clips(run) if clips is None else clips,
+            calibration_clips(run, gone) if clips is None else clips,
             settings.repair,
             scratch,
             int(settings.memory_gib * 2**30),
@@ -123,13 +130,44 @@ def _scratch(run: Run) -> Iterator[Path]:
             yield Path(elsewhere)
 
 
-def calibration_clips(run: Run) -> list[CalibrationClip]:
-    """What removal is repaired on, as the model is used on it."""
-    limits = run.recipe.calibration.durations
+def calibration_clips(run: Run, units: Iterable[Unit] = ()) -> list[CalibrationClip]:
+    """What removal of some units is repaired on, as the model is used on it.
+
+    With what a decoder is fed where units of it are gone: the transcripts that the data give, or
+    what the model itself says, as `calibration.labels` has it.
+
+    Raises:
+        UserError: the model says nothing that a decoder could be fed of some clip.
+    """
+    limits, checkpoint = run.recipe.calibration.durations, run.checkpoint
+    utterances = run.material.repair.utterances
+    fed: Sequence[Tensor | None] = [None] * len(utterances)
+    if any(unit.stack == DECODER for unit in units):
+        fed = _transcripts_fed(run, utterances)
     return [
-        calibration_clip(run.checkpoint, run.checkpoint.read(clip.content, limits))
-        for clip in run.material.repair.utterances
+        calibration_clip(checkpoint, checkpoint.read(clip.content, limits), tokens)
+        for clip, tokens in zip(utterances, fed, strict=True)
     ]
+
+
+def _transcripts_fed(run: Run, clips: Sequence[Utterance]) -> list[Tensor]:
+    """What a decoder is fed of each clip's transcript (1, tokens)."""
+    recipe, checkpoint = run.recipe, run.checkpoint
+    targets: Sequence[Target | None] = [clip.target for clip in clips]
+    if recipe.calibration.labels == "model":
+        targets = predict_targets(
+            recipe.task.torch_predict(checkpoint.model),
+            checkpoint,
+            recipe.task,
+            clips,
+            recipe.calibration.durations,
+        )
+    found = []
+    for clip, target in zip(clips, targets, strict=True):
+        assert target is not None, "a clip without a transcript"
+        encoded = encoded_target(recipe, checkpoint, clip, target)
+        found.append(fed_tokens(checkpoint.model.config, [encoded], torch.device("cpu"))[0])
+    return found
 
 
 def repair_line(repair: Repair | None) -> str:

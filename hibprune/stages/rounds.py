@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hibprune.execution.files import digest
 from hibprune.execution.steps import Done
 from hibprune.records.speedup import SpeedSearch
-from hibprune.records.units import Head, Plan, Scores
+from hibprune.records.units import Head, Plan, Pool, Scores
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,8 @@ class Choice:
     """All rounds of a run, at least one."""
 
     rounds: tuple[FinishedRound, ...]
-    others: Mapping[str, FinishedRound] = field(default_factory=dict)
-    """By `neurons` and `channels`, where the budget is of them too: the scores of all, and which of
-    them go."""
+    others: Mapping[Pool, FinishedRound] = field(default_factory=dict)
+    """What goes beside heads, where the budget is of it too: the scores of all, and which go."""
     speed: Done[SpeedSearch] | None = None
     """How the mix was found, where the budget is a speed."""
 
@@ -39,14 +38,10 @@ class Choice:
     def plan(self) -> Done[Plan]:
         """The plans of all rounds as one; its key hangs on those before through their scores."""
         last, others = self.rounds[-1].plan, [one.plan for one in self.others.values()]
+        gone = [unit for one in others for unit in one.result.units]
         return Done(
             key=digest(last.key, *(one.key for one in others)) if others else last.key,
-            result=Plan(
-                removed=self.removed,
-                kept=last.result.kept,
-                neurons={k: v for one in others for k, v in one.result.neurons.items()},
-                channels={k: v for one in others for k, v in one.result.channels.items()},
-            ),
+            result=Plan.of([*self.removed, *gone], last.result.kept),
             seconds=sum(one.plan.seconds for one in self.rounds),
             resumed=last.resumed,
         )

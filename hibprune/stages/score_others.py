@@ -1,4 +1,4 @@
-"""Which neurons and channels go: those of the model as it was are scored once, and planned."""
+"""Which units go beside heads: those of the model as it was are scored once, and planned."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from transformers import PreTrainedModel
 from hibprune.attribution import MethodBase
 from hibprune.attribution.base import Session
 from hibprune.attribution.passes import effort_measured
-from hibprune.compression.plan import Budget, lowest_channels, lowest_neurons
+from hibprune.compression.plan import lowest_share
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
-from hibprune.records.units import Kind, Plan, Scope, Scores, Unit, units_by_layer
-from hibprune.report.wording import CHANNELS, NEURONS
+from hibprune.records.units import (
+    DECODER,
+    POOLS,
+    Plan,
+    Pool,
+    Scope,
+    Scores,
+    Unit,
+    pool_words,
+)
+from hibprune.report.wording import NAMED
 from hibprune.stages.budget import mixed_kinds
 from hibprune.stages.load import calibration_sample
 from hibprune.stages.rounds import FinishedRound
@@ -26,12 +35,12 @@ from hibprune.tasks import Target
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many units of a kind are to go by a recipe: a share of all or of every layer.
+    """How many units of a pool are to go by a recipe: a share of all or of every layer.
 
     There is no share where one number for all kinds decides.
     """
 
-    kind: Kind
+    pool: Pool
     share: float | None
     scope: Scope
     method: MethodBase
@@ -39,34 +48,37 @@ class Wanted:
     @property
     def many(self) -> str:
         """What they are called."""
-        return f"{self.kind}s"
+        return pool_words(self.pool)
 
     @property
-    def named(self) -> str:
-        """What they are called, and of what they are."""
-        return NEURONS if self.kind == "neuron" else CHANNELS
+    def step(self) -> str:
+        """What steps that choose among them are called by."""
+        return self.many.replace(" ", "-")
+
+    def lowest(self, scores: Scores) -> tuple[Unit, ...]:
+        """Those that go."""
+        return lowest_share(scores, self.share or 0.0, self.scope, self.many)
 
 
-def wanted(recipe: Recipe, model: PreTrainedModel) -> dict[str, Wanted]:
-    """What a recipe wants to go beside heads, by `neurons` and `channels`."""
+def wanted(recipe: Recipe, model: PreTrainedModel) -> dict[Pool, Wanted]:
+    """What a recipe wants to go beside heads."""
     budget = recipe.budget
+    shares: dict[Pool, float | None]
     if budget.one_number is not None:
-        shares: dict[Kind, float | None] = dict.fromkeys(mixed_kinds(recipe, model))
+        shares = dict.fromkeys(mixed_kinds(recipe, model))
     else:
-        shares = {"neuron": budget.neurons or None, "channel": budget.channels or None}
-        shares = {kind: share for kind, share in shares.items() if share is not None}
-    others: tuple[Kind, ...] = ("neuron", "channel")
-    found = [
-        Wanted(
-            kind,
-            shares[kind],
-            "layerwise" if kind == "channel" and budget.one_number is None else budget.scope,
-            recipe.method_of(kind),
+        shares = {pool: getattr(budget, f"{pool}s") for pool in POOLS if pool != "head"}
+        shares = {pool: share for pool, share in shares.items() if share}
+    return {
+        pool: Wanted(
+            pool,
+            shares[pool],
+            "layerwise" if pool == "channel" and budget.one_number is None else budget.scope,
+            recipe.method_of(pool),
         )
-        for kind in others
-        if kind in shares
-    ]
-    return {one.many: one for one in found}
+        for pool in POOLS
+        if pool in shares and pool != "head"
+    }
 
 
 def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
@@ -75,36 +87,31 @@ def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
     for want in wanted(recipe, model).values():
         if want.share is None:
             continue
-        units = units_of(model, want.kind)
+        units = units_of(model, want.pool)
         flat = Scores(method="none", heads=units, samples=(), per_sample=((0.0,) * len(units),))
-        gone = _lowest(want, flat, recipe.budget)
-        lines.append(f"{len(gone)} of {len(units)} {want.named} ({want.scope})")
+        gone = want.lowest(flat)
+        lines.append(f"{len(gone)} of {len(units)} {NAMED[want.pool]} ({want.scope})")
     return tuple(lines)
 
 
-def _lowest(want: Wanted, scores: Scores, budget: Budget) -> tuple[Unit, ...]:
-    return (lowest_neurons if want.kind == "neuron" else lowest_channels)(scores, budget)
-
-
-def choose_others(run: Run, targets: tuple[dict[str, Target], str]) -> dict[str, FinishedRound]:
+def choose_others(run: Run, targets: tuple[dict[str, Target], str]) -> dict[Pool, FinishedRound]:
     """Score what the recipe wants to go beside heads, and plan which of it goes."""
     return {
-        name: _choose(run, one, targets)
-        for name, one in wanted(run.recipe, run.checkpoint.model).items()
+        pool: _choose(run, one, targets)
+        for pool, one in wanted(run.recipe, run.checkpoint.model).items()
     }
 
 
 def _choose(run: Run, want: Wanted, targets: tuple[dict[str, Target], str]) -> FinishedRound:
-    scores, budget = attribute_others(run, want, targets), run.recipe.budget
+    scores = attribute_others(run, want, targets)
     total = len(scores.result.heads)
 
     def plan(_: Step[Plan], narration: StepNarration) -> Plan:
-        removed = units_by_layer(_lowest(want, scores.result, budget))
-        return Plan.model_validate({"removed": (), "kept": (), want.many: removed})
+        return Plan.of(want.lowest(scores.result), ())
 
     done = once(
         run,
-        f"plan-{want.many}",
+        f"plan-{want.step}",
         {"scores": scores.key, want.many: want.share, "scope": want.scope},
         Plan,
         plan,
@@ -119,13 +126,15 @@ def _choose(run: Run, want: Wanted, targets: tuple[dict[str, Target], str]) -> F
 def attribute_others(
     run: Run, want: Wanted, targets: tuple[dict[str, Target], str]
 ) -> Done[Scores]:
-    """Score the units of a kind on the calibration clips."""
+    """Score the units of a pool on the calibration clips."""
     recipe, model, method = run.recipe, run.checkpoint.model, want.method
-    units = units_of(model, want.kind)
+    units = units_of(model, want.pool)
+    in_decoder = POOLS[want.pool][1] == DECODER
 
     def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
         samples = [
-            calibration_sample(recipe, run.checkpoint, clip, targets[0][clip.id])
+            # A decoder hears what an encoder makes of all that it is used on.
+            calibration_sample(recipe, run.checkpoint, clip, targets[0][clip.id], in_decoder)
             for clip in run.material.calibration.utterances
         ]
         session = Session(
@@ -134,12 +143,12 @@ def attribute_others(
             notice=run.narrator.say,
         )
         with effort_measured(model, len(samples)) as effort:
-            scores = method.attribute(model, samples, recipe.task.loss, session, want.kind)
+            scores = method.attribute(model, samples, recipe.task.loss, session, want.pool)
         return scores.model_copy(update={"effort": effort()})
 
     return once(
         run,
-        f"attribute-{want.many}",
+        f"attribute-{want.step}",
         {
             "calibration": run.material.calibration.identity,
             "crop_seconds": recipe.calibration.crop_seconds,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import truediv
@@ -18,7 +17,7 @@ from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.records.latency_table import LatencyTable
 from hibprune.records.speedup import SpeedFound, SpeedSearch, SpeedTry
-from hibprune.records.units import Kind, Unit
+from hibprune.records.units import POOLS, Pool, Unit, pool_words
 from hibprune.report.numbers import listing
 from hibprune.stages.export import write_graphs
 from hibprune.stages.run import Run, once
@@ -33,7 +32,7 @@ ABOVE = 1.015
 
 
 def search_speedup(
-    run: Run, mixture: Mixture, table: LatencyTable, kinds: Sequence[Kind], depends_on: str
+    run: Run, mixture: Mixture, table: LatencyTable, kinds: Sequence[Pool], depends_on: str
 ) -> Done[SpeedSearch]:
     """Find the mix of least error that is as fast as `budget.speedup`; `depends_on` is a key.
 
@@ -47,7 +46,7 @@ def search_speedup(
         most = table.original_milliseconds / least_cost(mixture.groups, cost)
         whole = table.original_milliseconds / table.whole_milliseconds
         if most < asked:
-            taken = listing([f"{kind}s" for kind in kinds])
+            taken = listing(list(map(pool_words, kinds)))
             raise UserError(
                 f"budget.speedup: {asked:g} cannot be reached: {variant} is {most:.2f} times as "
                 f"fast as the original at {table.at} when all {taken} are gone that may go: lower "
@@ -77,7 +76,7 @@ def search_speedup(
         credible=lambda kept: (
             0 <= kept.found.taken < len(kept.found.tries)
             and set(kept.units) <= {unit for own in mixture.places.values() for unit in own}
-            and Counter(unit.kind for unit in kept.units) == Counter(kept.found.chosen.removed)
+            and _by_pool(kept.units) == kept.found.chosen.removed
         ),
     )
 
@@ -125,10 +124,15 @@ class _Search:
             export_without(self.run, units, place)
             times = time_together(self.run, {"original": self.original, "smaller": place})
         return SpeedTry(
-            removed=dict(Counter(unit.kind for unit in units)),
+            removed=_by_pool(units),
             foretold=foretold,
             measured=median(map(truediv, times["original"], times["smaller"])),
         )
+
+
+def _by_pool(units: Sequence[Unit]) -> dict[Pool, int]:
+    counts: dict[Pool, int] = {pool: sum(unit.is_of(pool) for unit in units) for pool in POOLS}
+    return {pool: count for pool, count in counts.items() if count}
 
 
 def _miss(measured: float, asked: float) -> float:

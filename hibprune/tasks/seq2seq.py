@@ -18,13 +18,20 @@ from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import error_rate_interval
 from hibprune.records.transcripts import Normaliser
 from hibprune.tasks.languages import ENGLISH, TWO_LETTERS, language_code
+from hibprune.tasks.loops import transcript_faults
 from hibprune.tasks.measures import Measure
 from hibprune.tasks.steering import language_fault, steering_tokens
 from hibprune.tasks.tokens import beyond_logits, decoder_fault
-from hibprune.tasks.transcripts import SpeechRecognition, english_fault, require_no_boolean
+from hibprune.tasks.transcripts import (
+    SpeechRecognition,
+    english_fault,
+    normaliser_of,
+    require_no_boolean,
+)
 from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -148,6 +155,20 @@ class SpeechRecognitionSeq2Seq(SpeechRecognition):
         losses = functional.cross_entropy(logits.transpose(1, 2), said, reduction="none")
         return losses.sum(1) / (said != IGNORED).sum(1)
 
+    def evaluate(
+        self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary
+    ) -> Evaluation:
+        """The error rate, and the shares of transcripts that are empty or end in a loop."""
+        rules = self.transcript_rules(vocabulary)
+        faults = transcript_faults(
+            list(map(str, predictions)),
+            list(map(str, references)),
+            normaliser_of(rules, vocabulary),
+            rules.counted,
+        )
+        evaluation = super().evaluate(predictions, references, vocabulary)
+        return evaluation.model_copy(update={"faults": faults})
+
     def measure(self, metric: str, vocabulary: Vocabulary) -> Measure:
         if metric == self.curve_metric:
             return TokenAccuracy(self, vocabulary)
@@ -167,6 +188,8 @@ class SpeechRecognitionSeq2Seq(SpeechRecognition):
         return with_mask(extractor)
 
     def decoded_tokens(self, references: Sequence[Target], vocabulary: Vocabulary) -> int:
+        if not references:
+            return self.max_new_tokens
         lengths = [
             sum(token >= 0 for token in self.encode(reference, vocabulary))
             for reference in references
@@ -219,20 +242,30 @@ def teacher_forced(
 
     Of the truth (batch, tokens), steering tokens and padding are `IGNORED`.
     """
+    fed, said = fed_tokens(model.config, targets, next(iter(inputs.values())).device)
+    logits = model(**inputs, decoder_input_ids=fed, use_cache=False).logits.float()
+    return logits, said
+
+
+def fed_tokens(
+    config: Any, targets: Sequence[Encoded], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What a decoder is fed so that it should say some texts, and what it should then say.
+
+    Both (batch, tokens): its start token and all of a text but the end; and the truth, in which
+    steering tokens and padding are `IGNORED`.
+    """
     import torch
 
-    device = next(iter(inputs.values())).device
     longest = max(len(target) for target in targets)
     said = torch.full((len(targets), longest), IGNORED, device=device)
     for place, target in enumerate(targets):
         said[place, : len(target)] = torch.tensor(target, device=device)
     steering = said < IGNORED
     fed = torch.where(steering, IGNORED - said, said)
-    fed = fed.masked_fill(said == IGNORED, model.config.eos_token_id)
-    start = torch.full_like(fed[:, :1], model.config.decoder_start_token_id)
-    fed = torch.cat([start, fed[:, :-1]], dim=1)
-    logits = model(**inputs, decoder_input_ids=fed, use_cache=False).logits.float()
-    return logits, said.masked_fill(said < 0, IGNORED)
+    fed = fed.masked_fill(said == IGNORED, config.eos_token_id)
+    start = torch.full_like(fed[:, :1], config.decoder_start_token_id)
+    return torch.cat([start, fed[:, :-1]], dim=1), said.masked_fill(said < 0, IGNORED)
 
 
 @dataclass(frozen=True)
