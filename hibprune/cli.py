@@ -148,13 +148,13 @@ def compare(
     loaded = opened(recipe, overrides)
     directory = output or Path("exported_models") / f"{loaded.recipe.name}-compare"
 
-    from hibprune.comparing import Wishes, compare_recipe
+    from hibprune.comparing import Request, compare_recipe
     from hibprune.execution.progress import Narrator, Terminal
     from hibprune.report.comparison import summary_lines
 
     console = Terminal(stderr=as_json)
     narrator = Narrator(console, console.is_terminal and not quiet)
-    comparison = compare_recipe(loaded, overrides, Wishes(**wished), directory, narrator, typed())
+    comparison = compare_recipe(loaded, overrides, Request(**wished), directory, narrator, typed())
     if as_json:
         say_json(comparison.model_dump_json(indent=1))
     elif not quiet:

@@ -326,15 +326,15 @@ def test_a_method_that_cannot_serve_the_family(
 def test_among_all_methods_it_is_left_out_and_said(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hibprune.comparing.wishes
+    import hibprune.comparing.request
 
     monkeypatch.setattr(Magnitude, "family_fault", unfit)
     some = tuple(
         method
-        for method in hibprune.comparing.wishes.METHODS
+        for method in hibprune.comparing.request.METHODS
         if method.name() in ("hib", "magnitude", "random")
     )
-    monkeypatch.setattr(hibprune.comparing.wishes, "METHODS", some)
+    monkeypatch.setattr(hibprune.comparing.request, "METHODS", some)
     result = compare(stand_in, "--fractions", "0.5", "--scope", "global")
     assert result.exit_code == 0, result.output or result.exception
     assert "magnitude: left out: its weights are secret" in result.stdout.splitlines()

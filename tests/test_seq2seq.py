@@ -31,8 +31,8 @@ from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import paired_change
 from hibprune.records.units import Scores
 from hibprune.tasks import Batch, Task, Vocabulary
+from hibprune.tasks.decoder_prompt import steering_tokens
 from hibprune.tasks.normalising import english_normaliser
-from hibprune.tasks.steering import steering_tokens
 
 
 def task(**fields: Any) -> Any:

@@ -34,7 +34,7 @@ from hibprune.attribution.noisy_channel import (
     pearson,
     row_norms,
 )
-from hibprune.attribution.precision import products_in
+from hibprune.attribution.reduced_precision import products_in
 from hibprune.attribution.stopping import EVERY, PROBE, Probe
 from hibprune.models.attention import (
     AttentionSite,

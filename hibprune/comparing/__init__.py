@@ -1,6 +1,6 @@
 """Holds methods against each other: the metric over the share of heads that each would remove."""
 
 from hibprune.comparing.chain import compare_recipe
-from hibprune.comparing.wishes import Wishes
+from hibprune.comparing.request import Request
 
-__all__ = ["Wishes", "compare_recipe"]
+__all__ = ["Request", "compare_recipe"]

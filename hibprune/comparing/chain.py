@@ -11,7 +11,7 @@ from pathlib import Path
 from hibprune.comparing.curves import Track, curves_of, points_of
 from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate_silenced
 from hibprune.comparing.repairing import evaluations_repaired, with_repair
-from hibprune.comparing.wishes import Choice, Entry, Wishes, choose, servable
+from hibprune.comparing.request import Choice, Entry, Request, choose, servable
 from hibprune.compression.plan import Budget, lowest_heads
 from hibprune.errors import UserError
 from hibprune.evaluation.chance import chance_level
@@ -46,7 +46,7 @@ Scored = tuple[tuple[Entry, tuple[Done[Scores], ...]], ...]
 def compare_recipe(
     loaded: LoadedRecipe,
     overrides: Sequence[str],
-    wishes: Wishes,
+    request: Request,
     directory: Path,
     narrator: Narrator,
     command: Sequence[str] = (),
@@ -54,10 +54,10 @@ def compare_recipe(
     """Compare methods on a recipe's model and data, taking up what is done in the directory.
 
     Raises:
-        UserError: wishes, recipe, model or data are at fault; nothing is written before they have
+        UserError: request, recipe, model or data are at fault; nothing is written before they have
             been checked. Or the whole model is no better than chance.
     """
-    choice = choose(loaded, overrides, wishes)
+    choice = choose(loaded, overrides, request)
     check_output(directory)
     material, device = load_in_step(loaded, narrator, exports=False)
     choice, left_out = servable(choice, material.checkpoint.family)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hibprune.comparing.wishes import amounts_of, fractions_of, parts_of
+from hibprune.comparing.request import amounts_of, fractions_of, parts_of
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.files import digest, plain_disk_errors, require_own
 from hibprune.execution.output import LOG_FILE, check_output, open_output

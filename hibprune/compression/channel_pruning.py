@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.compression.rebuilding import (
+from hibprune.compression.reloading import (
     Rebuild,
     contradiction,
     gone_places,

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import find_pruneable_heads_and_indices, prune_l
 
 from hibprune.compression.channel_pruning import rebuilding_channels
 from hibprune.compression.neuron_pruning import rebuilding_neurons
-from hibprune.compression.rebuilding import teach_rebuilding
+from hibprune.compression.reloading import teach_rebuilding
 from hibprune.compression.wavlm import wavlm_attention_forward
 from hibprune.models.attention import head_count, stack_layers
 from hibprune.models.families import FAMILIES

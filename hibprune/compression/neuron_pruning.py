@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import prune_linear_layer
 
-from hibprune.compression.rebuilding import (
+from hibprune.compression.reloading import (
     Rebuild,
     Remembered,
     contradiction,

@@ -24,7 +24,7 @@ from hibprune.execution.runtime import (
     session_options,
 )
 from hibprune.records.generation import GenerationSettings
-from hibprune.tasks.steering import TRANSCRIBE
+from hibprune.tasks.decoder_prompt import TRANSCRIBE
 
 INPUTS_PER_SECOND = {"input_values": 16_000, "input_features": 100}
 """Samples that every published Moonshine takes, mel frames that every Whisper takes."""

@@ -17,10 +17,10 @@ from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import error_rate_interval
 from hibprune.records.transcripts import Normaliser
+from hibprune.tasks.decoder_prompt import language_fault, steering_tokens
 from hibprune.tasks.languages import ENGLISH, TWO_LETTERS, language_code
 from hibprune.tasks.loops import transcript_faults
 from hibprune.tasks.measures import Measure
-from hibprune.tasks.steering import language_fault, steering_tokens
 from hibprune.tasks.tokens import beyond_logits, decoder_fault
 from hibprune.tasks.transcripts import (
     SpeechRecognition,

@@ -26,7 +26,7 @@ MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Request:
     """The options of `hibprune compare`, as typed; None where the task decides."""
 
     methods: str = ALL
@@ -90,7 +90,7 @@ class Choice:
         return (own or chosen or [self.entries[0].label])[0]
 
 
-def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Choice:
+def choose(loaded: LoadedRecipe, overrides: Sequence[str], request: Request) -> Choice:
     """Read the options.
 
     Raises:
@@ -103,21 +103,21 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> Ch
         for metric in (task.curve_metric, task.metric_name)
         if metric is not None
     }
-    wanted = wishes.metric or next(iter(metrics))
+    wanted = request.metric or next(iter(metrics))
     if wanted not in metrics:
         raise UserError(f"--metric: '{wanted}' is not one of {', '.join(metrics)} ({task.kind})")
     metric = metrics[wanted]
-    if not 1 <= wishes.seeds <= MAX_SEEDS:
-        bound = "at least 1" if wishes.seeds < 1 else f"at most {MAX_SEEDS:,}"
-        raise UserError(f"--seeds: should be {bound}, not {wishes.seeds}")
+    if not 1 <= request.seeds <= MAX_SEEDS:
+        bound = "at least 1" if request.seeds < 1 else f"at most {MAX_SEEDS:,}"
+        raise UserError(f"--seeds: should be {bound}, not {request.seeds}")
     return Choice(
-        entries=entries_of(loaded, overrides, wishes),
-        all_methods=wishes.methods == ALL,
-        fractions=fractions_of("--fractions", wishes.fractions),
-        scopes=_scopes(wishes.scope),
+        entries=entries_of(loaded, overrides, request),
+        all_methods=request.methods == ALL,
+        fractions=fractions_of("--fractions", request.fractions),
+        scopes=_scopes(request.scope),
         metric=metric,
-        points=() if metric == task.metric_name else fractions_of("--points", wishes.points),
-        repairs=_repairs(wishes.repair),
+        points=() if metric == task.metric_name else fractions_of("--points", request.points),
+        repairs=_repairs(request.repair),
     )
 
 
@@ -149,7 +149,9 @@ def amounts_of(option: str, text: str, example: str) -> tuple[float, ...]:
     return tuple(sorted(amounts))
 
 
-def entries_of(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -> tuple[Entry, ...]:
+def entries_of(
+    loaded: LoadedRecipe, overrides: Sequence[str], request: Request
+) -> tuple[Entry, ...]:
     """The methods of `hib,hib:beta=10:bottleneck=paper,random`.
 
     A name means the recipe's settings where it is the recipe's method, the defaults otherwise;
@@ -159,7 +161,7 @@ def entries_of(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -
         UserError: a method or setting is not known, or two entries come to the same.
     """
     names = [method.name() for method in METHODS]
-    wanted = names if wishes.methods == ALL else parts_of("--methods", wishes.methods)
+    wanted = names if request.methods == ALL else parts_of("--methods", request.methods)
     entries: dict[str, tuple[str, Entry]] = {}
     for text in wanted:
         name, *settings = text.split(":")
@@ -174,7 +176,7 @@ def entries_of(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes) -
                 f"--methods {text}: stacks: only the encoder's heads can be removed: leave it out"
             )
         if entry.drawn:
-            seeds = range(variant.recipe.seed, variant.recipe.seed + wishes.seeds)
+            seeds = range(variant.recipe.seed, variant.recipe.seed + request.seeds)
             entry = replace(entry, variants=tuple(_with_seed(variant, seed) for seed in seeds))
         if entry.label in entries:
             raise UserError(
