@@ -158,15 +158,20 @@ CASES = {
     "whisper": (*(0.05,) * 4, *(0.1,) * 6),
 }
 
+SLOW = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("model_name", "name"),
     [
-        # What differs is a family's attention and inputs, which the others meet with two methods.
-        pytest.param(model, name, marks=() if quick else pytest.mark.slow)
+        # wav2vec2 and bert differ from wavlm by their attention, which two methods do for.
+        pytest.param(
+            model,
+            name,
+            marks=() if model in ("wavlm", "whisper") or name in ("hib", "taylor") else SLOW,
+        )
         for model in CASES
         for name in BATCHED
-        if (quick := model in ("wavlm", "whisper") or name in ("hib", "taylor")) is not None
     ],
 )
 def test_batches_are_as_large_as_memory_allows_and_no_larger(
