@@ -33,6 +33,32 @@ def pytest_configure() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
+LONGEST = (
+    "test_real.py",
+    "test_methods.py",
+    "test_resume.py",
+    "test_relative_paths.py",
+    "test_missing_variants.py",
+    "test_hf_head_pruning.py",
+    "test_generation.py",
+    "test_seq2seq_input.py",
+    "test_checkpoint.py",
+    "test_predict.py",
+    "test_gpu_script.py",
+    "test_refine.py",
+    "test_ranks.py",
+    "test_compare_repair.py",
+    "test_bad_output.py",
+)
+"""Files that take half a minute and more, most of them with few tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: one that came last would keep a single process busy."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
 def pytest_collection_finish() -> None:
     """Once all is imported: the exporter collects garbage, and would look through all of it."""
     gc.collect()

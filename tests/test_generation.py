@@ -20,7 +20,8 @@ from hibprune.records.generation import GenerationSettings
 from hibprune.tasks.generation import with_settings
 
 QUICK = (
-    "--quiet", "--set", "attribution={method: magnitude}", "--set", "validation.limit=6",
+    "--quiet", "--set", "attribution={method: magnitude}", "--set", "validation.limit=4",
+    "--set", "calibration.samples=4",
     "--set", "export.seconds=[0.5]", "--set", "benchmark.repetitions=2",
 )  # fmt: skip
 

@@ -301,6 +301,7 @@ def without_times(content: Any) -> Any:
     return [without_times(one) for one in content] if isinstance(content, list) else content
 
 
+@pytest.mark.draws
 def test_the_same_recipe_gives_the_same_bytes_but_for_times(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base / "task", tmp_path / "task")
     with contextlib.chdir(tmp_path):

@@ -33,9 +33,9 @@ def test_its_recipe_checks_out(tmp_path: Path) -> None:
 
 
 def test_whisper_runs_from_recipe_to_onnx_on_human_speech(tmp_path: Path) -> None:
-    recipe = lay_out(tmp_path, calibration=2, validation=5)
+    recipe = lay_out(tmp_path, calibration=4, validation=5)
     quick = (
-        "calibration.samples=1", "calibration.repair_samples=2",
+        "calibration.samples=1", "calibration.repair_samples=4",
         "export={seconds: [1], batches: [1]}",
         "benchmark={seconds: [1], repetitions: 2, warmup: 1}",
         "attribution.steps=2", "export.variants=[fp32]", "benchmark.rivals=false",

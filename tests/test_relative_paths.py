@@ -173,7 +173,7 @@ class TestCard:
         moonshine = StandIn(stand_ins("encoder_decoder_on_waveforms"))
         result = invoke(
             "run", moonshine.recipe, "--output", working / self.LIMITED, "--quiet",
-            "--set", "task.max_tokens_per_second=15", "--set", "validation.limit=6",
+            "--set", "task.max_tokens_per_second=15", "--set", "validation.limit=2",
             "--set", "attribution={method: magnitude}",
         )  # fmt: skip
         assert result.exit_code == 0, result.output

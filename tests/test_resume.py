@@ -26,7 +26,8 @@ STEPS = (
     "benchmark",
 )  # fmt: skip
 LONG = (
-    "--set", "attribution.steps=120", "--set", "export.seconds=[1, 3]", "--quiet"
+    "--set", "attribution.steps=60", "--set", "attribution.batch_size=4",
+    "--set", "export.seconds=[1, 3]", "--quiet",
 )  # fmt: skip
 """Attribution and export that take long enough to be killed in the middle of."""
 
@@ -310,7 +311,7 @@ def scores_of(output: Path) -> np.ndarray:
 def test_scores_do_not_depend_on_the_batches(
     task: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--set", "attribution.steps=20")
+    options = ("--set", "attribution.steps=8", "--set", "validation.limit=5")
     run(task.recipe, tmp_path / "seven", *options)
     run(task.recipe, tmp_path / "one", *options, "--set", "attribution.batch_size=1")
 

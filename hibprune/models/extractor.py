@@ -108,7 +108,7 @@ def longest_heard(extractor: Any, staged: StagedCheckpoint) -> float:
 
 def _listening(extractor: Any, samples: int) -> Callable[[int], bool]:
     """Whether all that follows a sample of a clip of some length has no part in its features."""
-    clip, other = np.random.default_rng(0).uniform(-0.5, 0.5, (2, samples)).astype(np.float32)
+    clip, other = np.random.default_rng(0).random((2, samples), np.float32) - np.float32(0.5)
     expected = features_of(extractor, clip)[1]
 
     def unheard(start: int) -> bool:

@@ -205,11 +205,7 @@ def area_under(shares: Sequence[float], values: np.ndarray) -> np.ndarray:
 
 def spearman(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
     """Spearman rank correlation; 0 when either side is constant."""
-    from scipy.stats import spearmanr
-
-    if len(set(map(float, first))) < 2 or len(set(map(float, second))) < 2:
-        return 0.0
-    return float(spearmanr(first, second).statistic)
+    return float(rank_pearson(np.asarray(first), np.asarray(second)))
 
 
 def pearson(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -240,9 +236,9 @@ def split_half_correlation(
     if n < 4:
         return None
     generator = np.random.default_rng(seed)
-    correlations = []
-    for _ in range(splits):
+    means = np.empty((2, splits, matrix.shape[1]))
+    for split in range(splits):
         order = generator.permutation(n)
-        first, second = matrix[order[: n // 2]], matrix[order[n // 2 :]]
-        correlations.append(spearman(first.mean(axis=0), second.mean(axis=0)))
-    return float(np.mean(correlations))
+        for half, rows in enumerate((order[: n // 2], order[n // 2 :])):
+            means[half, split] = matrix[rows].mean(axis=0)
+    return float(rank_pearson(*means).mean())
