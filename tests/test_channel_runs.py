@@ -12,7 +12,7 @@ from commands import faults, invoke, refused, run
 from pydantic import ValidationError
 from standin import StandIn, encoder_decoder, keyword_spotting, text_classification
 
-from hibprune.compression.plan import Budget, lowest_channels
+from hibprune.compression.plan import Budget, lowest_units
 from hibprune.errors import UserError
 from hibprune.records.manifest import Manifest
 from hibprune.records.units import FRONT_END, Plan, Scores, Unit, units_by_layer
@@ -153,12 +153,18 @@ def test_the_lowest_of_every_layer_go_whatever_the_scope() -> None:
     scores = channel_scores((3.0, 1.0, 2.0, 1.0), (9.0, 8.0, 7.0), (0.0,))
     for scope in ("global", "layerwise"):
         budget = Budget.model_validate({"heads": 1, "channels": 0.5, "scope": scope})
-        assert units_by_layer(lowest_channels(scores, budget)) == {0: (1, 3), 1: (2,)}
+        assert units_by_layer(lowest_units(scores, budget, "channel")) == {
+            0: (1, 3),
+            1: (2,),
+        }
     # However large the share, a layer keeps one.
     most = Budget(heads=1, channels=0.999)
-    assert units_by_layer(lowest_channels(scores, most)) == {0: (1, 2, 3), 1: (1, 2)}
+    assert units_by_layer(lowest_units(scores, most, "channel")) == {
+        0: (1, 2, 3),
+        1: (1, 2),
+    }
     with pytest.raises(UserError, match="attribution of channels: a score is not finite"):
-        lowest_channels(channel_scores((1.0, float("nan"))), most)
+        lowest_units(channel_scores((1.0, float("nan"))), most, "channel")
 
 
 def test_a_plan_holds_all_kinds_and_comes_back_from_json() -> None:

@@ -23,6 +23,7 @@ from hibprune.records.units import (
     Scope,
     Scores,
     Unit,
+    pool_words,
 )
 
 AMOUNTS = ("fraction", "heads", *get_args(OneNumber))
@@ -112,6 +113,11 @@ class Budget(Settings):
     def currency(self) -> Currency:
         """What is counted for it."""
         return "multiply_adds" if self.multiply_adds is not None else "parameters"
+
+    def share_of(self, pool: Pool) -> tuple[float, Scope]:
+        """The share of units beside heads that goes, of all or of every layer: so of channels."""
+        share: float = getattr(self, f"{pool}s")
+        return share, "layerwise" if pool == "channel" else self.scope
 
     def share(self, total: int) -> HeadShare | None:
         """The share of `total` heads that it asks for; None where it gives no share of them."""
@@ -238,17 +244,19 @@ def require_encoder(heads: Iterable[Head]) -> None:
         )
 
 
-def lowest_share(scores: Scores, share: float, scope: Scope, many: str) -> tuple[Unit, ...]:
-    """The units that a share removes, sorted: the lowest over the model, or of every layer.
+def lowest_units(scores: Scores, budget: Budget, pool: Pool) -> tuple[Unit, ...]:
+    """The units beside heads that a share removes, sorted: the lowest over the model or by layer.
 
-    A share is rounded down to whole units. `many` is what an error calls them.
+    A share is rounded down to whole units, so that each convolution keeps a channel.
 
     Raises:
         UserError: a score is not finite.
     """
-    values = scores.values
+    values, (share, scope) = scores.values, budget.share_of(pool)
     if not all(map(math.isfinite, values.values())):
-        raise UserError(f"attribution of {many}: a score is not finite: see the model's outputs")
+        raise UserError(
+            f"attribution of {pool_words(pool)}: a score is not finite: see the model's outputs"
+        )
     groups: dict[int | None, list[Unit]] = {}
     for unit in sorted(values, key=lambda unit: (values[unit], unit)):
         groups.setdefault(unit.layer if scope == "layerwise" else None, []).append(unit)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hibprune.attribution import MethodBase
 from hibprune.attribution.base import Session
 from hibprune.attribution.passes import effort_measured
-from hibprune.compression.plan import lowest_share
+from hibprune.compression.plan import lowest_units
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.units import units_of
@@ -22,7 +22,6 @@ from hibprune.records.units import (
     Pool,
     Scope,
     Scores,
-    Unit,
     pool_words,
 )
 from hibprune.report.wording import NAMED
@@ -55,30 +54,21 @@ class Wanted:
         """What steps that choose among them are called by."""
         return self.many.replace(" ", "-")
 
-    def lowest(self, scores: Scores) -> tuple[Unit, ...]:
-        """Those that go."""
-        return lowest_share(scores, self.share or 0.0, self.scope, self.many)
-
 
 def wanted(recipe: Recipe, model: PreTrainedModel) -> dict[Pool, Wanted]:
     """What a recipe wants to go beside heads."""
     budget = recipe.budget
-    shares: dict[Pool, float | None]
+    found: dict[Pool, Wanted] = {}
     if budget.one_number is not None:
-        shares = dict.fromkeys(mixed_kinds(recipe, model))
-    else:
-        shares = {pool: getattr(budget, f"{pool}s") for pool in POOLS if pool != "head"}
-        shares = {pool: share for pool, share in shares.items() if share}
-    return {
-        pool: Wanted(
-            pool,
-            shares[pool],
-            "layerwise" if pool == "channel" and budget.one_number is None else budget.scope,
-            recipe.method_of(pool),
-        )
-        for pool in POOLS
-        if pool in shares and pool != "head"
-    }
+        for pool in mixed_kinds(recipe, model):
+            found[pool] = Wanted(pool, None, budget.scope, recipe.method_of(pool))
+        found.pop("head", None)
+        return found
+    for pool in POOLS:
+        share, scope = (0.0, budget.scope) if pool == "head" else budget.share_of(pool)
+        if share:
+            found[pool] = Wanted(pool, share, scope, recipe.method_of(pool))
+    return found
 
 
 def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
@@ -89,7 +79,7 @@ def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
             continue
         units = units_of(model, want.pool)
         flat = Scores(method="none", heads=units, samples=(), per_sample=((0.0,) * len(units),))
-        gone = want.lowest(flat)
+        gone = lowest_units(flat, recipe.budget, want.pool)
         lines.append(f"{len(gone)} of {len(units)} {NAMED[want.pool]} ({want.scope})")
     return tuple(lines)
 
@@ -107,7 +97,7 @@ def _choose(run: Run, want: Wanted, targets: tuple[dict[str, Target], str]) -> F
     total = len(scores.result.heads)
 
     def plan(_: Step[Plan], narration: StepNarration) -> Plan:
-        return Plan.of(want.lowest(scores.result), ())
+        return Plan.of(lowest_units(scores.result, run.recipe.budget, want.pool), ())
 
     done = once(
         run,
