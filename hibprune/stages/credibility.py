@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from hibprune.execution.steps import Partial
+from hibprune.models.low_rank import rank_within
 from hibprune.records.measurements import (
     Benchmark,
     Evaluation,
@@ -19,7 +20,7 @@ from hibprune.records.measurements import (
     Removal,
 )
 from hibprune.records.precision import Precision
-from hibprune.records.repair import Repair
+from hibprune.records.repair import FactoredProjection, Repair
 from hibprune.records.units import ENCODER, POOLS, Head, Scores, Unit
 from hibprune.records.variants import Converted
 
@@ -153,6 +154,22 @@ def credible_repair(
         and all(
             0 <= one.steps <= refine_steps and min(one.before, one.after) >= 0
             for one in repair.refinements
+        )
+    )
+
+
+def credible_factors(factored: Sequence[FactoredProjection], share: float, repair: str) -> bool:
+    """Whether projections became two matrices of the ranks that a share makes of their shapes."""
+    places = {(one.layer, one.name) for one in factored}
+    return (
+        len(places) == len(factored)
+        and (share > 0 or not factored)
+        and all(
+            min(one.layer, one.rows, one.columns) >= 0
+            and one.rank == rank_within(one.rows, one.columns, share)
+            and (one.error is None) == (repair == "none")
+            and (one.error is None or one.error >= 0)
+            for one in factored
         )
     )
 
