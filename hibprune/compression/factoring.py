@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from hibprune.compression.front_end_repair import front_end_affected
 from hibprune.compression.layer_work import LayerWork, held_out
 from hibprune.compression.projection_ranks import tell_configuration
+from hibprune.compression.remove import NOTE
 from hibprune.compression.settings import RepairKind
 from hibprune.compression.truncation import Factors, fitted_factors, plain_factors
 from hibprune.compression.writer_fit import require_frames
@@ -102,6 +103,7 @@ def factor(
                 progress(layer + 1, len(layers))
     if found:
         tell_configuration(pruned)
+        pruned.config._hibprune = NOTE
     return tuple(found)
 
 

@@ -37,10 +37,13 @@ def teach_pruning(module: ModuleType) -> None:
     for family in FAMILIES:
         if family.modeling_module != module.__name__:
             continue
-        teach_rebuilding(
-            getattr(module, family.base_class),
-            (rebuilding_neurons(family), rebuilding_channels(family), rebuilding_ranks(family)),
+        rebuilds = (
+            rebuilding_neurons(family),
+            rebuilding_channels(family),
+            rebuilding_ranks(family),
         )
+        for name in (family.base_class, *(name for name, path in family.parts if not path)):
+            teach_rebuilding(getattr(module, name), rebuilds)
         for name, path in ((family.base_class, ""), *family.parts):
             getattr(module, name)._prune_heads = _prune_heads_of(_stack_within(family, path))
         for name in family.attention_classes:
