@@ -243,7 +243,10 @@ def test_a_configuration_that_cannot_be_is_told_in_a_line(
     [
         ({"9": {MATRICES[0]: 8}}, "projection_ranks speaks of layer 9, and there are layers 0"),
         ({"0": {"../x": 8}}, "projection_ranks speaks of '../x', and the projections of a layer"),
-        ({"0": {MATRICES[0]: 8}}, "its weights do not have the shapes its config.json says"),
+        (
+            {"0": {MATRICES[0]: 8}},
+            "no weights for wav2vec2.encoder.layers.0.attention.q_proj.o",
+        ),
         ({"0": {MATRICES[0]: 1_000_000}}, "its weights do not have the shapes its config.json"),
     ],
 )

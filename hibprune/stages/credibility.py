@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from hibprune.execution.steps import Partial
-from hibprune.models.low_rank import rank_within
 from hibprune.records.measurements import (
     Benchmark,
     Evaluation,
@@ -158,15 +157,15 @@ def credible_repair(
     )
 
 
-def credible_factors(factored: Sequence[FactoredProjection], share: float, repair: str) -> bool:
-    """Whether projections became two matrices of the ranks that a share makes of their shapes."""
-    places = {(one.layer, one.name) for one in factored}
+def credible_factors(
+    factored: Sequence[FactoredProjection], ranks: Mapping[tuple[int, str], int], repair: str
+) -> bool:
+    """Whether these projections, of these ranks and no others, became two matrices."""
     return (
-        len(places) == len(factored)
-        and (share > 0 or not factored)
+        len(factored) == len(ranks)
+        and {(one.layer, one.name): one.rank for one in factored} == ranks
         and all(
-            min(one.layer, one.rows, one.columns) >= 0
-            and one.rank == rank_within(one.rows, one.columns, share)
+            min(one.rows, one.columns) > one.rank
             and (one.error is None) == (repair == "none")
             and (one.error is None or one.error >= 0)
             for one in factored

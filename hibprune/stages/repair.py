@@ -21,6 +21,7 @@ from hibprune.execution.files import scratch_directory, write_files_via_temporar
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
+from hibprune.models.low_rank import ranks_within
 from hibprune.records.repair import (
     FactoredProjection,
     PrunedModel,
@@ -56,7 +57,10 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
         return PrunedModel(repair=found, files=tuple(files), factored=factored)
 
     def credible(kept: PrunedModel) -> bool:
-        if not credible_factors(kept.factored, share, settings.repair):
+        ranks = {}
+        if share:
+            ranks = ranks_within(copy_without(run.checkpoint.model, plan.result.units), share)
+        if not credible_factors(kept.factored, ranks, settings.repair):
             return False
         if not kept.files or kept.repair is None:
             return len(kept.files) > 0 and settings.repair == "none"
