@@ -250,6 +250,7 @@ def test_disks_without_second_names_for_files_do(
 # Run again -----------------------------------------------------------------------------------
 
 
+@pytest.mark.draws
 def test_a_second_run_redoes_nothing(out: Path) -> None:
     kept = {name: sha256_of(out / name) for name in manifest_of(out).files}
     assert again(out, *ALL) == set()

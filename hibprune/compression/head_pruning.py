@@ -20,11 +20,13 @@ from transformers.pytorch_utils import find_pruneable_heads_and_indices, prune_l
 
 from hibprune.compression.channel_pruning import rebuilding_channels
 from hibprune.compression.neuron_pruning import rebuilding_neurons
+from hibprune.compression.projection_ranks import rebuilding_ranks
 from hibprune.compression.reloading import teach_rebuilding
 from hibprune.compression.wavlm import wavlm_attention_forward
 from hibprune.models.attention import head_count, stack_layers
 from hibprune.models.families import FAMILIES
 from hibprune.models.layouts import Family, Stack
+from hibprune.models.low_rank import LowRankLinear, Projection
 
 
 def teach_pruning(module: ModuleType) -> None:
@@ -35,10 +37,13 @@ def teach_pruning(module: ModuleType) -> None:
     for family in FAMILIES:
         if family.modeling_module != module.__name__:
             continue
-        teach_rebuilding(
-            getattr(module, family.base_class),
-            (rebuilding_neurons(family), rebuilding_channels(family)),
+        rebuilds = (
+            rebuilding_neurons(family),
+            rebuilding_channels(family),
+            rebuilding_ranks(family),
         )
+        for name in (family.base_class, *(name for name, path in family.parts if not path)):
+            teach_rebuilding(getattr(module, name), rebuilds)
         for name, path in ((family.base_class, ""), *family.parts):
             getattr(module, name)._prune_heads = _prune_heads_of(_stack_within(family, path))
         for name in family.attention_classes:
@@ -108,7 +113,9 @@ def _gone(attention: nn.Module) -> set[int]:
 def _remove(layer: nn.Module, heads: set[int], stack: Stack) -> None:
     attention: Any = layer.get_submodule(stack.attention)
     count, size = head_count(attention, stack), getattr(attention, stack.head_size)
-    new, rows = find_pruneable_heads_and_indices(heads, count, size, _gone(attention))
+    # Rows can be told from one another also where weights have shapes alone.
+    with torch.device("cpu"):
+        new, rows = find_pruneable_heads_and_indices(heads, count, size, _gone(attention))
     if not new:
         return
     with warnings.catch_warnings():
@@ -163,8 +170,10 @@ class OwnConfiguration:
         setattr(self.shared, name, value)
 
 
-def _pruned_linear(linear: nn.Linear, kept: Tensor, dim: int = 0) -> nn.Linear:
+def _pruned_linear(linear: Projection, kept: Tensor, dim: int = 0) -> Projection:
     """transformers' own makes it float32, trainable and in training mode, whatever it was."""
+    if isinstance(linear, LowRankLinear):
+        return linear.narrowed(kept, dim)
     pruned: nn.Linear = prune_linear_layer(linear, kept, dim).to(linear.weight.dtype)
     for name, weight in pruned.named_parameters():
         weight.requires_grad_(linear.get_parameter(name).requires_grad)

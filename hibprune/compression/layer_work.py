@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.hidden_states import HiddenStates
-from hibprune.models.layerwise import ClipBatch, Layerwise
+from hibprune.models.layerwise import ClipBatch, Enough, Layerwise
 from hibprune.models.moments import Moments
 from hibprune.models.sublayers import Sublayer, Written, writing_recorded
 
@@ -69,6 +70,31 @@ class LayerWork:
             held = _with_frames(held, one.units, wanted, batch.counts & apart)
         return total(fit, self.ranks), total(held, self.ranks)
 
+    def input_moments(self, modules: Sequence[nn.Linear]) -> list[tuple[Moments, Moments]]:
+        """Sums over the fitted and over the held-out clips of what goes into each of some modules.
+
+        There are no targets. What is one tensor to several is summed up once. Those of all
+        processes.
+        """
+        sums = [_no_targets(module) for module in modules]
+        owner = list(range(len(modules)))
+        for batch in self.batches:
+            with inputs_recorded(modules) as inputs:
+                self._pass_pruned(batch)
+            apart = held_out(batch)[:, None]
+            for place in range(len(modules)):
+                states = inputs[place]
+                owner[place] = next(n for n in range(place + 1) if inputs[n] is states)
+                if owner[place] == place:
+                    fit, held = sums[place]
+                    sums[place] = (
+                        _with_frames(fit, states, states[..., :0], batch.counts & ~apart),
+                        _with_frames(held, states, states[..., :0], batch.counts & apart),
+                    )
+        # A process without batches does not know what is one tensor, so that each is added up.
+        found = [sums[place] for place in owner]
+        return [(total(fit, self.ranks), total(held, self.ranks)) for fit, held in found]
+
     def misses(self, parts: Sequence[Sublayer], batch: ClipBatch) -> list[Tensor]:
         """What the stream behind each sublayer misses of the original's (clips, frames, width)."""
         with writing_recorded(parts, then_stop=True) as written:
@@ -96,6 +122,30 @@ class LayerWork:
     def _pass_pruned(self, batch: ClipBatch) -> Tensor:
         states = self.states.get(f"pruned/{batch.number}")
         return self.through(batch, self.layer, states, self.pruned)
+
+
+@contextmanager
+def inputs_recorded(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
+    """Collect what goes into some modules, by place, and leave the rest of a pass alone."""
+    recorded: dict[int, Tensor] = {}
+
+    def keeping(place: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            recorded[place] = inputs[0]
+            if len(recorded) == len(modules):
+                raise Enough
+
+        return hook
+
+    with suppress(Enough), ExitStack() as stack:
+        for place, module in enumerate(modules):
+            stack.callback(module.register_forward_pre_hook(keeping(place)).remove)
+        yield recorded
+
+
+def _no_targets(module: nn.Linear) -> tuple[Moments, Moments]:
+    nothing = Moments.nothing(0, module.in_features, module.weight.device)
+    return nothing, nothing
 
 
 def total(own: Moments, ranks: Ranks) -> Moments:

@@ -41,11 +41,9 @@ def fitted(moments: Moments, anchor: Tensor, alpha: float, with_bias: bool) -> S
         ArithmeticError: there is no solution, since the moments are not finite.
     """
     w = anchor.double().to(moments.inputs.device)
-    second, cross = _about(moments, with_bias)
+    second, cross = about(moments, with_bias)
     if w.shape[1]:
-        variance = float(second.diagonal().mean())
-        rounding = ROUNDING * float(moments.inputs.diagonal().mean())
-        damping = max(alpha, SMALLEST_RIDGE) * max(variance, 0.0) + rounding or 1.0
+        damping = ridge(moments, second, alpha)
         solution = _solved(second, cross + damping * w, damping)
         while solution is None:
             damping *= DAMPING_GROWTH
@@ -56,7 +54,15 @@ def fitted(moments: Moments, anchor: Tensor, alpha: float, with_bias: bool) -> S
     return w, best_bias(moments, w) if with_bias else None
 
 
-def _about(moments: Moments, with_bias: bool) -> tuple[Tensor, Tensor]:
+def ridge(moments: Moments, second: Tensor, alpha: float) -> float:
+    """λ, which α stands for where the second moment is this; never 0."""
+    variance = float(second.diagonal().mean())
+    rounding = ROUNDING * float(moments.inputs.diagonal().mean())
+    return max(alpha, SMALLEST_RIDGE) * max(variance, 0.0) + rounding or 1.0
+
+
+def about(moments: Moments, with_bias: bool) -> tuple[Tensor, Tensor]:
+    """Second moments of inputs, and of targets with inputs: about their means beside a bias."""
     return moments.centred() if with_bias else (moments.inputs, moments.cross)
 
 
@@ -83,7 +89,7 @@ def scaled(
     A block is a head's columns or a neuron's.
     """
     w = anchor.double().to(moments.inputs.device)
-    second, cross = _about(moments, with_bias)
+    second, cross = about(moments, with_bias)
     if blocks:
         owner = torch.zeros(w.shape[1], len(blocks), dtype=torch.float64, device=w.device)
         for number, block in enumerate(blocks):

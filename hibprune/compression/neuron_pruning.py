@@ -30,6 +30,7 @@ from hibprune.compression.reloading import (
 from hibprune.models.attention import stack_layers
 from hibprune.models.feed_forward import gone_neurons, neuron_stacks
 from hibprune.models.layouts import Family, FeedForward, NeuronStack
+from hibprune.models.low_rank import LowRankLinear, Projection
 from hibprune.records.units import Unit
 
 
@@ -100,7 +101,10 @@ def _remove(layer: nn.Module, layout: FeedForward, places: set[int]) -> None:
 def _replace(layer: nn.Module, path: str, kept: torch.Tensor, dim: int) -> None:
     parent_path, _, name = path.rpartition(".")
     parent = layer.get_submodule(parent_path)
-    linear: nn.Linear = getattr(parent, name)
+    linear: Projection = getattr(parent, name)
+    if isinstance(linear, LowRankLinear):
+        setattr(parent, name, linear.narrowed(kept, dim))
+        return
     with warnings.catch_warnings():
         # A layer that loses its last neuron has weights without elements.
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")

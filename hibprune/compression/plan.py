@@ -38,7 +38,11 @@ class Budget(Settings):
     `channels` of the convolutions in front of the encoder. `scope: global` removes the lowest
     scores over the whole model, `layerwise` the same number from every layer (`heads` then counts
     per layer), of heads and neurons; channels always go from every layer alike. No layer is left
-    with fewer heads than `min_heads_per_layer`.
+    with fewer heads than `min_heads_per_layer`. `ranks` is the share of the weights that goes of
+    each projection of the encoder (query, key, value and output of attention, both matrices of the
+    feed-forwards), as it is once all else is gone: it becomes two thinner matrices, whose rank r is
+    the largest with r · (rows + columns) ≤ (1 − ranks) · rows · columns; where even rank 1 would
+    not be cheaper, it stays one. Ranks have no part yet in one number for all kinds.
 
     One number for all kinds of units together: `parameters` is the share of the whole
     model's parameters that STAYS, `multiply_adds` that of its multiply-adds on an input of the
@@ -58,6 +62,7 @@ class Budget(Settings):
     neurons: float = Field(default=0.0, ge=0, lt=1)
     channels: float = Field(default=0.0, ge=0, lt=1)
     decoder_neurons: float = Field(default=0.0, ge=0, lt=1)
+    ranks: float = Field(default=0.0, ge=0, lt=1)
     parameters: float | None = Field(default=None, gt=0, lt=1)
     multiply_adds: float | None = Field(default=None, gt=0, lt=1)
     size_mb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -89,6 +94,11 @@ class Budget(Settings):
                     f"{name} contradicts {self.one_number}, which decides by itself what goes: "
                     "leave it out, or limit what may go by kinds"
                 )
+        if self.ranks:
+            raise ValueError(
+                f"ranks contradicts {self.one_number}, which decides by itself what goes, of units "
+                "alone: leave one of them out"
+            )
         if self.scope == "layerwise":
             raise ValueError(
                 f"scope: layerwise contradicts {self.one_number}, which is one number for all "

@@ -75,6 +75,7 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
         ("pruned_decoder_neurons", partial(_units_fault, "neurons")),
         ("pruned_channels", partial(_units_fault, "channels")),
         ("pruned_heads", _heads_fault),
+        ("projection_ranks", _ranks_fault),
     )
     for key, fault in remembered:
         told = said.get(key)
@@ -124,6 +125,18 @@ def _heads_fault(remembered: dict[str, Any]) -> str | None:
     return None
 
 
+def _ranks_fault(remembered: dict[str, Any]) -> str | None:
+    """Why these are not the ranks of each layer's projections, by their names."""
+    for layer, ranks in remembered.items():
+        if not LAYER.fullmatch(layer):
+            return f"'{shortened(layer)}' is no layer's number"
+        if not isinstance(ranks, dict) or not all(map(_is_number, ranks.values())):
+            return f"layer {layer} has no mapping of projections to ranks"
+        if not all(1 <= rank <= LARGEST_SETTING for rank in ranks.values()):
+            return f"layer {layer} has ranks that no projection has"
+    return None
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -148,11 +161,9 @@ def require_weights_to_fill(
     Raises:
         UserError: it cannot, or is.
     """
-    whole = copy.deepcopy(configuration)
-    # Rows cannot be told from one another where there are no weights.
-    whole.pruned_heads = whole.pruned_neurons = whole.pruned_decoder_neurons = {}
+    own = copy.deepcopy(configuration)
     with plain_faults(f"{staged.source}: cannot read {WEIGHTS}", staged):
-        described = _weights_described(whole, task, staged)
+        described = _weights_described(own, task, staged)
     if described > available:
         raise UserError(f"{staged.source}: its weights do not have the shapes its config.json says")
 

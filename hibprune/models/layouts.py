@@ -174,6 +174,14 @@ class Family:
         return self.stacks[0]
 
     @property
+    def projections(self) -> tuple[str, ...]:
+        """Paths, from a layer of the encoder, of the matrices of attention and feed-forwards."""
+        own = self.encoder
+        reading = (f"{own.attention}.{name}" for name in (own.query, own.key, own.value))
+        feeding = (path for one in self.feed_forwards for path in (one.first, one.second))
+        return (*reading, own.output, *feeding)
+
+    @property
     def neuron_stacks(self) -> tuple[NeuronStack, ...]:
         """The stacks whose neurons can be removed: the encoder, and then the decoder if any."""
         encoder = NeuronStack(

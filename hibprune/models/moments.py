@@ -51,6 +51,22 @@ class Moments:
             targets=float(w @ u.square().sum(1)),
         )
 
+    def of_outputs(self, weight: Tensor, bias: Tensor | None) -> Moments:
+        """The same inputs with what a matrix makes of them, W z + b, as targets."""
+        w = weight.double()
+        b = w.new_zeros(len(w)) if bias is None else bias.double()
+        through = w @ self.inputs
+        product = w @ self.input_sum
+        squares = float((through * w).sum()) + 2 * float(b @ product) + self.weight * float(b @ b)
+        return Moments(
+            weight=self.weight,
+            input_sum=self.input_sum,
+            target_sum=product + self.weight * b,
+            inputs=self.inputs,
+            cross=through + torch.outer(b, self.input_sum),
+            targets=squares,
+        )
+
     def __add__(self, other: Moments) -> Moments:
         return Moments(
             self.weight + other.weight,

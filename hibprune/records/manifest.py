@@ -9,7 +9,7 @@ from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import AtWork, Gate
 from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
-from hibprune.records.repair import Repair
+from hibprune.records.repair import FactoredProjection, Repair, factored_weights
 from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
 from hibprune.records.units import POOLS, Currency, HeadShare, OneNumber, Pool, Scope
@@ -104,6 +104,22 @@ class UnitSummary(Record):
         return sum(len(indices) for indices in self.removed.values())
 
 
+class RankSummary(Record):
+    """The projections of the encoder that became two matrices, of `total`.
+
+    `share` is that of each one's weights which was to go.
+    """
+
+    total: int
+    share: float
+    factored: tuple[FactoredProjection, ...]
+
+    @property
+    def weights(self) -> tuple[int, int]:
+        """Of those that became two: before and after."""
+        return factored_weights(self.factored)
+
+
 class RoundSummary(Record):
     """The heads that went in one round, and the scoring that chose them."""
 
@@ -191,6 +207,7 @@ class Manifest(Record):
     neurons: UnitSummary | None = None
     channels: UnitSummary | None = None
     decoder_neurons: UnitSummary | None = None
+    ranks: RankSummary | None = None
     repair: Repair | None = None
     rounds: tuple[RoundSummary, ...] = ()
     counted_work: CountedWork

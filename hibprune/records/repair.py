@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hibprune.records.base import Record
 from hibprune.records.units import ENCODER, Kind
 
@@ -72,8 +74,44 @@ class Repair(Record):
         return any(one.kept for one in self.refinements)
 
 
+class FactoredProjection(Record):
+    """A projection that became two matrices (rows, rank) and (rank, columns).
+
+    `name` is its path within its layer of the encoder. `error` is what it misses of what it should
+    give out, a mean square over frames of clips held out as a share of the variance; None where no
+    clips were looked at.
+    """
+
+    layer: int
+    name: str
+    rows: int
+    columns: int
+    rank: int
+    error: float | None = None
+
+    @property
+    def parameters_before(self) -> int:
+        """Weights of the whole matrix."""
+        return self.rows * self.columns
+
+    @property
+    def parameters_after(self) -> int:
+        """Weights of both."""
+        return self.rank * (self.rows + self.columns)
+
+
+def factored_weights(factored: Iterable[FactoredProjection]) -> tuple[int, int]:
+    """Weights of projections that became two matrices, before and after."""
+    pairs = [(one.parameters_before, one.parameters_after) for one in factored]
+    return sum(before for before, _ in pairs), sum(after for _, after in pairs)
+
+
 class PrunedModel(Record):
-    """The pruned model as saved: its files, and how its weights were repaired, if they were."""
+    """The pruned model as saved: its files, and how its weights were repaired, if they were.
+
+    `factored` are the projections that became two matrices, in the order of layers.
+    """
 
     repair: Repair | None
     files: tuple[str, ...]
+    factored: tuple[FactoredProjection, ...] = ()

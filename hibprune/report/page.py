@@ -20,7 +20,7 @@ from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.mix import mix_section
 from hibprune.report.ranking import samples
-from hibprune.report.repair import others_sections, repair_section
+from hibprune.report.repair import others_sections, ranks_section, repair_section
 from hibprune.report.template import filled
 from hibprune.report.transcripts import faults_table, transcripts_sentence
 from hibprune.report.variants import (
@@ -55,6 +55,7 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
                 *units,
                 *others_sections(manifest),
                 repair_section(manifest),
+                ranks_section(manifest),
             ],
             "parity": parity_section(manifest),
             "data": _data(manifest),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hibprune.records.comparison import NO_REPAIR, TriedRepair
 from hibprune.records.manifest import Manifest, UnitSummary
-from hibprune.records.repair import Repair
+from hibprune.records.repair import FactoredProjection, Repair, factored_weights
 from hibprune.records.units import Pool, pool_words
+from hibprune.report import numbers, wording
 from hibprune.report.markdown import table
 from hibprune.report.numbers import capitalised, percent
 from hibprune.report.wording import NAMED
@@ -26,6 +27,55 @@ def _units_section(pool: Pool, units: UnitSummary) -> str:
             table("rrr", ["layer", "removed", "kept"], rows),
         ]
     )
+
+
+def ranks_section(manifest: Manifest) -> str:
+    """The rank of each projection, layer by layer; empty where none were to become two matrices."""
+    ranks = manifest.ranks
+    if ranks is None:
+        return ""
+    names = list(dict.fromkeys(one.name for one in ranks.factored))
+    layers: dict[int, dict[str, FactoredProjection]] = {}
+    for one in ranks.factored:
+        layers.setdefault(one.layer, {})[one.name] = one
+    rows = [
+        (
+            layer,
+            *(_rank(own.get(name)) for name in names),
+            *map(numbers.count, factored_weights(own.values())),
+        )
+        for layer, own in sorted(layers.items())
+    ]
+    header = ["layer", *names, "weights before", "after"]
+    known = any(one.error is not None for one in ranks.factored)
+    reading = (
+        " In parentheses: mean square of what is missing in a projection's output, as a share of "
+        f"its variance, on held-out {manifest.medium.many}."
+        if known
+        else " Matrices alone were looked at, no data."
+    )
+    return "\n\n".join(
+        [
+            "## Ranks",
+            f"{wording.ranks_sentence(manifest).strip()} Of each one's weights "
+            f"{percent(ranks.share, 1)} or more were to go.",
+            *(
+                [
+                    table("r" * len(header), header, rows),
+                    f"*Rank of each projection, by its path within a layer of the encoder; – where "
+                    f"it is one matrix.{reading}*",
+                ]
+                if ranks.factored
+                else []
+            ),
+        ]
+    )
+
+
+def _rank(one: FactoredProjection | None) -> str:
+    if one is None:
+        return "–"
+    return str(one.rank) if one.error is None else f"{one.rank} ({percent(one.error, 1)})"
 
 
 def repair_name(repair: TriedRepair) -> str:

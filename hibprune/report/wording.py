@@ -249,11 +249,34 @@ def others_sentence(manifest: Manifest) -> str:
         verb = "was" if units.removed_count == 1 else "were"
         share = percent(units.removed_count / units.total, 0)
         went += f" Of {units.total} {NAMED[pool]} {units.removed_count} {verb} removed ({share})."
+    went += ranks_sentence(manifest)
     if repair is None or not repair.sublayers:
         return went
     clips = manifest.medium.counted(repair.clips + repair.held_out)
     how = "and refined by gradient steps, without labels" if repair.refined else "without training"
     return f"{went} What stays was fitted to the original on {clips}, {how}."
+
+
+def ranks_sentence(manifest: Manifest) -> str:
+    """How many projections became two thinner matrices; begins with a space.
+
+    Empty where none were to.
+    """
+    ranks = manifest.ranks
+    if ranks is None:
+        return ""
+    if not ranks.factored:
+        return f" None of the encoder's {ranks.total} projections is cheaper as two matrices."
+    before, after = ranks.weights
+    held = [one.rank for one in ranks.factored]
+    least, most = min(held), max(held)
+    of_rank = f"of rank {least}" if least == most else f"of ranks {least} to {most}"
+    number = len(ranks.factored)
+    became = "became a pair" if number == 1 else "became pairs"
+    return (
+        f" Of the encoder's {ranks.total} projections {number} {became} of thinner matrices, "
+        f"{of_rank}: {count(before)} → {count(after)} weights."
+    )
 
 
 def training_sentence(manifest: Manifest) -> str:

@@ -19,7 +19,7 @@ from hibprune.records.measurements import (
     Removal,
 )
 from hibprune.records.precision import Precision
-from hibprune.records.repair import Repair
+from hibprune.records.repair import FactoredProjection, Repair
 from hibprune.records.units import ENCODER, POOLS, Head, Scores, Unit
 from hibprune.records.variants import Converted
 
@@ -153,6 +153,22 @@ def credible_repair(
         and all(
             0 <= one.steps <= refine_steps and min(one.before, one.after) >= 0
             for one in repair.refinements
+        )
+    )
+
+
+def credible_factors(
+    factored: Sequence[FactoredProjection], ranks: Mapping[tuple[int, str], int], repair: str
+) -> bool:
+    """Whether these projections, of these ranks and no others, became two matrices."""
+    return (
+        len(factored) == len(ranks)
+        and {(one.layer, one.name): one.rank for one in factored} == ranks
+        and all(
+            min(one.rows, one.columns) > one.rank
+            and (one.error is None) == (repair == "none")
+            and (one.error is None or one.error >= 0)
+            for one in factored
         )
     )
 

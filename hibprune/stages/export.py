@@ -16,6 +16,7 @@ from hibprune.execution.progress import StepNarration
 from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.execution.steps import Done, Step
 from hibprune.models.checkpoint import Checkpoint
+from hibprune.models.low_rank import ranks_by_layer
 from hibprune.records.measurements import Evaluation, Parity
 from hibprune.records.repair import PrunedModel
 from hibprune.records.units import Plan, heads_by_layer
@@ -43,6 +44,8 @@ def export(
 
     def export(_: Step[Parity], narration: StepNarration) -> Parity:
         properties = graph_properties(run, plan.result, original.metric, original.value)
+        if ranks := ranks_by_layer(pruned.model):
+            properties["hibprune.projection_ranks"] = ranks
         with scratch_directory(run.directory) as scratch:
             write_graphs(run, pruned.model, scratch, properties)
             parity = _parity(run, pruned, scratch)

@@ -28,6 +28,7 @@ from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.models.feed_forward import require_decoder_neurons
 from hibprune.models.front_end import require_front_end
+from hibprune.models.low_rank import require_whole_projections
 from hibprune.models.parts import plain_faults
 from hibprune.models.preprocessing import Reading
 from hibprune.models.trial import REMEDY
@@ -209,6 +210,7 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
     fault = graph_fault(checkpoint.model) if exports else None
     if fault is not None:
         raise UserError(f"{recipe.model.source}: {fault}")
+    require_whole_projections(checkpoint.model, recipe.model.source)
     scored = heads_of(checkpoint.model, recipe.method_of("head").scored_stacks())
     if recipe.budget.one_number is None:
         check_budget(recipe.budget, scored)

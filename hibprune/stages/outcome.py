@@ -14,6 +14,7 @@ from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import RECIPE_FILE, file_digests
 from hibprune.execution.steps import Done
+from hibprune.models.low_rank import projections_of
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import (
     FILE_NAME,
@@ -25,6 +26,7 @@ from hibprune.records.manifest import (
     Manifest,
     MetricSummary,
     ModelSummary,
+    RankSummary,
     RoundSummary,
     SkippedClip,
     UnitSummary,
@@ -137,6 +139,7 @@ def _manifest(outcome: Outcome) -> Manifest:
         neurons=_others(outcome, "neuron"),
         channels=_others(outcome, "channel"),
         decoder_neurons=_others(outcome, "decoder_neuron"),
+        ranks=_ranks(outcome),
         repair=outcome.saved.result.repair,
         rounds=tuple(
             RoundSummary(
@@ -217,6 +220,8 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
             number = sum(unit.is_of(pool) for unit in plan.units)
             if number or pool == "head":
                 done.append(f"{number or 'no'} {pool_words(pool, number)} removed")
+        if factored := len(outcome.saved.result.factored):
+            done.append(f"{factored} projection{'' if factored == 1 else 's'} factored")
         if repair is not None:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
     if precision != "fp32":
@@ -262,6 +267,17 @@ def _others(outcome: Outcome, pool: Pool) -> UnitSummary | None:
             layer: count - len(removed.get(layer, ()))
             for layer, count in sorted(Counter(one.layer for one in scores.heads).items())
         },
+    )
+
+
+def _ranks(outcome: Outcome) -> RankSummary | None:
+    recipe, model = outcome.loaded.recipe, outcome.material.checkpoint.model
+    if not recipe.budget.ranks:
+        return None
+    return RankSummary(
+        total=len(projections_of(model)),
+        share=recipe.budget.ranks,
+        factored=outcome.saved.result.factored,
     )
 
 

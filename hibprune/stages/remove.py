@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hibprune.compression.projection_ranks import take_shape
 from hibprune.compression.remove import copy_without
 from hibprune.evaluation.footprint import measure_footprint
 from hibprune.evaluation.work import window_of
@@ -20,21 +21,28 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
     length = run.recipe.benchmark.lengths(run.recipe.task.medium)[0]
     tokens, window = decoded_tokens(run), window_of(run.checkpoint.preprocessor)
 
+    share = run.recipe.budget.ranks
+
     def prune(_: Step[Removal], narration: StepNarration) -> Removal:
+        smaller = copy_without(run.checkpoint.model, plan.result.units)
+        if share:
+            take_shape(smaller, share)
         example = run.checkpoint.preprocessor.example(length, 1)
         before, after = (
             measure_footprint(model, example, length, tokens, window)
-            for model in (
-                run.checkpoint.model,
-                copy_without(run.checkpoint.model, plan.result.units),
-            )
+            for model in (run.checkpoint.model, smaller)
         )
         return Removal(before=before, after=after)
 
     return once(
         run,
         "prune",
-        {"plan": plan.key, length.unit: length.value, "decoded_tokens": tokens},
+        {
+            "plan": plan.key,
+            length.unit: length.value,
+            "decoded_tokens": tokens,
+            **({"ranks": share} if share else {}),
+        },
         Removal,
         prune,
         lambda removal: (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hibprune.compression.factoring import factor
 from hibprune.compression.remove import copy_without, save_model
 from hibprune.compression.repair import repair
 from hibprune.data import Utterance
@@ -20,9 +21,16 @@ from hibprune.execution.files import scratch_directory, write_files_via_temporar
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
-from hibprune.records.repair import PrunedModel, Repair
+from hibprune.models.low_rank import ranks_within
+from hibprune.records.repair import (
+    FactoredProjection,
+    PrunedModel,
+    Repair,
+    factored_weights,
+)
 from hibprune.records.units import DECODER, Plan, Unit
-from hibprune.stages.credibility import credible_repair
+from hibprune.report.numbers import count
+from hibprune.stages.credibility import credible_factors, credible_repair
 from hibprune.stages.load import encoded_target
 from hibprune.stages.run import Run, once
 from hibprune.tasks import Target
@@ -31,12 +39,12 @@ from hibprune.tasks.seq2seq import fed_tokens
 
 def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     """Remove a plan's units from a copy of the model, repair what stays, and save it."""
-    settings = run.recipe.removal
+    settings, share = run.recipe.removal, run.recipe.budget.ranks
 
     def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
         if settings.repair != "none":
             run.ranks.tell(plan.result.units)
-        model, found = repaired_copy(run, plan.result.units, narration.advance)
+        model, found, factored = _finished_copy(run, plan.result.units, narration.advance)
 
         def write(place: Path) -> None:
             task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
@@ -46,9 +54,14 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
                     part.save_pretrained(place)
 
         files = write_files_via_temporary(run.directory, write)
-        return PrunedModel(repair=found, files=tuple(files))
+        return PrunedModel(repair=found, files=tuple(files), factored=factored)
 
     def credible(kept: PrunedModel) -> bool:
+        ranks = {}
+        if share:
+            ranks = ranks_within(copy_without(run.checkpoint.model, plan.result.units), share)
+        if not credible_factors(kept.factored, ranks, settings.repair):
+            return False
         if not kept.files or kept.repair is None:
             return len(kept.files) > 0 and settings.repair == "none"
         clips = len(run.material.repair.utterances)
@@ -59,10 +72,12 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     done = once(
         run,
         "repair",
-        {"plan": plan.key, **repair_inputs(run)},
+        {"plan": plan.key, **repair_inputs(run), **({"ranks": share} if share else {})},
         PrunedModel,
         compute,
-        lambda done: repair_line(done.repair),
+        lambda done: "; ".join(
+            filter(None, (repair_line(done.repair), factored_line(done.factored)))
+        ),
         lambda done: list(done.files),
         credible,
     )
@@ -73,7 +88,7 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
 def help_repairing(run: Run) -> None:
     """Take a share of the repair whenever the leader has one to do, until it is over."""
     while (units := run.ranks.hear()) is not None:
-        repaired_copy(run, units)
+        _finished_copy(run, units)
 
 
 def repair_inputs(run: Run) -> dict[str, Any]:
@@ -117,6 +132,32 @@ def repaired_copy(
             run.ranks,
         )
     return model, found
+
+
+def _finished_copy(
+    run: Run,
+    units: Iterable[Unit],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[PreTrainedModel, Repair | None, tuple[FactoredProjection, ...]]:
+    """A repaired copy, of which projections have become two matrices where the budget says so."""
+    settings, share, gone = run.recipe.removal, run.recipe.budget.ranks, tuple(units)
+    clips = [] if settings.repair == "none" else calibration_clips(run, gone)
+    model, found = repaired_copy(run, gone, progress, clips)
+    if not share:
+        return model, found, ()
+    with _scratch(run) as scratch:
+        factored = factor(
+            run.checkpoint.model,
+            model,
+            clips,
+            settings.repair,
+            share,
+            scratch,
+            int(settings.memory_gib * 2**30),
+            progress,
+            run.ranks,
+        )
+    return model, found, factored
 
 
 @contextmanager
@@ -168,6 +209,14 @@ def _transcripts_fed(run: Run, clips: Sequence[Utterance]) -> list[Tensor]:
         encoded = encoded_target(recipe, checkpoint, clip, target)
         found.append(fed_tokens(checkpoint.model.config, [encoded], torch.device("cpu"))[0])
     return found
+
+
+def factored_line(factored: Sequence[FactoredProjection]) -> str | None:
+    """How many projections became two matrices, and their weights; None where none did."""
+    if not factored:
+        return None
+    before, after = factored_weights(factored)
+    return f"{len(factored)} projections factored, {count(before)} → {count(after)} weights"
 
 
 def repair_line(repair: Repair | None) -> str:

@@ -13,6 +13,7 @@ from hibprune.attribution.passes import effort_measured
 from hibprune.compression.plan import lowest_units
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
+from hibprune.models.low_rank import projections_of, ranks_within
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
 from hibprune.records.units import (
@@ -24,6 +25,7 @@ from hibprune.records.units import (
     Scores,
     pool_words,
 )
+from hibprune.report.numbers import count
 from hibprune.report.wording import NAMED
 from hibprune.stages.budget import mixed_kinds
 from hibprune.stages.load import calibration_sample
@@ -81,7 +83,24 @@ def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
         flat = Scores(method="none", heads=units, samples=(), per_sample=((0.0,) * len(units),))
         gone = lowest_units(flat, recipe.budget, want.pool)
         lines.append(f"{len(gone)} of {len(units)} {NAMED[want.pool]} ({want.scope})")
+    if recipe.budget.ranks:
+        lines.append(_ranks_line(model, recipe.budget.ranks))
     return tuple(lines)
+
+
+def _ranks_line(model: PreTrainedModel, share: float) -> str:
+    projections, ranks = projections_of(model), ranks_within(model, share)
+    if not ranks:
+        return f"none of {len(projections)} projections: two matrices are no cheaper than one"
+    shapes = [(rank, projections[place]) for place, rank in ranks.items()]
+    before = sum(one.in_features * one.out_features for _, one in shapes)
+    after = sum(rank * (one.in_features + one.out_features) for rank, one in shapes)
+    least, most = min(ranks.values()), max(ranks.values())
+    return (
+        f"{count(before - after)} of {count(before)} weights of {len(ranks)} of "
+        f"{len(projections)} projections, as pairs of thinner matrices of ranks {least} to {most} "
+        "(fewer where heads or neurons go)"
+    )
 
 
 def choose_others(run: Run, targets: tuple[dict[str, Target], str]) -> dict[Pool, FinishedRound]:

@@ -1,0 +1,58 @@
+"""Projections of an encoder as two matrices, remembered so that the model reloads.
+
+`config.projection_ranks` names, for each layer, the projections that are two matrices, by their
+path within it, and their ranks. Importing hibprune teaches the models to read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hibprune.compression.reloading import Rebuild, require_layers
+from hibprune.models.families import family_of
+from hibprune.models.layouts import Family
+from hibprune.models.low_rank import encoder_layers_of, ranks_by_layer, ranks_within, thinner
+
+FIELD = "projection_ranks"
+
+
+def take_shape(model: PreTrainedModel, share: float) -> None:
+    """Give a live model's projections the shapes that they will have, and no particular values."""
+    layers = encoder_layers_of(model.base_model, family_of(model.config.model_type))
+    for (number, path), rank in ranks_within(model, share).items():
+        thinner(layers[number], path, rank)
+
+
+def tell_configuration(model: PreTrainedModel) -> None:
+    """Let the configuration remember which projections are two matrices."""
+    setattr(model.config, FIELD, ranks_by_layer(model))
+
+
+def rebuilding_ranks(family: Family) -> Rebuild:
+    """How a base model of a family makes two matrices of what the configuration names."""
+    return partial(_rebuild, family)
+
+
+def _rebuild(family: Family, base_model: Any, config: Any) -> None:
+    """Make two matrices, into which the weights of a checkpoint are then copied.
+
+    Raises:
+        ValueError: the configuration contradicts the model.
+    """
+    told: Mapping[str, Mapping[str, int]] | None = getattr(config, FIELD, None)
+    if not told:
+        return
+    layers = encoder_layers_of(base_model, family)
+    require_layers(FIELD, told.keys(), len(layers))
+    for number, ranks in told.items():
+        for path, rank in ranks.items():
+            if path not in family.projections:
+                raise ValueError(
+                    f"{FIELD} speaks of '{path[:60]}', and the projections of a layer are "
+                    f"{', '.join(family.projections)}"
+                )
+            thinner(layers[int(number)], path, rank)
