@@ -29,21 +29,16 @@ from hibprune.tasks import Target
 WEIGHTS: dict[Kind, float] = {"head": 1.0, "neuron": 1.0, "channel": 1.0}
 """What an error weighs by the kind of unit, each a share of the variance of what reads it.
 
-On calibration clips of the quickstart left out of scoring and repair, no factor from a quarter to
-four on any one kind brought repaired models nearer to the original in a way that lasted from budget
-to budget.
+On calibration clips of the quickstart left out of scoring and repair, factors of 4, 16 and 64 on
+channels took repaired models further from the original at most budgets
+(`python tests/benchmarks/mix_weights.py recipes/quickstart.yaml`).
 """
 
 
 def choose_mix(run: Run, targets: tuple[dict[str, Target], str]) -> Choice:
     """Score all kinds that may go, and plan the mix that the budget asks for."""
-    recipe, model = run.recipe, run.checkpoint.model
-    heads = attribute(run, targets, method=recipe.method_of("head"))
-    others = {
-        pool: attribute_others(run, want, targets) for pool, want in wanted(recipe, model).items()
-    }
-    kinds = mixed_kinds(recipe, model)
-    scores = [*([heads.result] if "head" in kinds else []), *(d.result for d in others.values())]
+    heads, others = _attributed(run, targets)
+    kinds, scores = mixed_kinds(run.recipe, run.checkpoint.model), _pooled(run, heads, others)
     speed = _speed(run, kinds, scores, digest(heads.key, *(done.key for done in others.values())))
     plan = _plan(run, heads, others, scores, speed)
     parts = {
@@ -61,6 +56,27 @@ def choose_mix(run: Run, targets: tuple[dict[str, Target], str]) -> Choice:
         {pool: FinishedRound(scores, parts[pool]) for pool, scores in others.items()},
         speed,
     )
+
+
+def scored_pools(run: Run, targets: tuple[dict[str, Target], str]) -> list[Scores]:
+    """The scores of all units that may go, a pool at a time."""
+    return _pooled(run, *_attributed(run, targets))
+
+
+def _attributed(
+    run: Run, targets: tuple[dict[str, Target], str]
+) -> tuple[Done[Scores], dict[Pool, Done[Scores]]]:
+    recipe, model = run.recipe, run.checkpoint.model
+    heads = attribute(run, targets, method=recipe.method_of("head"))
+    others = {
+        pool: attribute_others(run, want, targets) for pool, want in wanted(recipe, model).items()
+    }
+    return heads, others
+
+
+def _pooled(run: Run, heads: Done[Scores], others: dict[Pool, Done[Scores]]) -> list[Scores]:
+    kinds = mixed_kinds(run.recipe, run.checkpoint.model)
+    return [*([heads.result] if "head" in kinds else []), *(d.result for d in others.values())]
 
 
 def _speed(
