@@ -3,7 +3,10 @@
     python tests/benchmarks/whisper_heads.py input     # attribution on cut against padded input
     python tests/benchmarks/whisper_heads.py table     # WER and latency
     python tests/benchmarks/whisper_heads.py table --repair least-squares --repair-clips 80 \
-        --rankings hib reconstruction
+        --rankings reconstruction --budgets 6 9 12 --neurons 0.25 0.5 --draws 3
+
+`--draws` takes calibration clips of several draws, in the place of the first ones; `--neurons` are
+shares of the encoder's neurons that go by `reconstruction` with all heads left, in the first draw.
 
 Needs the directory that HIBPRUNE_REAL names; tests/real_speech.py says how its clips are split.
 Settings were chosen on calibration clips by settings_search.py (searches/whisper_settings.yaml).
@@ -16,13 +19,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import shlex
 import shutil
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -34,7 +39,7 @@ from transformers import PreTrainedModel
 from hibprune.attribution import HeadInformationBottleneck, MethodBase
 from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Occlusion, Random, Reconstruction
-from hibprune.compression.plan import Budget, make_plan
+from hibprune.compression.plan import Budget, lowest_neurons, make_plan
 from hibprune.compression.remove import copy_without
 from hibprune.compression.repair import repair
 from hibprune.compression.settings import RepairKind
@@ -51,7 +56,7 @@ from hibprune.recipe import load_recipe
 from hibprune.records.measurements import Evaluation, paired_change
 from hibprune.records.medium import SOUND
 from hibprune.records.statistics import bootstrap_interval, spearman
-from hibprune.records.units import Head, Scores
+from hibprune.records.units import Head, Kind, Scores, Unit
 from hibprune.stages.load import load
 from hibprune.tasks import Batch, Target
 from hibprune.tasks.seq2seq import SpeechRecognitionSeq2Seq
@@ -62,6 +67,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from real_speech import lay_out  # noqa: E402
 
 AT_ONCE = 20
+POOL = 168
+"""Clips that several draws are taken from."""
 BUDGETS = (1, 3, 6, 9, 12)
 RANKINGS = ("hib", "occlusion", "hib, paper", "reconstruction", "random")
 LIMITS = DurationLimits(max_seconds=30)
@@ -78,6 +85,11 @@ class Speech:
     calibration: tuple[Utterance, ...]
     repaired_on: tuple[Utterance, ...]
     validation: tuple[Utterance, ...]
+
+    def drawn(self, seed: int, calibration: int, repaired_on: int) -> Speech:
+        """The same with calibration clips drawn from all that there are."""
+        clips = random.Random(seed).sample(self.repaired_on, max(calibration, repaired_on))
+        return replace(self, calibration=tuple(clips[:calibration]), repaired_on=tuple(clips))
 
     def waveform(self, clip: Utterance) -> np.ndarray:
         return np.asarray(self.checkpoint.read(clip.content, LIMITS))
@@ -122,6 +134,9 @@ def main() -> None:
     parser.add_argument("--repair", choices=get_args(RepairKind), default="none")
     parser.add_argument("--repair-clips", type=int, default=0)
     parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
+    parser.add_argument("--neurons", nargs="+", type=float, default=())
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--rankings", nargs="+", choices=RANKINGS, default=RANKINGS)
     arguments = parser.parse_args()
     report: dict[str, Any] = {
@@ -143,9 +158,8 @@ def main() -> None:
         write_text(path, json.dumps(report, indent=1) + "\n")
 
     with tempfile.TemporaryDirectory() as directory:
-        speech = loaded(
-            arguments.calibration, arguments.repair_clips, arguments.validation, Path(directory)
-        )
+        pool = arguments.repair_clips if arguments.draws == 1 else POOL
+        speech = loaded(arguments.calibration, pool, arguments.validation, Path(directory))
         part = {"input": cut_against_padded, "table": table}[arguments.part]
         part(speech, arguments, report["rows"], record)
 
@@ -192,13 +206,13 @@ def table(
 
     Rows that are there already are kept. Of the random draws the first alone is timed.
     """
-    done = {(row["ranking"], row.get("seed"), row.get("heads")) for row in rows}
+    done = {_place(row) for row in rows}
     checkpoint = speech.checkpoint
     spectrograms = [
         checkpoint.inputs(speech.waveform(clip))["input_features"] for clip in speech.validation
     ]
 
-    def word_errors(removed: Sequence[Head], smaller: PreTrainedModel | None = None) -> Evaluation:
+    def word_errors(removed: Sequence[Unit], smaller: PreTrainedModel | None = None) -> Evaluation:
         if smaller is None:
             with silenced(checkpoint.model, removed):
                 said = transcribe(spectrograms, speech, checkpoint.model)
@@ -213,45 +227,88 @@ def table(
         unpruned = word_errors([])
         if not done:
             record({"ranking": "none removed", **measured(unpruned)})
-        for name, method, silence, seed in compared(arguments):
-            if name not in arguments.rankings or (name, seed, arguments.budgets[-1]) in done:
-                continue
-            scores, seconds = scored(speech, method, silence, seed)
-            for heads in arguments.budgets:
-                if (name, seed, heads) in done:
+        for ranking in compared(arguments):
+            for draw in range(arguments.draws):
+                own = speech
+                if arguments.draws > 1:
+                    own = speech.drawn(draw, arguments.calibration, arguments.repair_clips)
+                rows_wanted = [
+                    row for row in ranking.rows(arguments, draw) if _place(row) not in done
+                ]
+                if not rows_wanted:
                     continue
-                plan = make_plan(scores, Budget(heads=heads))
-                timed: dict[str, Any] = {}
-                smaller = None
-                if seed == 0 or arguments.repair != "none":
-                    smaller = copy_without(checkpoint.model, plan.removed)
-                    timed = repaired(speech, smaller, arguments.repair)
-                if seed == 0:
-                    pruned = exported(speech, smaller, Path(scratch, "pruned"))
-                    timed.update(latency(original, pruned, checkpoint))
-                record(
-                    {
-                        "ranking": name,
-                        "seed": seed,
-                        "heads": heads,
-                        "removed": [f"{head.layer}.{head.index}" for head in plan.removed],
-                        "scoring_seconds": round(seconds, 1),
-                        "split_half": rounded(scores.split_half),
-                        **measured(word_errors(plan.removed, smaller), unpruned),
-                        **timed,
-                    }
-                )
+                scores, seconds = scored(own, ranking)
+                for row in rows_wanted:
+                    removed = ranking.removed(scores, row)
+                    found: dict[str, Any] = {}
+                    smaller = None
+                    if ranking.seed == 0 or arguments.repair != "none":
+                        smaller = copy_without(checkpoint.model, removed)
+                        found = repaired(own, smaller, arguments.repair)
+                    if ranking.seed == 0 and draw == 0:
+                        pruned = exported(speech, smaller, Path(scratch, "pruned"))
+                        found.update(latency(original, pruned, checkpoint))
+                    if ranking.kind == "head":
+                        row["removed"] = [f"{head.layer}.{head.index}" for head in removed]
+                    record(
+                        {
+                            **row,
+                            "scoring_seconds": round(seconds, 1),
+                            "split_half": rounded(scores.split_half),
+                            **measured(word_errors(removed, smaller), unpruned),
+                            **found,
+                        }
+                    )
 
 
-def compared(arguments: argparse.Namespace) -> Iterator[tuple[str, MethodBase, float, int]]:
-    """Name, method, seconds of silence after the clip, seed."""
-    hib = partial(HeadInformationBottleneck, method="hib", precision="bfloat16")
-    yield "hib", hib(), 0, 0
-    yield "occlusion", Occlusion(method="occlusion"), 0, 0
-    yield "hib, paper", hib(paper=True, beta=10.0, steps=arguments.steps), 0, 0
-    yield "reconstruction", Reconstruction(method="reconstruction"), 0, 0
-    for seed in range(arguments.random_seeds):
-        yield "random", Random(method="random"), 0, seed
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("ranking", "draw", "seed", "heads", "neurons"))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A method with its name in the table, and what it scores; after so much silence, by a seed."""
+
+    name: str
+    method: MethodBase
+    silence: float = 0.0
+    seed: int = 0
+    kind: Kind = "head"
+
+    def rows(self, arguments: argparse.Namespace, draw: int) -> list[dict[str, Any]]:
+        """What a row of the table is known by, for each budget."""
+        amounts = arguments.budgets if self.kind == "head" else arguments.neurons
+        if self.kind == "neuron" and draw > 0:
+            return []
+        about = {"ranking": self.name, "seed": self.seed}
+        if arguments.draws > 1:
+            about["draw"] = draw
+        return [{**about, f"{self.kind}s": amount} for amount in amounts]
+
+    def removed(self, scores: Scores, row: dict[str, Any]) -> tuple[Unit, ...]:
+        """The units that go by the budget of a row."""
+        if self.kind == "head":
+            return make_plan(scores, Budget(heads=row["heads"])).removed
+        return lowest_neurons(scores, Budget(heads=1, neurons=row["neurons"]))
+
+
+def compared(arguments: argparse.Namespace) -> Iterator[Ranking]:
+    """The rankings asked for."""
+    hib = partial(HeadInformationBottleneck, method="hib", precision=arguments.precision)
+    reconstruction = Reconstruction(method="reconstruction")
+    every = [
+        Ranking("hib", hib()),
+        Ranking("occlusion", Occlusion(method="occlusion")),
+        Ranking("hib, paper", hib(paper=True, beta=10.0, steps=arguments.steps)),
+        Ranking("reconstruction", reconstruction),
+        Ranking("reconstruction", reconstruction, kind="neuron"),
+        *(
+            Ranking("random", Random(method="random"), seed=seed)
+            for seed in range(arguments.random_seeds)
+        ),
+    ]
+    for name in arguments.rankings:
+        yield from (one for one in every if one.name == name)
 
 
 def repaired(speech: Speech, smaller: PreTrainedModel, kind: RepairKind) -> dict[str, Any]:
@@ -307,11 +364,15 @@ def latency(original: Timed, pruned: Timed, checkpoint: Checkpoint) -> dict[str,
     }
 
 
-def scored(speech: Speech, method: MethodBase, silence: float, seed: int) -> tuple[Scores, float]:
-    samples = [speech.sample(clip, silence) for clip in speech.calibration]
+def scored(speech: Speech, ranking: Ranking) -> tuple[Scores, float]:
+    samples = [speech.sample(clip, ranking.silence) for clip in speech.calibration]
     start = time.perf_counter()
-    scores = method.for_task(speech.task.kind).attribute(
-        speech.checkpoint.model, samples, speech.task.loss, Session(seed=seed)
+    scores = ranking.method.for_task(speech.task.kind).attribute(
+        speech.checkpoint.model,
+        samples,
+        speech.task.loss,
+        Session(seed=ranking.seed),
+        ranking.kind,
     )
     return scores, time.perf_counter() - start
 
@@ -329,12 +390,46 @@ def rounded(value: float | None) -> float | None:
 
 
 def transcribe(inputs: list[torch.Tensor], speech: Speech, model: PreTrainedModel) -> list[Target]:
+    """What a model says of validation clips; those of long transcripts are decoded together."""
     predict = speech.task.torch_predict(model)
-    said: list[Target] = []
+    said: dict[int, Target] = {}
+    order = sorted(range(len(inputs)), key=lambda clip: len(str(speech.validation[clip].target)))
     for start in range(0, len(inputs), AT_ONCE):
-        tokens = predict({"input_features": torch.cat(inputs[start : start + AT_ONCE])})
-        said.extend(speech.task.decode(row, speech.checkpoint.vocabulary) for row in tokens)
-    return said
+        clips = order[start : start + AT_ONCE]
+        tokens = predict({"input_features": torch.cat([inputs[clip] for clip in clips])})
+        for clip, row in zip(clips, tokens, strict=True):
+            said[clip] = speech.task.decode(row, speech.checkpoint.vocabulary)
+    return [said[clip] for clip in range(len(inputs))]
+
+
+def repaired_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: WER in percent of every ranking and budget, the median of the draws and its range.
+
+    As it stands in hibprune/attribution/README.md.
+    """
+    cells: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for kind in ("heads", "neurons"):
+            if kind in row:
+                amount = (
+                    f"{row[kind]} {kind}"
+                    if kind == "heads"
+                    else f"{100 * row[kind]:g} % of neurons"
+                )
+                cells.setdefault(row["ranking"], {}).setdefault(amount, []).append(row["wer"])
+    amounts = list(dict.fromkeys(amount for own in cells.values() for amount in own))
+    lines = [["removed", *amounts], [":--", *["--:"] * len(amounts)]]
+    for ranking, own in cells.items():
+        found = [own.get(amount) for amount in amounts]
+        lines.append([f"`{ranking}`", *("–" if one is None else _median(one) for one in found)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _median(values: Sequence[float]) -> str:
+    middle = statistics.median(values)
+    if len(values) == 1:
+        return f"{100 * middle:.1f}"
+    return f"{100 * middle:.1f} ({100 * min(values):.1f}–{100 * max(values):.1f})"
 
 
 def described(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
