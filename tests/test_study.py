@@ -14,6 +14,7 @@ RESULTS = sorted((ROOT / "tests/benchmarks/results").glob("study_*.json"))
 sys.path.insert(0, str(ROOT / "tests/benchmarks"))
 
 from repair_study import tables, without  # noqa: E402
+from whisper_heads import repaired_table  # noqa: E402
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -40,3 +41,14 @@ def test_a_cell_is_the_median_of_the_draws_and_its_range() -> None:
 def test_a_place_on_one_machine_is_not_part_of_the_command() -> None:
     assert without(["a", "--work", "/x", "b"], "--work") == ["a", "b"]
     assert without(["a", "b"], "--work") == ["a", "b"]
+
+
+def test_whispers_table_with_repair_is_that_of_the_stored_rows() -> None:
+    report = json.loads(
+        (ROOT / "tests/benchmarks/results/whisper_table_least_squares.json").read_text()
+    )
+    text = (ROOT / "hibprune/attribution/README.md").read_text()
+    assert report["command"] in text
+    assert repaired_table(report["rows"]) in text
+    (whole,) = [row for row in report["rows"] if row["ranking"] == "none removed"]
+    assert f"unpruned {100 * whole['wer']:.1f} (" in text

@@ -39,7 +39,7 @@ from transformers import PreTrainedModel
 from hibprune.attribution import HeadInformationBottleneck, MethodBase
 from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Occlusion, Random, Reconstruction
-from hibprune.compression.plan import Budget, lowest_neurons, make_plan
+from hibprune.compression.plan import Budget, lowest_units, make_plan
 from hibprune.compression.remove import copy_without
 from hibprune.compression.repair import repair
 from hibprune.compression.settings import RepairKind
@@ -289,7 +289,7 @@ class Ranking:
         """The units that go by the budget of a row."""
         if self.kind == "head":
             return make_plan(scores, Budget(heads=row["heads"])).removed
-        return lowest_neurons(scores, Budget(heads=1, neurons=row["neurons"]))
+        return lowest_units(scores, Budget(heads=1, neurons=row["neurons"]), "neuron")
 
 
 def compared(arguments: argparse.Namespace) -> Iterator[Ranking]:
