@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
 
 import pytest
+
+from hibprune.records.frontier import Frontier
+from hibprune.report.frontier import frontier_markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "tests/benchmarks/results").glob("study_*.json"))
@@ -52,3 +56,20 @@ def test_whispers_table_with_repair_is_that_of_the_stored_rows() -> None:
     assert repaired_table(report["rows"]) in text
     (whole,) = [row for row in report["rows"] if row["ranking"] == "none removed"]
     assert f"unpruned {100 * whole['wer']:.1f} (" in text
+
+
+def test_the_frontier_along_speeds_is_that_of_the_stored_one() -> None:
+    stored = (ROOT / "tests/benchmarks/results/frontier_quickstart.json").read_text()
+    found, text = (
+        Frontier.model_validate_json(stored),
+        (ROOT / "tests/benchmarks/README.md").read_text(),
+    )
+    assert found.command in text
+    (table,) = [
+        part for part in frontier_markdown(found).split("\n\n") if part.startswith("| speed asked")
+    ]
+    assert table in text
+    for point in found.points:
+        assert point.budget.speed is not None
+        first = point.budget.speed.tries[0]
+        assert re.search(rf"{first.foretold:.2f} for {first.measured:.2f}", text)
