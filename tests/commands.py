@@ -13,6 +13,7 @@ from standin import StandIn
 from hibprune.cli import main
 from hibprune.execution.steps import result_digest
 from hibprune.records.comparison import Comparison
+from hibprune.records.manifest import Manifest
 
 
 def invoke(*arguments: object) -> Result:
@@ -24,6 +25,16 @@ def run(stand_in: StandIn, *options: str, output: Path | None = None) -> Result:
     """Run a stand-in into a directory, by default `out` beside its recipe."""
     directory = stand_in.root / "out" if output is None else output
     return invoke("run", stand_in.recipe, "--output", directory, *options)
+
+
+def manifest(stand_in: StandIn, output: str = "out") -> Manifest:
+    """What such a run left behind."""
+    return Manifest.model_validate_json((stand_in.root / output / "manifest.json").read_text())
+
+
+def words_of_steps(said: str) -> dict[str, str]:
+    """The first word that stands behind each step: `done` where it was taken up."""
+    return {line.split()[0]: line.split()[1] for line in said.splitlines() if len(line.split()) > 1}
 
 
 def compare(stand_in: StandIn, *options: object, output: Path | None = None) -> Result:

@@ -8,13 +8,13 @@ from typing import Any
 
 import onnx
 import pytest
-from commands import faults, invoke, refused, run
+from commands import faults, invoke, manifest, refused, run
+from manifests import unwrapped
 from pydantic import ValidationError
-from standin import StandIn, encoder_decoder, keyword_spotting, text_classification
+from standin import StandIn, encoder_decoder, quick_keyword_spotting, text_classification
 
 from hibprune.compression.plan import Budget, lowest_units
 from hibprune.errors import UserError
-from hibprune.records.manifest import Manifest
 from hibprune.records.units import FRONT_END, Plan, Scores, Unit, units_by_layer
 
 OPTIONS = (
@@ -25,22 +25,11 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    stand_in = keyword_spotting(tmp_path_factory.mktemp("channels") / "keywords")
-    content = stand_in.content()
-    content["attribution"] = {"method": "magnitude"}
-    stand_in.write(content)
+    stand_in = quick_keyword_spotting(tmp_path_factory.mktemp("channels") / "keywords")
     result = run(stand_in, *OPTIONS)
     assert result.exit_code == 0, result.output or result.exception
     (stand_in.root / "said.txt").write_text(result.stdout)
     return stand_in
-
-
-def manifest(stand_in: StandIn) -> Manifest:
-    return Manifest.model_validate_json((stand_in.root / "out" / "manifest.json").read_text())
-
-
-def unwrapped(text: str) -> str:
-    return " ".join(text.split())
 
 
 def test_check_counts_what_would_go(pruned: StandIn) -> None:

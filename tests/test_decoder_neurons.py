@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from repairs import repaired
 from tiny_exports import TASKS
 from tiny_models import LAYERS, TINY_MODELS, WITH_DECODER, TinyModel
 from torch import Tensor, nn
@@ -24,12 +25,10 @@ from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Magnitude, Reconstruction, Taylor
 from hibprune.compression.neuron_pruning import remove_neurons
 from hibprune.compression.remove import copy_without
-from hibprune.compression.repair import repair
 from hibprune.deployment.export import export_onnx
 from hibprune.models.feed_forward import feed_forward_sites, neurons_of, neurons_silenced
 from hibprune.models.layerwise import CalibrationClip
 from hibprune.models.units import units_of
-from hibprune.records.repair import Repair
 from hibprune.records.units import DECODER, Unit
 from hibprune.tasks import Batch
 from hibprune.tasks.generation import load_exported, outputs_of
@@ -222,17 +221,6 @@ class Watched:
             handle.remove()
         found = (self.streams, self.units, self.written)
         return tuple(torch.cat(one).double() for one in found)  # type: ignore[return-value]
-
-
-def repaired(
-    model: PreTrainedModel,
-    smaller: PreTrainedModel,
-    clips: Sequence[CalibrationClip],
-    scratch: Path,
-    kind: Any = "least-squares",
-    room: int = 2**30,
-) -> Repair:
-    return repair(model, smaller, clips, kind, scratch, room)
 
 
 def last_states(model: PreTrainedModel, clips: Sequence[CalibrationClip]) -> Tensor:

@@ -12,14 +12,13 @@ from typing import Any
 import onnx
 import pytest
 import transformers
-from commands import faults, invoke, refused, run
+from commands import faults, invoke, manifest, refused, run
 from manifests import make_manifest
 from pydantic import ValidationError
 from standin import StandIn
 
 from hibprune.compression.plan import Budget
 from hibprune.models.feed_forward import neurons_of
-from hibprune.records.manifest import Manifest
 from hibprune.records.transcripts import TranscriptFaults
 from hibprune.records.units import DECODER
 from hibprune.report.caveats import caveats
@@ -45,10 +44,6 @@ def pruned(stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     assert result.exit_code == 0, result.output or result.exception
     (stand_in.root / "said.txt").write_text(result.output)
     return stand_in
-
-
-def manifest(stand_in: StandIn, output: str = "out") -> Manifest:
-    return Manifest.model_validate_json((stand_in.root / output / "manifest.json").read_text())
 
 
 class TestShare:

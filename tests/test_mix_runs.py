@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import faults, invoke, refused, run
+from commands import faults, invoke, manifest, refused, run, words_of_steps
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from standin import StandIn, keyword_spotting, text_classification
+from standin import StandIn, quick_keyword_spotting, text_classification
 
 from hibprune.compression.plan import Budget
 from hibprune.records.frontier import Frontier
@@ -22,12 +22,7 @@ ASKED = 0.8
 
 
 def prepared(root: Path) -> StandIn:
-    stand_in = keyword_spotting(root)
-    content = stand_in.content()
-    content["attribution"] = {"method": "magnitude"}
-    content["budget"] = {"parameters": ASKED}
-    stand_in.write(content)
-    return stand_in
+    return quick_keyword_spotting(root, {"parameters": ASKED})
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +33,8 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
     return stand_in
 
 
-def manifest(stand_in: StandIn, output: str = "out") -> Manifest:
-    return Manifest.model_validate_json((stand_in.root / output / "manifest.json").read_text())
-
-
 def stored(directory: Path) -> int:
     return sum(one.numel() for one in load_file(directory / "model.safetensors").values())
-
-
-def steps(said: str) -> dict[str, str]:
-    return {line.split()[0]: line.split()[1] for line in said.splitlines() if len(line.split()) > 1}
 
 
 def test_the_share_of_the_parameters_that_was_asked_for_is_left(pruned: StandIn) -> None:
@@ -80,12 +67,12 @@ def test_the_report_shows_what_went_from_where(pruned: StandIn) -> None:
 def test_a_run_is_taken_up_and_another_budget_plans_anew(pruned: StandIn, tmp_path: Path) -> None:
     again = run(pruned, "--quiet")
     assert again.exit_code == 0
-    assert steps(again.stdout)["plan"] == steps(again.stdout)["repair"] == "done"
+    assert words_of_steps(again.stdout)["plan"] == words_of_steps(again.stdout)["repair"] == "done"
     other_out = tmp_path / "other"
     shutil.copytree(pruned.root / "out", other_out)
     other = run(pruned, "--set", "budget={multiply_adds: 0.5}", "--quiet", output=other_out)
     assert other.exit_code == 0
-    said = steps(other.stdout)
+    said = words_of_steps(other.stdout)
     assert said["attribute"] == said["attribute-neurons"] == said["attribute-channels"] == "done"
     assert "done" not in (said["plan"], said["repair"])
     found = Manifest.model_validate_json((other_out / "manifest.json").read_text())
@@ -238,7 +225,7 @@ def test_a_frontier_scores_once_and_measures_every_budget(frontier: tuple[Path, 
         assert point.variants[0].metric == own.variant("pruned").metric
         assert len(point.variants[0].latency) == len(whole.latency)
     second = said.partition("parameters-0.8:")[2]
-    shared = steps(second)
+    shared = words_of_steps(second)
     assert shared["export-original"] == shared["original"] == shared["attribute"] == "done"
     assert shared["attribute-channels"] == "done"
     assert shared["repair"] != "done"

@@ -9,9 +9,10 @@ from typing import Any
 
 import onnx
 import pytest
-from commands import faults, invoke, refused, run
+from commands import faults, invoke, manifest, refused, run
+from manifests import unwrapped
 from pydantic import ValidationError
-from standin import StandIn, keyword_spotting
+from standin import StandIn, keyword_spotting, quick_keyword_spotting
 
 from hibprune.compression.plan import Budget
 from hibprune.records.manifest import Manifest
@@ -28,23 +29,11 @@ MATRICES = (
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    stand_in = keyword_spotting(tmp_path_factory.mktemp("ranks") / "keywords")
-    content = stand_in.content()
-    content["attribution"] = {"method": "magnitude"}
-    content["budget"] = {"heads": 1}
-    stand_in.write(content)
+    stand_in = quick_keyword_spotting(tmp_path_factory.mktemp("ranks") / "keywords", {"heads": 1})
     result = run(stand_in, *OPTIONS)
     assert result.exit_code == 0, result.output or result.exception
     (stand_in.root / "said.txt").write_text(result.stdout)
     return stand_in
-
-
-def manifest(stand_in: StandIn) -> Manifest:
-    return Manifest.model_validate_json((stand_in.root / "out" / "manifest.json").read_text())
-
-
-def unwrapped(text: str) -> str:
-    return " ".join(text.split())
 
 
 def test_check_says_what_would_go(pruned: StandIn) -> None:
@@ -225,13 +214,11 @@ def test_one_number_knows_no_ranks(number: dict[str, Any]) -> None:
 def test_a_configuration_that_cannot_be_is_told_in_a_line(
     told: Any, fault: str, tmp_path: Path
 ) -> None:
-    stand_in = keyword_spotting(tmp_path / "own")
-    tell(stand_in, told)
+    stand_in = told_of_ranks(tmp_path / "own", told)
     (line,) = refused(stand_in)
-    place = f"{stand_in.model}: cannot read its config.json"
     assert line.endswith(
         f"cannot read its config.json: projection_ranks: {fault}: mend it or take another copy"
-    ), (line, place)
+    )
     assert faults(invoke("check", stand_in.recipe)) == [line]
 
 
@@ -250,12 +237,12 @@ def test_a_configuration_that_cannot_be_is_told_in_a_line(
 def test_a_configuration_that_contradicts_the_model_is_told_in_a_line(
     told: Any, fault: str, tmp_path: Path
 ) -> None:
-    stand_in = keyword_spotting(tmp_path / "own")
-    tell(stand_in, told)
-    (line,) = refused(stand_in)
+    (line,) = refused(told_of_ranks(tmp_path / "own", told))
     assert fault in line
 
 
-def tell(stand_in: StandIn, told: Any) -> None:
+def told_of_ranks(root: Path, told: Any) -> StandIn:
+    stand_in = keyword_spotting(root)
     path = stand_in.model / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "projection_ranks": told}))
+    return stand_in

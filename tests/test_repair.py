@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from repairs import repaired
 from tiny_models import HEAD_SIZE, HEADS, TINY_MODELS, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hibprune.compression.neuron_pruning import remove_neurons
 from hibprune.compression.remove import copy_without
-from hibprune.compression.repair import repair
 from hibprune.errors import UserError
 from hibprune.execution.processes import Ranks
 from hibprune.models import layerwise
@@ -66,18 +66,6 @@ def without(model: PreTrainedModel, gone: Sequence[Unit]) -> PreTrainedModel:
     smaller = copy_without(model, [unit for unit in gone if unit.kind == "head"])
     remove_neurons(smaller, [unit for unit in gone if unit.kind == "neuron"])
     return smaller
-
-
-def repaired(
-    model: PreTrainedModel,
-    smaller: PreTrainedModel,
-    clips: Sequence[CalibrationClip],
-    scratch: Path,
-    kind: Any = "least-squares",
-    room: int = 2**30,
-    **more: Any,
-) -> Repair:
-    return repair(model, smaller, clips, kind, scratch, room, **more)
 
 
 def hidden(model: PreTrainedModel, clips: Sequence[CalibrationClip]) -> Tensor:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from commands import faults, invoke, refused, run
+from commands import faults, invoke, refused, run, words_of_steps
 from pydantic import ValidationError
-from standin import StandIn, keyword_spotting
+from standin import StandIn, quick_keyword_spotting
 
 from hibprune.compression.plan import Budget
 from hibprune.execution import machine
@@ -37,16 +37,7 @@ def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prepared(root: Path) -> StandIn:
-    stand_in = keyword_spotting(root)
-    content = stand_in.content()
-    content["attribution"] = {"method": "magnitude"}
-    content["budget"] = {"speedup": ASKED}
-    stand_in.write(content)
-    return stand_in
-
-
-def steps(said: str) -> dict[str, str]:
-    return {line.split()[0]: line.split()[1] for line in said.splitlines() if len(line.split()) > 1}
+    return quick_keyword_spotting(root, {"speedup": ASKED})
 
 
 def test_the_speed_that_was_asked_for_is_come_to_and_taken_up(tmp_path: Path) -> None:
@@ -68,7 +59,7 @@ def test_the_speed_that_was_asked_for_is_come_to_and_taken_up(tmp_path: Path) ->
     assert f"{first.measured:.2f} measured" in report
 
     again = run(stand_in, "--set", "benchmark.rivals=false", "--quiet", output=out)
-    said = steps(again.stdout)
+    said = words_of_steps(again.stdout)
     assert said["latency-table"] == said["speedup"] == said["plan"] == "done"
 
 
@@ -88,7 +79,7 @@ def test_what_no_removal_reaches_is_a_plain_line_and_a_strange_table_is_not_beli
     monkeypatch.setattr(latency_table, "describe_machine", lambda: other)
     moved = run(stand_in, "--set", "budget.speedup=50", "--quiet", output=out)
     assert "the latency table that is there is of another machine: measured anew" in moved.output
-    assert steps(moved.stdout)["latency-table"] != "done"
+    assert words_of_steps(moved.stdout)["latency-table"] != "done"
 
     fp16 = ("--set", "gates.variant=pruned-fp16", "--set", "export.variants=[fp32, fp16]")
     (line,) = refused(stand_in, *fp16)
@@ -116,7 +107,7 @@ def test_a_frontier_goes_along_speeds_with_one_table(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output or result.exception
     found = Frontier.model_validate_json((out / "frontier.json").read_text())
     assert [one.label for one in found.points] == ["speedup-1.15", "speedup-1.3"]
-    assert steps(result.stdout.partition("speedup-1.3:")[2])["latency-table"] == "done"
+    assert words_of_steps(result.stdout.partition("speedup-1.3:")[2])["latency-table"] == "done"
     assert "| speed asked | variant |" in (out / "frontier.md").read_text()
     assert "1.15×" in (out / "frontier.md").read_text()
     for targets, fault in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from hibprune.attribution import METHODS, MethodBase
 from hibprune.attribution.methods import Random
@@ -22,6 +22,8 @@ from hibprune.stages.score import ATTRIBUTE
 SCOPES = ("global", "layerwise")
 REPAIRS: tuple[RepairKind, ...] = get_args(RepairKind)
 ALL = "all"
+
+Name = TypeVar("Name", bound=str)
 MAX_SEEDS = 1000
 
 
@@ -114,10 +116,10 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], request: Request) -> 
         entries=entries_of(loaded, overrides, request),
         all_methods=request.methods == ALL,
         fractions=fractions_of("--fractions", request.fractions),
-        scopes=_scopes(request.scope),
+        scopes=_named("--scope", request.scope, SCOPES),
         metric=metric,
         points=() if metric == task.metric_name else fractions_of("--points", request.points),
-        repairs=_repairs(request.repair),
+        repairs=_named("--repair", request.repair, REPAIRS),
     )
 
 
@@ -267,22 +269,14 @@ def _setting(field: str, value: object) -> str:
     return f"{name} {shown}"
 
 
-def _scopes(text: str) -> tuple[str, ...]:
-    wanted = parts_of("--scope", text)
-    for scope in wanted:
-        if scope not in SCOPES:
-            hint = did_you_mean(scope, SCOPES) or f": one of {', '.join(SCOPES)}"
-            raise UserError(f"--scope: unknown scope '{scope}'{hint}")
-    return tuple(scope for scope in SCOPES if scope in wanted)
-
-
-def _repairs(text: str) -> tuple[RepairKind, ...]:
-    wanted = parts_of("--repair", text)
-    for repair in wanted:
-        if repair not in REPAIRS:
-            hint = did_you_mean(repair, REPAIRS) or f": one of {', '.join(REPAIRS)}"
-            raise UserError(f"--repair: unknown repair '{repair}'{hint}")
-    return tuple(repair for repair in REPAIRS if repair in wanted)
+def _named(option: str, text: str, known: Sequence[Name]) -> tuple[Name, ...]:
+    """Those of the known names that stand between commas, in the order of what is known."""
+    wanted = parts_of(option, text)
+    for name in wanted:
+        if name not in known:
+            hint = did_you_mean(name, known) or f": one of {', '.join(known)}"
+            raise UserError(f"{option}: unknown {option.removeprefix('--')} '{name}'{hint}")
+    return tuple(name for name in known if name in wanted)
 
 
 def parts_of(option: str, text: str) -> list[str]:

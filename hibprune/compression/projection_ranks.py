@@ -13,16 +13,17 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hibprune.compression.reloading import Rebuild, require_layers
-from hibprune.models.families import family_of
+from hibprune.models.attention import stack_layers
+from hibprune.models.layerwise import encoder_layers
 from hibprune.models.layouts import Family
-from hibprune.models.low_rank import encoder_layers_of, ranks_by_layer, ranks_within, thinner
+from hibprune.models.low_rank import ranks_by_layer, ranks_within, thinner
 
 FIELD = "projection_ranks"
 
 
 def take_shape(model: PreTrainedModel, share: float) -> None:
     """Give a live model's projections the shapes that they will have, and no particular values."""
-    layers = encoder_layers_of(model.base_model, family_of(model.config.model_type))
+    layers = encoder_layers(model)
     for (number, path), rank in ranks_within(model, share).items():
         thinner(layers[number], path, rank)
 
@@ -46,7 +47,7 @@ def _rebuild(family: Family, base_model: Any, config: Any) -> None:
     told: Mapping[str, Mapping[str, int]] | None = getattr(config, FIELD, None)
     if not told:
         return
-    layers = encoder_layers_of(base_model, family)
+    layers = stack_layers(base_model, family.encoder)
     require_layers(FIELD, told.keys(), len(layers))
     for number, ranks in told.items():
         for path, rank in ranks.items():

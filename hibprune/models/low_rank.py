@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from hibprune.errors import UserError
 from hibprune.models.attention import stack_layers
 from hibprune.models.families import family_of
-from hibprune.models.layouts import Family
 
 
 class LowRankLinear(nn.Module):
@@ -111,17 +110,12 @@ def thinner(layer: nn.Module, path: str, rank: int) -> LowRankLinear:
 def projections_of(model: PreTrainedModel) -> dict[tuple[int, str], Projection]:
     """The projections of an encoder, by layer and path."""
     family = family_of(model.config.model_type)
-    layers = encoder_layers_of(model.base_model, family)
+    layers = stack_layers(model.base_model, family.encoder)
     return {
         (number, path): projection(layer, path)
         for number, layer in enumerate(layers)
         for path in family.projections
     }
-
-
-def encoder_layers_of(base_model: nn.Module, family: Family) -> list[nn.Module]:
-    """The layers that projections lie in."""
-    return stack_layers(base_model, family.encoder)
 
 
 def require_whole_projections(model: PreTrainedModel, source: str) -> None:

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.models.attention import stack_layers
 from hibprune.models.families import family_of
+from hibprune.models.layerwise import encoder_layers
 
 Prefix = Mapping[str, tuple[Tensor, ...]]
 """Outputs of the modules that no attention reaches, by path; a module may return several."""
@@ -83,7 +83,7 @@ def layers_recorded(model: PreTrainedModel) -> Iterator[dict[int, object]]:
         return hook
 
     with ExitStack() as stack:
-        for number, layer in enumerate(_encoder_layers(model)):
+        for number, layer in enumerate(encoder_layers(model)):
             stack.callback(layer.register_forward_hook(keep(number)).remove)
         yield recorded
 
@@ -95,7 +95,7 @@ def layers_replayed(model: PreTrainedModel, recorded: Layers, before: int) -> It
     For passes over the inputs of the recording, batched alike, that change nothing below it.
     """
     with ExitStack() as stack:
-        for number, layer in enumerate(_encoder_layers(model)[:before]):
+        for number, layer in enumerate(encoder_layers(model)[:before]):
             layer.forward = _giving_out(recorded[number])
             stack.callback(delattr, layer, "forward")
         yield
@@ -113,10 +113,6 @@ def _repeated(outputs: object, samples: int, times: int) -> object:
         # A position bias has samples times heads in front.
         return outputs.unflatten(0, (samples, -1)).repeat_interleave(times, 0).flatten(0, 1)
     return outputs
-
-
-def _encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    return stack_layers(model.base_model, family_of(model.config.model_type).encoder)
 
 
 def _giving_out(outputs: object) -> Callable[..., object]:

@@ -90,13 +90,12 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
         require_front_end(model, "budget.kinds")
     if "decoder_neuron" in (recipe.kinds or ()):
         require_decoder_neurons(model, "budget.kinds")
-    if precision_of(recipe.gates.variant) == "fp16":
-        for name, what in (("size_mb", "size"), ("speedup", "speed")):
-            if budget.one_number == name:
-                raise UserError(
-                    f"budget.{name}: the {what} of pruned-fp16 is not known before it is made: set "
-                    "gates.variant to pruned or pruned-int8"
-                )
+    of_files = {"size_mb": "size", "speedup": "speed"}.get(budget.one_number)
+    if of_files is not None and precision_of(recipe.gates.variant) == "fp16":
+        raise UserError(
+            f"budget.{budget.one_number}: the {of_files} of pruned-fp16 is not known before it is "
+            "made: set gates.variant to pruned or pruned-int8"
+        )
     kinds = mixed_kinds(recipe, model)
     taken = listing(list(map(pool_words, kinds)))
     if budget.one_number == "metric_drop":

@@ -26,7 +26,7 @@ LEVELS: Mapping[Kind, tuple[float, ...]] = {
 """Shares that every layer keeps; a convolution gives out something."""
 
 
-def latency_table(run: Run, kinds: Sequence[Pool]) -> Done[LatencyTable]:
+def latency_table(run: Run, pools: Sequence[Pool]) -> Done[LatencyTable]:
     """Time the variant that gates hold with every kind cut down, once per machine and setting.
 
     All layers of a stack are cut at once: what one layer saves drowns in the noise of the rest.
@@ -39,10 +39,10 @@ def latency_table(run: Run, kinds: Sequence[Pool]) -> Done[LatencyTable]:
 
     def measure(_: Step[LatencyTable], narration: StepNarration) -> LatencyTable:
         wanted = [
-            (units, left)
-            for kind in kinds
-            for units in _stacks(units_of(run.checkpoint.model, kind)).values()
-            for left in (_left(units, share) for share in LEVELS[POOLS[kind][0]])
+            (units, _left(units, share))
+            for pool in pools
+            for units in [units_of(run.checkpoint.model, pool)]
+            for share in LEVELS[POOLS[pool][0]]
         ]
         with scratch_directory(run.directory) as scratch:
             whole, original = scratch / "whole", scratch / "whole"
@@ -69,7 +69,7 @@ def latency_table(run: Run, kinds: Sequence[Pool]) -> Done[LatencyTable]:
         run,
         LATENCY_TABLE,
         {
-            "kinds": list(kinds),
+            "kinds": list(pools),
             "variant": recipe.gates.variant,
             "full_range": recipe.quantize.full_range,
             "opset": recipe.export.opset,
@@ -84,20 +84,13 @@ def latency_table(run: Run, kinds: Sequence[Pool]) -> Done[LatencyTable]:
         },
         LatencyTable,
         measure,
-        lambda table: f"{len(table.levels)} levels of {len(kinds)} kinds at {length}",
+        lambda table: f"{len(table.levels)} levels of {len(pools)} kinds at {length}",
         credible=lambda table: all(
             len(times) == settings.repetitions and min(times) > 0
             for level in table.levels
             for times in (table.original, table.whole, level.times, level.whole)
         ),
     )
-
-
-def _stacks(units: Sequence[Unit]) -> dict[str, list[Unit]]:
-    found: dict[str, list[Unit]] = {}
-    for unit in units:
-        found.setdefault(unit.stack, []).append(unit)
-    return found
 
 
 def _left(units: Sequence[Unit], share: float) -> dict[int, int]:

@@ -87,13 +87,9 @@ def _speed(
     if budget.one_number != "speedup":
         return None
     table = latency_table(run, kinds)
-    counting = Counting(run.recipe, run.checkpoint, run.material.references)
-    mixture = Mixture.of(
-        scores, WEIGHTS, budget.min_heads_per_layer, counting.in_currency("multiply_adds")
-    )
     least = [list(kinds), WEIGHTS, budget.min_heads_per_layer]
     depends_on = digest(key, table.key, json.dumps(least))
-    return search_speedup(run, mixture, table.result, kinds, depends_on)
+    return search_speedup(run, _mixture(run, scores), table.result, kinds, depends_on)
 
 
 def _plan(
@@ -157,11 +153,7 @@ def _units(run: Run, scores: Sequence[Scores], narration: StepNarration) -> tupl
         UserError: no removal gets there.
     """
     budget = run.recipe.budget
-    counting = Counting(run.recipe, run.checkpoint, run.material.references)
-    count = counting.in_currency(budget.currency)
-    if budget.one_number == "size_mb":
-        count = counting.weight_bytes
-    mixture = Mixture.of(scores, WEIGHTS, budget.min_heads_per_layer, count)
+    mixture = _mixture(run, scores)
     try:
         if budget.one_number == "size_mb":
             return within_size(run, mixture)
@@ -170,3 +162,14 @@ def _units(run: Run, scores: Sequence[Scores], narration: StepNarration) -> tupl
         return mixture.within(budget.amount * mixture.whole)
     except ValueError as error:
         raise UserError(f"budget.{budget.one_number}: {error}: raise it") from error
+
+
+def _mixture(run: Run, scores: Sequence[Scores]) -> Mixture:
+    """What may go, counted in what the recipe's one number asks for, or in what tells of it."""
+    budget = run.recipe.budget
+    counting = Counting(run.recipe, run.checkpoint, run.material.references)
+    speed = budget.one_number == "speedup"
+    count = counting.in_currency("multiply_adds" if speed else budget.currency)
+    if budget.one_number == "size_mb":
+        count = counting.weight_bytes
+    return Mixture.of(scores, WEIGHTS, budget.min_heads_per_layer, count)

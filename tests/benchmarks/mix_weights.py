@@ -57,13 +57,14 @@ def main() -> None:
             loaded, load(loaded, device), Path(directory), device, Narrator(Console(quiet=True))
         )
         scores = scored_pools(run, calibration_targets(run))
+        clips = calibration_clips(run)
         counting = Counting(run.recipe, run.checkpoint, run.material.references)
         for currency, share in LIMITS:
             for weight in arguments.weights:
                 weights: dict[Kind, float] = {"head": 1.0, "neuron": 1.0, "channel": weight}
                 mixture = Mixture.of(scores, weights, 0, counting.in_currency(currency))
                 units = mixture.within(share * mixture.whole)
-                model, _ = repaired_copy(without_steps(run), units, clips=calibration_clips(run))
+                model, _ = repaired_copy(without_steps(run), units, clips=clips)
                 row = {
                     "budget": {currency: share},
                     "channel_weight": weight,
