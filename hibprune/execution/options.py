@@ -110,6 +110,14 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+JUNIT = click.option(
+    "--junit",
+    metavar="FILE",
+    type=NamedPath(path_type=Path, dir_okay=False),
+    help="Write the gates as JUnit XML, which CI services show as tests.",
+)
+
+
 def output_option(name: str, remark: str = "") -> Callable[[Command], Command]:
     """`--output` of a command that writes to a directory of this name unless it is told another."""
     said = f"Directory to write; default exported_models/{name}. {remark}".strip()

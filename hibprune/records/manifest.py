@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from hibprune.records.base import Record
+from hibprune.records.example import Example
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import AtWork, Gate
 from hibprune.records.medium import MEDIA, Medium, MediumName
@@ -190,6 +191,7 @@ class Manifest(Record):
     `variants` are the models that were measured, the original first; `missing` those that could not
     be made. Gates hold the variant `judged`. Multiply-adds of all are for `counted_work`. `files`
     maps a path in the directory to its sha256. `generation` is what a model with a decoder is told.
+    `example` is an input with what each variant gives out for it.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -216,6 +218,7 @@ class Manifest(Record):
     variants: tuple[Variant, ...]
     missing: tuple[MissingVariant, ...] = ()
     judged: str = PRUNED
+    example: Example | None = None
     gates: tuple[Gate, ...]
     steps: dict[str, float]
     machine: Machine

@@ -40,8 +40,8 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
         "report.md.jinja",
         {
             "recipe": plain(manifest.recipe),
-            "verdict": _verdict(manifest),
-            "variants": _variants(manifest),
+            "verdict": verdict(manifest),
+            "variants": variants_table(manifest),
             "metric_name": numbers.capitalised(wording.metric_name(manifest.metric.name)),
             "metric": _metric(manifest),
             "transcripts": transcripts_sentence(manifest.metric.transcripts),
@@ -69,7 +69,8 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
     )
 
 
-def _verdict(manifest: Manifest) -> list[str]:
+def verdict(manifest: Manifest) -> list[str]:
+    """What came out, in paragraphs of Markdown: metric, what to deploy, speed, size, gates."""
     metric = wording.metric_sentence(manifest)
     return [
         f"**{wording.heads_sentence(manifest)}** {metric}",
@@ -82,7 +83,8 @@ def _verdict(manifest: Manifest) -> list[str]:
     ]
 
 
-def _variants(manifest: Manifest) -> str:
+def variants_table(manifest: Manifest) -> str:
+    """A row for every variant that was measured, in Markdown."""
     rows = [
         (
             one.name,

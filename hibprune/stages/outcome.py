@@ -16,6 +16,7 @@ from hibprune.execution.output import RECIPE_FILE, file_digests
 from hibprune.execution.steps import Done
 from hibprune.models.low_rank import projections_of
 from hibprune.recipe import LoadedRecipe
+from hibprune.records.example import Example
 from hibprune.records.manifest import (
     FILE_NAME,
     AttributionSummary,
@@ -62,6 +63,7 @@ class Outcome:
     saved: Done[PrunedModel]
     found: Findings
     benchmark: Done[Benchmark]
+    example: Done[Example]
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -88,6 +90,7 @@ class Outcome:
             **{f"convert-{name}": one.converted for name, one in made.items()},
             **{f"measure-{name}": done for name, done in self.found.measured.items()},
             "benchmark": self.benchmark,
+            "example": self.example,
         }
         return {name: step.seconds for name, step in steps.items() if step is not None}
 
@@ -171,6 +174,7 @@ def _manifest(outcome: Outcome) -> Manifest:
             for name, reason in outcome.found.faults.items()
         ),
         judged=recipe.gates.variant,
+        example=outcome.example.result,
         gates=check_gates(recipe.gates, {one.name: one for one in variants}),
         steps=outcome.seconds,
         machine=describe_machine(),

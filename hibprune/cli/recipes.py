@@ -1,48 +1,32 @@
-"""The command line: no logic here, and nothing heavy imported before a command runs."""
+"""Commands on a recipe: run, compare, frontier and check."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hibprune import __version__
-from hibprune.errors import UserError, import_fault
+import click
 
-try:
-    import click
-
-    from hibprune.execution.console import GATE_FAILED, PlainGroup, say, say_json, typed
-    from hibprune.execution.libraries import quiet_libraries, require_packages, share_the_processor
-    from hibprune.execution.options import (
-        DEVICE,
-        OVERRIDES,
-        QUIET,
-        RECIPE,
-        TARGETS,
-        TIMEOUT,
-        VARIANT,
-        compared_options,
-        output_option,
-        with_device,
-    )
-except ImportError as error:
-    # There is nothing yet to say it with.
-    fault = import_fault(error)
-    if fault is None:
-        raise
-    sys.stderr.write(f"error: {fault}\n")
-    sys.exit(2)
+from hibprune.errors import UserError
+from hibprune.execution.console import GATE_FAILED, say, say_json, typed
+from hibprune.execution.libraries import quiet_libraries, require_packages, share_the_processor
+from hibprune.execution.options import (
+    DEVICE,
+    JUNIT,
+    OVERRIDES,
+    QUIET,
+    RECIPE,
+    TARGETS,
+    compared_options,
+    output_option,
+    with_device,
+)
 
 if TYPE_CHECKING:
     from hibprune.recipe import LoadedRecipe
-
-
-@click.group(cls=PlainGroup)
-@click.version_option(__version__, prog_name="hibprune")
-def main() -> None:
-    """Make speech transformers smaller without training, and prove what it cost."""
 
 
 def opened(recipe: Path, overrides: tuple[str, ...], offline: bool = False) -> LoadedRecipe:
@@ -59,12 +43,13 @@ def opened(recipe: Path, overrides: tuple[str, ...], offline: bool = False) -> L
     return open_recipe(recipe, overrides, offline)
 
 
-@main.command()
+@click.command()
 @RECIPE
 @output_option("<recipe name>")
 @OVERRIDES
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest on standard output.")
+@JUNIT
 @QUIET
 def run(
     recipe: Path,
@@ -72,11 +57,14 @@ def run(
     overrides: tuple[str, ...],
     device: str | None,
     as_json: bool,
+    junit: Path | None,
     quiet: bool,
 ) -> None:
     """Score, remove, validate, export and benchmark as RECIPE says.
 
     Under torchrun, several processes score the samples together.
+
+    Appends verdict and variants to the file that GITHUB_STEP_SUMMARY names, if it does.
 
     Exit codes: 0 done, also where a gate is undecided; 2 bad recipe, data or model; 3 a gate failed
     (everything is written).
@@ -107,7 +95,10 @@ def run(
 
         console.print(closing_table(manifest))
 
+    from hibprune.report.ci import tell_ci
     from hibprune.report.gates import verdict_lines
+
+    tell_ci(manifest, junit, os.environ.get("GITHUB_STEP_SUMMARY"))
 
     for line in verdict_lines(manifest.gates):
         click.echo(line, err=True)
@@ -121,7 +112,7 @@ def run(
         sys.exit(GATE_FAILED)
 
 
-@main.command()
+@click.command()
 @RECIPE
 @compared_options
 @output_option("<recipe name>-compare", "In that of a run, its scores are taken up.")
@@ -162,7 +153,7 @@ def compare(
             say(line)
 
 
-@main.command()
+@click.command()
 @RECIPE
 @TARGETS
 @output_option("<recipe name>-frontier")
@@ -203,7 +194,7 @@ def frontier(
         console.print(frontier_table(found))
 
 
-@main.command()
+@click.command()
 @RECIPE
 @OVERRIDES
 @click.option("--offline", is_flag=True, help="Do not ask the Hugging Face Hub.")
@@ -262,84 +253,3 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
             say(line)
     if report.faults:
         raise UserError("\n".join(report.faults))
-
-
-@main.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-@output_option("correlate-<first>-<second>")
-@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
-def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> None:
-    """Correlate the head scores of two finished runs, by directory: two tasks, or two methods.
-
-    Prints Spearman's and Pearson's correlation and writes correlate.json, .png and .svg.
-    """
-    require_packages()
-    quiet_libraries()
-
-    from hibprune.comparing.correlate import correlate_runs, correlation_lines, correlation_name
-
-    directory = output or Path("exported_models") / correlation_name(first, second)
-    correlation = correlate_runs(first, second, directory)
-    if as_json:
-        say_json(correlation.model_dump_json(indent=1))
-    else:
-        for line in correlation_lines(correlation):
-            say(line)
-
-
-@main.command()
-@click.option("--markdown", is_flag=True, help="Print the reference for people instead.")
-def schema(markdown: bool) -> None:
-    """Print the JSON schema of recipes."""
-    if markdown:
-        from hibprune.recipe.reference import reference_markdown
-
-        click.echo(reference_markdown(), nl=False)
-        return
-
-    from hibprune.recipe import Recipe
-
-    click.echo(json.dumps(Recipe.model_json_schema(), indent=1))
-
-
-@main.command()
-def methods() -> None:
-    """List the attribution methods: what they do, where they come from, what they cost."""
-    from hibprune.attribution import METHODS
-
-    width = max(len(method.name()) for method in METHODS)
-    for method in METHODS:
-        click.echo(f"{method.name():<{width}}  {method.title}")
-        click.echo(f"{'':<{width}}  source: {method.source}")
-        click.echo(f"{'':<{width}}  cost:   {method.cost}")
-
-
-@main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, required=True)
-@VARIANT
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@TIMEOUT
-def predict(
-    directory: Path, inputs: tuple[str, ...], variant: str, as_json: bool, timeout: float
-) -> None:
-    """Run the exported model of DIRECTORY on INPUTS and print what it says of each.
-
-    INPUTS are sound files; for a text task they are the texts themselves, each one argument.
-    """
-    require_packages()
-    quiet_libraries()
-
-    from hibprune.deployment.predict import answers
-
-    for answer in answers(directory, inputs, timeout, variant):
-        if as_json:
-            line = {answer.argument_name: answer.argument, "prediction": answer.prediction}
-            click.echo(json.dumps(line))
-        else:
-            say(answer.line)
-
-
-if __name__ == "__main__":
-    main()
