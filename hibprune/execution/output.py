@@ -22,7 +22,7 @@ from hibprune.records.manifest import FILE_NAME, Manifest
 
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "run.log"
-LAST_WRITTEN = (FILE_NAME, "README.md", "report.md")
+LAST_WRITTEN = (FILE_NAME, "README.md", "report.md", "report.html")
 """What says that a run is finished."""
 STEPS = "steps"
 PREDICTIONS = "predictions"

@@ -33,8 +33,13 @@ from hibprune.report.variants import (
 NAMED_CLIPS = 20
 
 
-def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str) -> str:
-    """Write the report; pictures are referenced under `figures/` beside it."""
+def report_markdown(
+    manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str, answers: str = ""
+) -> str:
+    """Write the report; pictures are referenced under `figures/` beside it.
+
+    `answers` is its section on answers that changed, where there are answers to compare.
+    """
     units = [heads_section(manifest, scores, plan), scoring_section(manifest)]
     return filled(
         "report.md.jinja",
@@ -46,6 +51,7 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
             "metric": _metric(manifest),
             "transcripts": transcripts_sentence(manifest.metric.transcripts),
             "faults": faults_table(manifest.variants),
+            "answers": answers,
             "latency": latency_section(manifest),
             "size": size_section(manifest),
             "judged": manifest.judged,
