@@ -22,7 +22,7 @@ from hibprune.records.manifest import Manifest
 
 STEPS = (
     "load", "export-original", "original", "attribute", "plan", "prune", "repair", "export",
-    "pruned", "benchmark", "report",
+    "pruned", "benchmark", "example", "report",
 )  # fmt: skip
 
 

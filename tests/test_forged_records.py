@@ -31,7 +31,7 @@ from hibprune.stages.credibility import (
 
 STEPS = (
     "export-original", "original", "attribute", "plan", "prune", "repair", "export", "pruned",
-    "benchmark",
+    "benchmark", "example",
 )  # fmt: skip
 PUBLISHED = ("config.json", "model.safetensors", "onnx/model.onnx", "predictions/pruned.jsonl")
 
@@ -71,6 +71,7 @@ FORGERIES: dict[str, Callable[[Any], object]] = {
     "benchmark": lambda result: result["latencies"][0]["times"]["model"].update(
         pruned=[0.1, 0.1, 0.1]
     ),
+    "example": lambda result: result["outputs"]["pruned"].update(says="forged"),
 }
 
 
@@ -116,7 +117,12 @@ def test_what_builds_on_another_result_is_done_again(
         result.update(value=1.0, interval=[0.9, 1.0])
 
     let_it_have_found(output / "steps/measure-original.json", better)
-    assert rerun(stand_ins("keyword_spotting"), output) == ["export", "pruned", "benchmark"]
+    assert rerun(stand_ins("keyword_spotting"), output) == [
+        "export",
+        "pruned",
+        "benchmark",
+        "example",
+    ]
 
 
 def test_scores_of_another_model_are_not_believed(

@@ -65,6 +65,35 @@ USAGES = {
     ),
 }
 
+PLAIN_PYTHON = """\
+import json
+import numpy
+import onnxruntime
+import soundfile
+
+session = onnxruntime.InferenceSession("onnx/model.onnx")
+about = session.get_modelmeta().custom_metadata_map
+sound, rate = soundfile.read("clip.wav", dtype="float32")  # one channel, 16 kHz
+if json.loads(about["hibprune.normalised"]):
+    sound = (sound - sound.mean()) / numpy.sqrt(sound.var() + 1e-7)
+(logits,) = session.run(["logits"], {"input_values": sound[None]})
+print(json.loads(about["hibprune.labels"])[logits.argmax()])"""
+PLAIN_JAVASCRIPT = """\
+import { InferenceSession, Tensor } from "onnxruntime-node"; // or "onnxruntime-web"
+import { readFileSync } from "node:fs";
+
+const settings = JSON.parse(readFileSync("preprocessor_config.json"));
+const { id2label } = JSON.parse(readFileSync("config.json"));
+if (settings.do_normalize) {
+  const mean = samples.reduce((sum, one) => sum + one, 0) / samples.length;
+  const variance = samples.reduce((sum, one) => sum + (one - mean) ** 2, 0) / samples.length;
+  samples = samples.map((one) => (one - mean) / Math.sqrt(variance + 1e-7));
+}
+const session = await InferenceSession.create("onnx/model.onnx");
+const input = new Tensor("float32", samples, [1, samples.length]);
+const { logits } = await session.run({ input_values: input });
+console.log(id2label[logits.data.indexOf(Math.max(...logits.data))]);"""
+
 
 def usage_section(manifest: Manifest) -> str:
     """On the command line, with ONNX Runtime and with PyTorch."""
@@ -78,6 +107,7 @@ def usage_section(manifest: Manifest) -> str:
             "With ONNX Runtime through Optimum (hibprune not needed):",
             fenced(_onnx_example(usage, manifest), "python"),
             *_other_precisions(usage, manifest),
+            *_plain_runtime(manifest),
             "With PyTorch. Layers with fewer heads need hibprune's loading code, so import it "
             "before `from_pretrained`, which else stops at a missing `_prune_heads`; transformers "
             "must be 4.57, later ones cannot read pruned heads:",
@@ -95,6 +125,24 @@ def _other_precisions(usage: Usage, manifest: Manifest) -> list[str]:
     return [
         "The same model in lower precision lies beside it; load it by its names:",
         fenced(f"from optimum.onnxruntime import {usage.onnx_class}\n\n{loading}", "python"),
+    ]
+
+
+def _plain_runtime(manifest: Manifest) -> list[str]:
+    """How to do without any library of models, of tasks where that takes a few lines."""
+    told = (
+        "`example/` holds an input, the tensors that the graphs take of it, and what each variant "
+        "gives out: whoever feeds the model elsewhere can compare. `hibprune verify .` does so, "
+        "and checks every file."
+    )
+    if USAGES[manifest.task] is not AUDIO_CLASSIFICATION:
+        return [told]
+    return [
+        "With ONNX Runtime alone; the graph says what it wants and which label is which:",
+        fenced(PLAIN_PYTHON, "python"),
+        "The same in JavaScript, `samples` being a Float32Array of one channel:",
+        fenced(PLAIN_JAVASCRIPT, "js"),
+        told,
     ]
 
 
