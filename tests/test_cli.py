@@ -241,6 +241,8 @@ def test_every_command_and_option_is_explained() -> None:
         "schema",
         "methods",
         "predict",
+        "show",
+        "verify",
     }
     assert set(main.commands) == documented
 
