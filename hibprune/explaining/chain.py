@@ -1,0 +1,123 @@
+"""The chain of an explanation: load, look at clips, look at heads over all clips, write."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hibprune.errors import UserError, shortened
+from hibprune.execution.files import plain_disk_errors, require_own
+from hibprune.execution.machine import describe_machine, installed_versions
+from hibprune.execution.output import EXPLANATION, LOG_FILE, check_output, open_output
+from hibprune.execution.progress import Narrator
+from hibprune.execution.steps import kept_result
+from hibprune.explaining.head_functions import found_functions, with_scores
+from hibprune.explaining.maps import maps_of
+from hibprune.explaining.request import OF_CLIPS, Choice, Request, choose, named_heads
+from hibprune.explaining.subjects import Subject, subjects
+from hibprune.models.attention import heads_of
+from hibprune.recipe import LoadedRecipe
+from hibprune.records.explanation import ClipMaps, Explanation, HeadFunctions
+from hibprune.records.units import Head, Scores
+from hibprune.report.explanation import write_explanation
+from hibprune.stages.load import load_in_step, skipped_lines
+from hibprune.stages.outcome import model_summary
+from hibprune.stages.run import Run
+from hibprune.stages.score import ATTRIBUTE, attribute, calibration_targets
+
+
+@dataclass
+class Findings:
+    """What the parts have found so far, and a line for each that is left out."""
+
+    maps: list[ClipMaps] = field(default_factory=list)
+    functions: HeadFunctions | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+def explain_recipe(
+    loaded: LoadedRecipe,
+    request: Request,
+    directory: Path,
+    narrator: Narrator,
+    command: Sequence[str] = (),
+) -> Explanation:
+    """Explain what a recipe's model does on its data, taking up what is done in the directory.
+
+    Raises:
+        UserError: request, recipe, model or data are at fault; nothing is written before they have
+            been checked.
+    """
+    choice = choose(request)
+    check_output(directory)
+    material, device = load_in_step(loaded, narrator, exports=False)
+    for line in (*material.notes, *skipped_lines(material)):
+        narrator.say(line)
+    run = Run(loaded, material, directory, device, narrator)
+    log = narrator.log_to(directory / LOG_FILE)
+    with open_output(directory), plain_disk_errors(directory), log:
+        explained, found = _explained(run, choice)
+        for line in found.left_out:
+            narrator.say(line)
+        explanation = Explanation(
+            recipe=loaded.recipe.name,
+            command=shlex.join(command),
+            model=model_summary(loaded, material),
+            task=loaded.recipe.task.kind,
+            medium=loaded.recipe.task.medium.name,
+            device=device.type,
+            seed=loaded.recipe.seed,
+            clips=tuple(subject.clip for subject in explained),
+            maps=tuple(found.maps),
+            functions=found.functions,
+            left_out=tuple(found.left_out),
+            machine=describe_machine(),
+            versions=installed_versions(),
+        )
+        with narrator.step("report") as narration:
+            require_own(directory)
+            write_explanation(explanation, directory)
+            narration.found(f"{directory / f'{EXPLANATION}.html'}")
+    return explanation
+
+
+def _explained(run: Run, choice: Choice) -> tuple[list[Subject], Findings]:
+    found = Findings()
+    explained: list[Subject] = []
+    if set(OF_CLIPS) & set(choice.parts):
+        explained, lines = subjects(run, choice.clips)
+        found.left_out += lines
+    if "maps" in choice.parts:
+        _maps(run, choice, explained, found)
+    if "functions" in choice.parts:
+        _functions(run, choice, found)
+    return explained, found
+
+
+def _maps(run: Run, choice: Choice, explained: Sequence[Subject], found: Findings) -> None:
+    heads: list[Head] = []
+    if choice.heads:
+        heads, missing = named_heads(choice.heads, heads_of(run.checkpoint.model))
+        found.left_out += missing
+        if not heads:
+            return
+    for subject in explained:
+        try:
+            found.maps.append(maps_of(run, subject, heads).result)
+        except UserError as error:
+            found.left_out.append(f"maps of {shortened(subject.clip.id)}: left out: {error}")
+
+
+def _functions(run: Run, choice: Choice, found: Findings) -> None:
+    try:
+        functions = found_functions(run).result
+    except UserError as error:
+        found.left_out.append(f"functions: left out: {error}")
+        return
+    found.left_out += functions.skipped
+    # On a clip's page scores are shown where there are some: to make them may take minutes.
+    if not choice.of_a_clip or kept_result(run.directory, ATTRIBUTE, Scores) is not None:
+        functions = with_scores(functions, attribute(run, calibration_targets(run)).result)
+    found.functions = functions

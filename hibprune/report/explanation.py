@@ -1,0 +1,110 @@
+"""`explain.html`, its pictures and `explain.json`: an explanation for people and for programs."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hibprune.execution.files import write_text
+from hibprune.execution.output import EXPLANATION
+from hibprune.records.explanation import Explanation, HeadFunctions
+from hibprune.records.medium import MEDIA
+from hibprune.report.explanation_figures import functions_figure, maps_figure, pictures_of
+from hibprune.report.numbers import MINUS
+from hibprune.report.template import filled_page
+
+Draw = Callable[[Path], None]
+
+NUMBERS = {
+    "positional": "share of largest weights at one offset",
+    "globalness": "globalness",
+    "verticality": "verticality",
+    "diagonality": "diagonality",
+    "rarest": "share of largest weights on the rarest token",
+}
+
+
+def write_explanation(explanation: Explanation, directory: Path) -> None:
+    """Write pictures and page and, last of all, the JSON; remove pictures of an earlier one."""
+    pictures = drawings(explanation)
+    for path in directory.glob(f"{EXPLANATION}-*.png"):
+        if path.name not in pictures:
+            path.unlink()
+    embedded = {}
+    for name, draw in pictures.items():
+        draw(directory / name)
+        encoded = base64.b64encode((directory / name).read_bytes()).decode()
+        embedded[name] = f"data:image/png;base64,{encoded}"
+    write_text(directory / f"{EXPLANATION}.html", explanation_page(explanation, embedded))
+    write_text(directory / f"{EXPLANATION}.json", explanation.model_dump_json(indent=1) + "\n")
+
+
+def drawings(explanation: Explanation) -> dict[str, Draw]:
+    """All pictures by the name of their file."""
+    clips = {clip.id: clip for clip in explanation.clips}
+    found: dict[str, Draw] = {}
+    for number, maps in enumerate(explanation.maps, start=1):
+        for page, heads in enumerate(pictures_of(maps), start=1):
+            name = f"{EXPLANATION}-maps-{number}-{page}.png"
+            found[name] = partial(maps_figure, clips[maps.clip], heads)
+    if explanation.functions is not None:
+        found[f"{EXPLANATION}-functions.png"] = partial(functions_figure, explanation.functions)
+    return found
+
+
+def explanation_page(explanation: Explanation, pictures: dict[str, str]) -> str:
+    """The page, with its pictures in it: `pictures` are data URIs by name."""
+    medium = MEDIA[explanation.medium]
+
+    def shown(part: str) -> list[dict[str, str]]:
+        names = [name for name in pictures if name.startswith(f"{EXPLANATION}-{part}")]
+        return [{"name": name, "data": pictures[name]} for name in names]
+
+    return filled_page(
+        "explain.html.jinja",
+        {
+            "it": explanation,
+            "medium": medium,
+            "maps": [
+                {"clip": maps, "pictures": shown(f"maps-{number}-")}
+                for number, maps in enumerate(explanation.maps, start=1)
+            ],
+            "said": {clip.id: clip.said for clip in explanation.clips},
+            "functions": explanation.functions,
+            "functions_picture": shown("functions"),
+            "counts": _counts(explanation.functions),
+            "correlations": _correlations(explanation.functions),
+            "versions": ", ".join(f"{k} {v}" for k, v in explanation.versions.items()),
+        },
+    )
+
+
+def _counts(functions: HeadFunctions | None) -> list[dict[str, Any]]:
+    """Each function with how many heads have it and their mean score."""
+    rows: dict[str, list[float | None]] = {}
+    for one in functions.heads if functions else ():
+        rows.setdefault(one.function, []).append(one.score)
+    return [
+        {
+            "name": name,
+            "heads": len(scores),
+            "score": None if None in scores else sum(filter(None, scores)) / len(scores),
+        }
+        for name, scores in sorted(rows.items(), key=lambda row: -len(row[1]))
+    ]
+
+
+def _correlations(functions: HeadFunctions | None) -> list[dict[str, str]]:
+    rows = []
+    for one in functions.correlations if functions else ():
+        if one.spearman is None:
+            told = "not defined: all equal"
+        else:
+            low, high = one.spearman.interval
+            told = f"{one.spearman.value:.2f} ({low:.2f} to {high:.2f})"
+            told += " – within the noise" if low <= 0 <= high else ""
+        rows.append({"name": NUMBERS[one.number], "value": told.replace("-", MINUS)})
+    return rows
