@@ -118,8 +118,23 @@ EXPLAINED = (
     click.option(
         "--parts",
         metavar="PART,…",
-        help="What to find out: maps, functions, or all. Default: all, with --clip what takes "
-        "seconds.",
+        help="What to find out: maps, inputs, degradation, functions, or all. Default: all, with "
+        "--clip what takes seconds.",
+    ),
+    click.option(
+        "--layer",
+        type=click.IntRange(min=0),
+        metavar="NUMBER",
+        help="Behind which layer the bottleneck sits that attributes to frames or tokens. Default: "
+        "three quarters of the way up.",
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(min=0),
+        default=40,
+        show_default=True,
+        metavar="NUMBER",
+        help="Of the validation set, to test by degradation; 0 for all.",
     ),
 )
 """Those of `explain`, in the order they are told of."""

@@ -7,19 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hibprune.data import ContentFault
 from hibprune.errors import UserError, shortened
 from hibprune.execution.files import plain_disk_errors, require_own
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import EXPLANATION, LOG_FILE, check_output, open_output
 from hibprune.execution.progress import Narrator
 from hibprune.execution.steps import kept_result
+from hibprune.explaining.degradation import degraded, inputs_of, usual_layer
 from hibprune.explaining.head_functions import found_functions, with_scores
 from hibprune.explaining.maps import maps_of
 from hibprune.explaining.request import OF_CLIPS, Choice, Request, choose, named_heads
 from hibprune.explaining.subjects import Subject, subjects
 from hibprune.models.attention import heads_of
+from hibprune.models.layerwise import encoder_layers
 from hibprune.recipe import LoadedRecipe
-from hibprune.records.explanation import ClipMaps, Explanation, HeadFunctions
+from hibprune.records.explanation import (
+    ClipMaps,
+    Degradation,
+    Explanation,
+    HeadFunctions,
+    InputAttribution,
+)
 from hibprune.records.units import Head, Scores
 from hibprune.report.explanation import write_explanation
 from hibprune.stages.load import load_in_step, skipped_lines
@@ -33,6 +42,8 @@ class Findings:
     """What the parts have found so far, and a line for each that is left out."""
 
     maps: list[ClipMaps] = field(default_factory=list)
+    inputs: list[InputAttribution] = field(default_factory=list)
+    degradation: Degradation | None = None
     functions: HeadFunctions | None = None
     left_out: list[str] = field(default_factory=list)
 
@@ -71,6 +82,8 @@ def explain_recipe(
             seed=loaded.recipe.seed,
             clips=tuple(subject.clip for subject in explained),
             maps=tuple(found.maps),
+            inputs=tuple(found.inputs),
+            degradation=found.degradation,
             functions=found.functions,
             left_out=tuple(found.left_out),
             machine=describe_machine(),
@@ -91,6 +104,13 @@ def _explained(run: Run, choice: Choice) -> tuple[list[Subject], Findings]:
         found.left_out += lines
     if "maps" in choice.parts:
         _maps(run, choice, explained, found)
+    if "inputs" in choice.parts:
+        _inputs(run, choice, explained, found)
+    if "degradation" in choice.parts:
+        try:
+            found.degradation = degraded(run, choice.samples).result
+        except (UserError, ContentFault) as error:
+            found.left_out.append(f"degradation: left out: {error}")
     if "functions" in choice.parts:
         _functions(run, choice, found)
     return explained, found
@@ -108,6 +128,19 @@ def _maps(run: Run, choice: Choice, explained: Sequence[Subject], found: Finding
             found.maps.append(maps_of(run, subject, heads).result)
         except UserError as error:
             found.left_out.append(f"maps of {shortened(subject.clip.id)}: left out: {error}")
+
+
+def _inputs(run: Run, choice: Choice, explained: Sequence[Subject], found: Findings) -> None:
+    layers = len(encoder_layers(run.checkpoint.model))
+    layer = usual_layer(run.checkpoint.model) if choice.layer is None else choice.layer
+    if layer >= layers:
+        found.left_out.append(f"--layer {layer}: no such layer: they are 0 to {layers - 1}")
+        return
+    for subject in explained:
+        try:
+            found.inputs.append(inputs_of(run, subject, layer).result)
+        except UserError as error:
+            found.left_out.append(f"inputs of {shortened(subject.clip.id)}: left out: {error}")
 
 
 def _functions(run: Run, choice: Choice, found: Findings) -> None:

@@ -10,9 +10,9 @@ from typing import Literal, get_args
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.records.units import Head
 
-Part = Literal["maps", "functions"]
+Part = Literal["maps", "inputs", "degradation", "functions"]
 PARTS: tuple[Part, ...] = get_args(Part)
-OF_CLIPS: tuple[Part, ...] = ("maps",)
+OF_CLIPS: tuple[Part, ...] = ("maps", "inputs")
 """Those that look at single clips."""
 QUICK: tuple[Part, ...] = (*OF_CLIPS, "functions")
 """What a clip's page holds unless more is asked for."""
@@ -30,6 +30,8 @@ class Request:
     clips: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     parts: str | None = None
+    layer: int | None = None
+    samples: int = 40
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Choice:
     clips: tuple[str, ...]
     heads: tuple[Head, ...]
     parts: tuple[Part, ...]
+    layer: int | None
+    samples: int
 
     @property
     def of_a_clip(self) -> bool:
@@ -62,6 +66,8 @@ def choose(request: Request) -> Choice:
         clips=tuple(dict.fromkeys(request.clips)),
         heads=tuple(dict.fromkeys(map(_head, request.heads))),
         parts=usual if request.parts is None else _parts(request.parts),
+        layer=request.layer,
+        samples=request.samples,
     )
 
 

@@ -53,12 +53,11 @@ def subjects(run: Run, named: Sequence[str]) -> tuple[list[Subject], list[str]]:
     else:
         shown = run.material.validation.utterances[:SHOWN]
         given = [(clip.id, clip.content) for clip in shown]
-    read = reader(checkpoint, run.recipe.validation)
     found, lines = [], []
     for name, content in given:
         place = f"--clip {shortened(name)}" if named else shortened(name)
         try:
-            found.append(_subject(run, name, content, read(content)))
+            found.append(subject_of(run, name, content))
         except ContentFault as fault:
             lines.append(f"{place}: left out: {fault.reason}")
         except UserError as error:
@@ -66,8 +65,15 @@ def subjects(run: Run, named: Sequence[str]) -> tuple[list[Subject], list[str]]:
     return found, lines
 
 
-def _subject(run: Run, name: str, content: Content, reading: Reading) -> Subject:
+def subject_of(run: Run, name: str, content: Content) -> Subject:
+    """A clip or text by its name.
+
+    Raises:
+        ContentFault: it cannot be read, or is longer than the recipe or the model takes.
+        UserError: the model gives no answer to it that can be explained.
+    """
     checkpoint, task = run.checkpoint, run.recipe.task
+    reading = reader(checkpoint, run.recipe.validation)(content)
     inputs = checkpoint.inputs(reading)
     output = task.torch_predict(checkpoint.model)(inputs)[0]
     if not np.isfinite(output).all():
@@ -79,10 +85,10 @@ def _subject(run: Run, name: str, content: Content, reading: Reading) -> Subject
         raise UserError(f"what the model says of it cannot be explained: {error}") from error
     sample = Sample(name, checkpoint.calibration_inputs(reading), target)
     axis = _axis(run, reading, sample, output)
-    heard = None
+    power = None
     if axis.seconds is not None:
-        heard = spectrogram(_heard(checkpoint, reading), _rate(checkpoint))
-    clip = ExplainedClip(id=name, said=answer_text(said), axis=axis, spectrogram=heard)
+        power = spectrogram(heard(checkpoint, reading), _rate(checkpoint))
+    clip = ExplainedClip(id=name, said=answer_text(said), axis=axis, spectrogram=power)
     return Subject(content, reading, sample, clip, content_digest(content))
 
 
@@ -99,7 +105,7 @@ def _axis(run: Run, reading: Reading, sample: Sample, output: np.ndarray) -> Axi
         return Axis(positions=positions, tokens=tokens_of(checkpoint, sample))
     if not follows_time(checkpoint):
         return Axis(positions=positions)
-    seconds = len(_heard(checkpoint, reading)) / _rate(checkpoint)
+    seconds = len(heard(checkpoint, reading)) / _rate(checkpoint)
     words: tuple[Span, ...] = ()
     if run.recipe.task.kind == "asr-ctc":
         words = word_spans(output, checkpoint.vocabulary.tokenizer, positions)
@@ -117,7 +123,7 @@ def _rate(checkpoint: Checkpoint) -> int:
     return checkpoint.preprocessor.sampling_rate
 
 
-def _heard(checkpoint: Checkpoint, reading: Reading) -> np.ndarray:
+def heard(checkpoint: Checkpoint, reading: Reading) -> np.ndarray:
     """The waveform with the silence that `calibration_inputs` adds."""
     waveform = np.asarray(reading)
     if not has_decoder(checkpoint.model):

@@ -83,6 +83,54 @@ class ClipMaps(Record):
     answer: str
 
 
+class InputScores(Record):
+    """What each position is worth by one method."""
+
+    method: str
+    values: tuple[float, ...]
+
+
+class InputAttribution(Record):
+    """What each position of a clip or text is worth to the answer; `layer` and `beta` are IBA's.
+
+    `removable` are the positions that are no special tokens.
+    """
+
+    clip: str
+    layer: int
+    beta: float
+    removable: tuple[int, ...]
+    scores: tuple[InputScores, ...]
+
+
+class DegradationCurve(Record):
+    """What is left of the answer's probability when the positions a method ranks highest go first.
+
+    `probabilities` are means over clips, `normalised` the same on the scale from the least (0) to
+    that of whole clips (1), `area` the mean height of that curve: lower is better. `drop` is what
+    the probability loses at the table's share, `beyond_chance` how much more than a random ranking.
+    """
+
+    method: str
+    probabilities: tuple[float, ...]
+    normalised: tuple[float, ...]
+    area: float
+    drop: Estimate
+    beyond_chance: Estimate | None
+
+
+class Degradation(Record):
+    """The degradation test over clips or texts. `original` is the probability of whole ones."""
+
+    clips: int
+    removed_as: str
+    original: float
+    least: float
+    shares: tuple[float, ...]
+    table_share: float
+    curves: tuple[DegradationCurve, ...]
+
+
 class HeadFunction(Record):
     """What one head does, over all clips.
 
@@ -139,6 +187,8 @@ class Explanation(Record):
     seed: int
     clips: tuple[ExplainedClip, ...]
     maps: tuple[ClipMaps, ...] = ()
+    inputs: tuple[InputAttribution, ...] = ()
+    degradation: Degradation | None = None
     functions: HeadFunctions | None = None
     left_out: tuple[str, ...] = ()
     machine: Machine

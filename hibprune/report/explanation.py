@@ -10,9 +10,11 @@ from typing import Any
 
 from hibprune.execution.files import write_text
 from hibprune.execution.output import EXPLANATION
-from hibprune.records.explanation import Explanation, HeadFunctions
+from hibprune.records.comparison import Estimate
+from hibprune.records.explanation import Degradation, Explanation, HeadFunctions
 from hibprune.records.medium import MEDIA
 from hibprune.report.explanation_figures import functions_figure, maps_figure, pictures_of
+from hibprune.report.explanation_inputs import degradation_figure, inputs_figure
 from hibprune.report.numbers import MINUS
 from hibprune.report.template import filled_page
 
@@ -50,6 +52,12 @@ def drawings(explanation: Explanation) -> dict[str, Draw]:
         for page, heads in enumerate(pictures_of(maps), start=1):
             name = f"{EXPLANATION}-maps-{number}-{page}.png"
             found[name] = partial(maps_figure, clips[maps.clip], heads)
+    for number, inputs in enumerate(explanation.inputs, start=1):
+        name = f"{EXPLANATION}-inputs-{number}.png"
+        found[name] = partial(inputs_figure, clips[inputs.clip], inputs)
+    if explanation.degradation is not None:
+        name = f"{EXPLANATION}-degradation.png"
+        found[name] = partial(degradation_figure, explanation.degradation)
     if explanation.functions is not None:
         found[f"{EXPLANATION}-functions.png"] = partial(functions_figure, explanation.functions)
     return found
@@ -73,6 +81,13 @@ def explanation_page(explanation: Explanation, pictures: dict[str, str]) -> str:
                 for number, maps in enumerate(explanation.maps, start=1)
             ],
             "said": {clip.id: clip.said for clip in explanation.clips},
+            "inputs": [
+                {"clip": inputs, "pictures": shown(f"inputs-{number}.")}
+                for number, inputs in enumerate(explanation.inputs, start=1)
+            ],
+            "degradation": explanation.degradation,
+            "degradation_picture": shown("degradation"),
+            "drops": _drops(explanation.degradation),
             "functions": explanation.functions,
             "functions_picture": shown("functions"),
             "counts": _counts(explanation.functions),
@@ -80,6 +95,32 @@ def explanation_page(explanation: Explanation, pictures: dict[str, str]) -> str:
             "versions": ", ".join(f"{k} {v}" for k, v in explanation.versions.items()),
         },
     )
+
+
+def _drops(found: Degradation | None) -> list[dict[str, str]]:
+    """What the table's share costs the answer by each ranking, and beyond a random one."""
+    return [
+        {
+            "method": curve.method,
+            "drop": _with_interval(curve.drop, 3),
+            "beyond": "" if curve.beyond_chance is None else _finding(curve.beyond_chance, 3),
+            "area": f"{curve.area:.3f}".replace("-", MINUS),
+        }
+        for curve in (found.curves if found else ())
+    ]
+
+
+def _with_interval(estimate: Estimate, decimals: int) -> str:
+    low, high = estimate.interval
+    told = f"{estimate.value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+    return told.replace("-", MINUS)
+
+
+def _finding(estimate: Estimate, decimals: int) -> str:
+    """A value with its interval, and whether that holds 0."""
+    low, high = estimate.interval
+    told = _with_interval(estimate, decimals)
+    return f"{told} – within the noise" if low <= 0 <= high else told
 
 
 def _counts(functions: HeadFunctions | None) -> list[dict[str, Any]]:
@@ -100,11 +141,6 @@ def _counts(functions: HeadFunctions | None) -> list[dict[str, Any]]:
 def _correlations(functions: HeadFunctions | None) -> list[dict[str, str]]:
     rows = []
     for one in functions.correlations if functions else ():
-        if one.spearman is None:
-            told = "not defined: all equal"
-        else:
-            low, high = one.spearman.interval
-            told = f"{one.spearman.value:.2f} ({low:.2f} to {high:.2f})"
-            told += " – within the noise" if low <= 0 <= high else ""
-        rows.append({"name": NUMBERS[one.number], "value": told.replace("-", MINUS)})
+        told = "not defined: all equal" if one.spearman is None else _finding(one.spearman, 2)
+        rows.append({"name": NUMBERS[one.number], "value": told})
     return rows
