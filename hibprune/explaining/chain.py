@@ -14,6 +14,7 @@ from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import EXPLANATION, LOG_FILE, check_output, open_output
 from hibprune.execution.progress import Narrator
 from hibprune.execution.steps import kept_result
+from hibprune.explaining.attention_kinds import compared_stacks
 from hibprune.explaining.degradation import degraded, inputs_of, usual_layer
 from hibprune.explaining.head_functions import found_functions, with_scores
 from hibprune.explaining.maps import maps_of
@@ -28,6 +29,7 @@ from hibprune.records.explanation import (
     Explanation,
     HeadFunctions,
     InputAttribution,
+    Stacks,
 )
 from hibprune.records.units import Head, Scores
 from hibprune.report.explanation import write_explanation
@@ -45,6 +47,7 @@ class Findings:
     inputs: list[InputAttribution] = field(default_factory=list)
     degradation: Degradation | None = None
     functions: HeadFunctions | None = None
+    stacks: Stacks | None = None
     left_out: list[str] = field(default_factory=list)
 
 
@@ -85,6 +88,7 @@ def explain_recipe(
             inputs=tuple(found.inputs),
             degradation=found.degradation,
             functions=found.functions,
+            stacks=found.stacks,
             left_out=tuple(found.left_out),
             machine=describe_machine(),
             versions=installed_versions(),
@@ -113,6 +117,11 @@ def _explained(run: Run, choice: Choice) -> tuple[list[Subject], Findings]:
             found.left_out.append(f"degradation: left out: {error}")
     if "functions" in choice.parts:
         _functions(run, choice, found)
+    if "stacks" in choice.parts:
+        try:
+            found.stacks = compared_stacks(run, choice.samples)
+        except UserError as error:
+            found.left_out.append(f"stacks: left out: {error}")
     return explained, found
 
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.records.units import Head
 
-Part = Literal["maps", "inputs", "degradation", "functions"]
+Part = Literal["maps", "inputs", "degradation", "functions", "stacks"]
 PARTS: tuple[Part, ...] = get_args(Part)
 OF_CLIPS: tuple[Part, ...] = ("maps", "inputs")
 """Those that look at single clips."""

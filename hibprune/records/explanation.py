@@ -174,6 +174,34 @@ class HeadFunctions(Record):
     correlations: tuple[ScoreCorrelation, ...] = ()
 
 
+class StackPoint(Record):
+    """The metric with so many heads of a stack gone."""
+
+    removed: int
+    value: Estimate
+
+
+class StackCurve(Record):
+    """The metric as the lowest heads of one stack go, those of the others staying."""
+
+    stack: str
+    name: str
+    heads: int
+    repair: str
+    points: tuple[StackPoint, ...]
+
+
+class Stacks(Record):
+    """How much the metric needs each kind of attention. `method` ranked the heads."""
+
+    metric: str
+    higher_is_better: bool
+    clips: int
+    method: str
+    whole: Estimate
+    curves: tuple[StackCurve, ...]
+
+
 class Explanation(Record):
     """All that was found out. `left_out` says of each part that is not there why."""
 
@@ -190,6 +218,7 @@ class Explanation(Record):
     inputs: tuple[InputAttribution, ...] = ()
     degradation: Degradation | None = None
     functions: HeadFunctions | None = None
+    stacks: Stacks | None = None
     left_out: tuple[str, ...] = ()
     machine: Machine
     versions: dict[str, str]

@@ -11,9 +11,14 @@ from typing import Any
 from hibprune.execution.files import write_text
 from hibprune.execution.output import EXPLANATION
 from hibprune.records.comparison import Estimate
-from hibprune.records.explanation import Degradation, Explanation, HeadFunctions
+from hibprune.records.explanation import Degradation, Explanation, HeadFunctions, Stacks
 from hibprune.records.medium import MEDIA
-from hibprune.report.explanation_figures import functions_figure, maps_figure, pictures_of
+from hibprune.report.explanation_figures import (
+    functions_figure,
+    maps_figure,
+    pictures_of,
+    stacks_figure,
+)
 from hibprune.report.explanation_inputs import degradation_figure, inputs_figure
 from hibprune.report.numbers import MINUS
 from hibprune.report.template import filled_page
@@ -60,6 +65,8 @@ def drawings(explanation: Explanation) -> dict[str, Draw]:
         found[name] = partial(degradation_figure, explanation.degradation)
     if explanation.functions is not None:
         found[f"{EXPLANATION}-functions.png"] = partial(functions_figure, explanation.functions)
+    if explanation.stacks is not None:
+        found[f"{EXPLANATION}-stacks.png"] = partial(stacks_figure, explanation.stacks)
     return found
 
 
@@ -92,6 +99,10 @@ def explanation_page(explanation: Explanation, pictures: dict[str, str]) -> str:
             "functions_picture": shown("functions"),
             "counts": _counts(explanation.functions),
             "correlations": _correlations(explanation.functions),
+            "stacks": explanation.stacks,
+            "stacks_picture": shown("stacks"),
+            "stacks_whole": _percent(explanation.stacks.whole) if explanation.stacks else "",
+            "stack_rows": _stack_rows(explanation.stacks),
             "versions": ", ".join(f"{k} {v}" for k, v in explanation.versions.items()),
         },
     )
@@ -121,6 +132,24 @@ def _finding(estimate: Estimate, decimals: int) -> str:
     low, high = estimate.interval
     told = _with_interval(estimate, decimals)
     return f"{told} – within the noise" if low <= 0 <= high else told
+
+
+def _stack_rows(found: Stacks | None) -> list[dict[str, str]]:
+    """The metric at each number of heads gone, stack by stack."""
+    return [
+        {
+            "name": curve.name + ("" if curve.repair == "none" else ", repaired"),
+            "removed": f"{point.removed} of {curve.heads}",
+            "value": _percent(point.value),
+        }
+        for curve in (found.curves if found else ())
+        for point in curve.points
+    ]
+
+
+def _percent(estimate: Estimate) -> str:
+    low, high = (100 * end for end in estimate.interval)
+    return f"{100 * estimate.value:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def _counts(functions: HeadFunctions | None) -> list[dict[str, Any]]:

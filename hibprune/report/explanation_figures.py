@@ -15,8 +15,9 @@ from hibprune.records.explanation import (
     HeadFunctions,
     HeadMap,
     Spectrogram,
+    Stacks,
 )
-from hibprune.report.figures import FAINT, INK, TEXT_SIZE, save
+from hibprune.report.figures import FAINT, INK, TEXT_SIZE, dress, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,6 +207,41 @@ def functions_figure(functions: HeadFunctions, path: Path) -> None:
     if not scored:
         told = "without scores" if functions.method is None else "all scores are equal"
     figure.text(0.6 / width, 1 - 0.25 / height, told, size=TEXT_SIZE - 1, color=INK)
+    save(figure, path)
+
+
+def stacks_figure(found: Stacks, path: Path) -> None:
+    """Draw the metric over the share of each stack's heads that is gone, with its intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    colours = {"encoder": "#1f5f9e", "decoder.self": "#c2561a", "decoder.cross": "#2b8a5e"}
+    for curve in found.curves:
+        shares = [0.0, *(100 * point.removed / curve.heads for point in curve.points)]
+        estimates = [found.whole, *(point.value for point in curve.points)]
+        values = [100 * one.value for one in estimates]
+        repaired = curve.repair != "none"
+        told = f"{curve.name} ({curve.heads} heads{', repaired' if repaired else ''})"
+        axes.plot(
+            shares, values, color=colours[curve.stack], marker="o", markersize=4, linewidth=1.5,
+            linestyle="dashed" if repaired else "solid", label=told,
+        )  # fmt: skip
+        axes.vlines(
+            shares, [100 * one.interval.low for one in estimates],
+            [100 * one.interval.high for one in estimates], color=colours[curve.stack],
+            linewidth=0.8,
+        )  # fmt: skip
+    aim = "higher" if found.higher_is_better else "lower"
+    dress(
+        axes,
+        "Heads of one stack gone, the lowest scores first",
+        "heads of the stack gone, %",
+        f"{found.metric}, % ({aim} is better)",
+    )
+    axes.legend(
+        frameon=False, fontsize=SMALL, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+    )
     save(figure, path)
 
 

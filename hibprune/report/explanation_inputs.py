@@ -28,10 +28,10 @@ def inputs_figure(clip: ExplainedClip, found: InputAttribution, path: Path) -> N
     rows = len(found.scores)
     strip, gap, top = 0.34, 0.1, 0.2
     below = 1.5 if sound else 0.35 + 0.08 * min(longest, 16)
-    width = 9.0 if sound else float(np.clip(2.2 + 0.28 * clip.axis.positions, 5, 13))
+    width = 9.0 if sound else float(np.clip(3.1 + 0.28 * clip.axis.positions, 5, 13))
     height = top + rows * (strip + gap) + below
     figure = Figure(figsize=(width, height))
-    left, body = 1.75 / width, (width - 1.75 - 0.25) / width
+    left, body = 1.75 / width, (width - 1.75 - 1.35) / width
     end = clip.axis.seconds if clip.axis.seconds is not None else float(clip.axis.positions)
     for row, one in enumerate(found.scores):
         y = (height - top - row * (strip + gap) - strip) / height
@@ -47,7 +47,7 @@ def inputs_figure(clip: ExplainedClip, found: InputAttribution, path: Path) -> N
             aspect="auto",
             extent=(0, end, 0, 1),
             cmap="RdBu_r" if signed else "Reds",
-            vmin=-reach if signed else 0,
+            vmin=-reach if signed else float(shown.min()),
             vmax=reach,
             interpolation="nearest",
         )
@@ -57,6 +57,8 @@ def inputs_figure(clip: ExplainedClip, found: InputAttribution, path: Path) -> N
             length=0, labelsize=TEXT_SIZE - 1, labelcolor=INK, labelbottom=last, axis="both"
         )
         axes.set_xticks([])
+        told = f"{float(shown.min()):.2g} to {float(shown.max()):.2g}"
+        axes.text(1.01, 0.5, told, size=SMALL, color=INK, va="center", transform=axes.transAxes)
         axes.spines[:].set_color("#e3e6ea")
         if last and clip.axis.tokens:
             step = -(-len(clip.axis.tokens) // MOST_TOKENS)
