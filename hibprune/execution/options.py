@@ -118,8 +118,8 @@ EXPLAINED = (
     click.option(
         "--parts",
         metavar="PART,…",
-        help="What to find out: maps, inputs, degradation, functions, stacks, or all. "
-        "Default: all, with --clip what takes seconds.",
+        help="What to find out: maps, inputs, tree, degradation, functions, stacks, triggers, or "
+        "all. Default: all; with --clip maps, inputs, tree and functions, which take seconds.",
     ),
     click.option(
         "--layer",
@@ -134,7 +134,7 @@ EXPLAINED = (
         default=40,
         show_default=True,
         metavar="NUMBER",
-        help="Of the validation set, for degradation and stacks; 0 for all.",
+        help="Of the validation set, for degradation, stacks and triggers; 0 for all.",
     ),
 )
 """Those of `explain`, in the order they are told of."""

@@ -74,6 +74,7 @@ def compared_stacks(run: Run, number: int) -> Stacks:
         higher_is_better=whole.higher_is_better,
         clips=len(chosen.utterances),
         method=scores.method,
+        ranking_fault=scores.ranking_fault,
         whole=Estimate(value=whole.value, interval=whole.interval),
         curves=tuple(curves),
     )

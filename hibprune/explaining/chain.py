@@ -15,21 +15,25 @@ from hibprune.execution.output import EXPLANATION, LOG_FILE, check_output, open_
 from hibprune.execution.progress import Narrator
 from hibprune.execution.steps import kept_result
 from hibprune.explaining.attention_kinds import compared_stacks
+from hibprune.explaining.attribution_tree import tree_of
 from hibprune.explaining.degradation import degraded, inputs_of, usual_layer
 from hibprune.explaining.head_functions import found_functions, with_scores
 from hibprune.explaining.maps import maps_of
 from hibprune.explaining.request import OF_CLIPS, Choice, Request, choose, named_heads
 from hibprune.explaining.subjects import Subject, subjects
+from hibprune.explaining.triggers import found_triggers
 from hibprune.models.attention import heads_of
 from hibprune.models.layerwise import encoder_layers
 from hibprune.recipe import LoadedRecipe
 from hibprune.records.explanation import (
+    AttributionTree,
     ClipMaps,
     Degradation,
     Explanation,
     HeadFunctions,
     InputAttribution,
     Stacks,
+    Triggers,
 )
 from hibprune.records.units import Head, Scores
 from hibprune.report.explanation import write_explanation
@@ -48,6 +52,8 @@ class Findings:
     degradation: Degradation | None = None
     functions: HeadFunctions | None = None
     stacks: Stacks | None = None
+    trees: list[AttributionTree] = field(default_factory=list)
+    triggers: Triggers | None = None
     left_out: list[str] = field(default_factory=list)
 
 
@@ -89,6 +95,8 @@ def explain_recipe(
             degradation=found.degradation,
             functions=found.functions,
             stacks=found.stacks,
+            trees=tuple(found.trees),
+            triggers=found.triggers,
             left_out=tuple(found.left_out),
             machine=describe_machine(),
             versions=installed_versions(),
@@ -110,6 +118,12 @@ def _explained(run: Run, choice: Choice) -> tuple[list[Subject], Findings]:
         _maps(run, choice, explained, found)
     if "inputs" in choice.parts:
         _inputs(run, choice, explained, found)
+    if "tree" in choice.parts:
+        for subject in explained:
+            try:
+                found.trees.append(tree_of(run, subject).result)
+            except UserError as error:
+                found.left_out.append(f"tree of {shortened(subject.clip.id)}: left out: {error}")
     if "degradation" in choice.parts:
         try:
             found.degradation = degraded(run, choice.samples).result
@@ -122,6 +136,11 @@ def _explained(run: Run, choice: Choice) -> tuple[list[Subject], Findings]:
             found.stacks = compared_stacks(run, choice.samples)
         except UserError as error:
             found.left_out.append(f"stacks: left out: {error}")
+    if "triggers" in choice.parts:
+        try:
+            found.triggers = found_triggers(run, choice.samples).result
+        except (UserError, ContentFault) as error:
+            found.left_out.append(f"triggers: left out: {error}")
     return explained, found
 
 

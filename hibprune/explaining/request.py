@@ -10,9 +10,9 @@ from typing import Literal, get_args
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.records.units import Head
 
-Part = Literal["maps", "inputs", "degradation", "functions", "stacks"]
+Part = Literal["maps", "inputs", "tree", "degradation", "functions", "stacks", "triggers"]
 PARTS: tuple[Part, ...] = get_args(Part)
-OF_CLIPS: tuple[Part, ...] = ("maps", "inputs")
+OF_CLIPS: tuple[Part, ...] = ("maps", "inputs", "tree")
 """Those that look at single clips."""
 QUICK: tuple[Part, ...] = (*OF_CLIPS, "functions")
 """What a clip's page holds unless more is asked for."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hibprune.records.base import Record
+from hibprune.records.base import Interval, Record
 from hibprune.records.comparison import Estimate
 from hibprune.records.manifest import Machine, ModelSummary
 from hibprune.records.medium import MediumName
+from hibprune.records.ranking import RankingFault
 from hibprune.records.units import Head
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -174,6 +175,52 @@ class HeadFunctions(Record):
     correlations: tuple[ScoreCorrelation, ...] = ()
 
 
+class TreeEdge(Record):
+    """From a node to one below it, with the layer it was found in and what it has there."""
+
+    parent: int
+    child: int
+    layer: int
+    weight: float
+
+
+class AttributionTree(Record):
+    """How a clip's words or a text's tokens, by place in `names`, come together to the answer.
+
+    `terminal` is the place of the token that the answer is read off, where there is one.
+    """
+
+    clip: str
+    names: tuple[str, ...]
+    terminal: int | None
+    threshold: float
+    layers: int
+    top: int
+    edges: tuple[TreeEdge, ...]
+
+
+class Attack(Record):
+    """Two words in front of texts: so many of those tried are answered otherwise.
+
+    `of` is the answer that the words stand for; empty, as `words`, where they are drawn by chance.
+    """
+
+    words: tuple[str, ...]
+    of: str
+    changed: int
+    tried: int
+    interval: Interval
+
+
+class Triggers(Record):
+    """Attacks on validation `texts` by patterns from calibration texts (`sources`)."""
+
+    texts: int
+    sources: int
+    attacks: tuple[Attack, ...]
+    random: Attack
+
+
 class StackPoint(Record):
     """The metric with so many heads of a stack gone."""
 
@@ -192,12 +239,14 @@ class StackCurve(Record):
 
 
 class Stacks(Record):
-    """How much the metric needs each kind of attention. `method` ranked the heads."""
+    """How much the metric needs each kind of attention. `method` ranked the heads;
+    `ranking_fault` is why that ranking says nothing, where it does not."""
 
     metric: str
     higher_is_better: bool
     clips: int
     method: str
+    ranking_fault: RankingFault | None
     whole: Estimate
     curves: tuple[StackCurve, ...]
 
@@ -219,6 +268,8 @@ class Explanation(Record):
     degradation: Degradation | None = None
     functions: HeadFunctions | None = None
     stacks: Stacks | None = None
+    trees: tuple[AttributionTree, ...] = ()
+    triggers: Triggers | None = None
     left_out: tuple[str, ...] = ()
     machine: Machine
     versions: dict[str, str]

@@ -11,7 +11,7 @@ from typing import Any
 from hibprune.execution.files import write_text
 from hibprune.execution.output import EXPLANATION
 from hibprune.records.comparison import Estimate
-from hibprune.records.explanation import Degradation, Explanation, HeadFunctions, Stacks
+from hibprune.records.explanation import Degradation, Explanation, HeadFunctions, Stacks, Triggers
 from hibprune.records.medium import MEDIA
 from hibprune.report.explanation_figures import (
     functions_figure,
@@ -20,7 +20,9 @@ from hibprune.report.explanation_figures import (
     stacks_figure,
 )
 from hibprune.report.explanation_inputs import degradation_figure, inputs_figure
-from hibprune.report.numbers import MINUS
+from hibprune.report.explanation_tree import tree_figure
+from hibprune.report.numbers import MINUS, capitalised
+from hibprune.report.ranking import ranking_finding
 from hibprune.report.template import filled_page
 
 Draw = Callable[[Path], None]
@@ -60,6 +62,8 @@ def drawings(explanation: Explanation) -> dict[str, Draw]:
     for number, inputs in enumerate(explanation.inputs, start=1):
         name = f"{EXPLANATION}-inputs-{number}.png"
         found[name] = partial(inputs_figure, clips[inputs.clip], inputs)
+    for number, tree in enumerate(explanation.trees, start=1):
+        found[f"{EXPLANATION}-tree-{number}.png"] = partial(tree_figure, tree)
     if explanation.degradation is not None:
         name = f"{EXPLANATION}-degradation.png"
         found[name] = partial(degradation_figure, explanation.degradation)
@@ -92,6 +96,10 @@ def explanation_page(explanation: Explanation, pictures: dict[str, str]) -> str:
                 {"clip": inputs, "pictures": shown(f"inputs-{number}.")}
                 for number, inputs in enumerate(explanation.inputs, start=1)
             ],
+            "trees": [
+                {"clip": tree, "pictures": shown(f"tree-{number}.")}
+                for number, tree in enumerate(explanation.trees, start=1)
+            ],
             "degradation": explanation.degradation,
             "degradation_picture": shown("degradation"),
             "drops": _drops(explanation.degradation),
@@ -99,9 +107,12 @@ def explanation_page(explanation: Explanation, pictures: dict[str, str]) -> str:
             "functions_picture": shown("functions"),
             "counts": _counts(explanation.functions),
             "correlations": _correlations(explanation.functions),
+            "triggers": explanation.triggers,
+            "attacks": _attacks(explanation.triggers),
             "stacks": explanation.stacks,
             "stacks_picture": shown("stacks"),
             "stacks_whole": _percent(explanation.stacks.whole) if explanation.stacks else "",
+            "stacks_fault": _stacks_fault(explanation.stacks),
             "stack_rows": _stack_rows(explanation.stacks),
             "versions": ", ".join(f"{k} {v}" for k, v in explanation.versions.items()),
         },
@@ -144,6 +155,28 @@ def _stack_rows(found: Stacks | None) -> list[dict[str, str]]:
         }
         for curve in (found.curves if found else ())
         for point in curve.points
+    ]
+
+
+def _stacks_fault(found: Stacks | None) -> str:
+    """That the order in which heads go says nothing; empty where it says something."""
+    fault = None if found is None else found.ranking_fault
+    return "" if fault is None else capitalised(ranking_finding(fault))
+
+
+def _attacks(found: Triggers | None) -> list[dict[str, str]]:
+    """How often each pattern, and then those by chance, changed an answer."""
+    if found is None:
+        return []
+    return [
+        {
+            "words": " … ".join(one.words) or "drawn by chance",
+            "of": one.of,
+            "rate": f"{100 * one.changed / one.tried:.0f} %" if one.tried else "–",
+            "interval": f"{100 * one.interval.low:.0f} to {100 * one.interval.high:.0f} %",
+            "tried": str(one.tried),
+        }
+        for one in (*found.attacks, found.random)
     ]
 
 
