@@ -63,7 +63,7 @@ def correlate_all(
     if not 2 <= len(runs) <= MOST_RUNS:
         raise UserError(f"correlate: give 2 to {MOST_RUNS} finished runs, not {len(runs)}")
     if len(runs) == 2:
-        correlation = correlate_runs(*runs, directory)
+        correlation = correlate_runs(runs[0], runs[1], directory)
         return correlation, correlation_lines(correlation)
     matrix = correlate_many(runs, directory)
     return matrix, matrix_lines(matrix)
