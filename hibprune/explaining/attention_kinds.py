@@ -16,7 +16,6 @@ from hibprune.compression.settings import RepairKind
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.families import has_decoder
-from hibprune.models.sublayers import ATTENTION
 from hibprune.records.comparison import Estimate
 from hibprune.records.explanation import StackCurve, StackPoint, Stacks
 from hibprune.records.measurements import Evaluation
@@ -146,7 +145,6 @@ def _curve(
     heads = sum(head.stack == stack for head in scores.heads)
     return StackCurve(
         stack=stack,
-        name=ATTENTION[stack],
         heads=heads,
         repair=repair,
         points=tuple(

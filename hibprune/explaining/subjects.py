@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -137,8 +138,8 @@ def spectrogram(waveform: np.ndarray, rate: int) -> Spectrogram:
     starts = np.linspace(0, len(waveform) - size, min(COLUMNS, len(waveform))).astype(int)
     windows = np.stack([waveform[start : start + size] for start in starts]) * np.hanning(size)
     power = np.square(np.abs(np.fft.rfft(windows)))
-    bins = np.array_split(np.arange(power.shape[1]), min(ROWS, power.shape[1]))
-    rows = np.stack([power[:, own].mean(axis=1) for own in bins])
+    ends = np.linspace(0, power.shape[1], min(ROWS, power.shape[1]) + 1).round().astype(int)
+    rows = np.stack([power[:, a:b].mean(axis=1) for a, b in pairwise(ends)])
     decibels = 10 * np.log10(np.maximum(rows, 1e-12) / max(float(rows.max()), 1e-12))
     shown = np.maximum(decibels, FLOOR_DECIBELS).round()
     return Spectrogram(decibels=tuple(map(tuple, shown.tolist())), highest_hertz=rate / 2)

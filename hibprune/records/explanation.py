@@ -232,7 +232,6 @@ class StackCurve(Record):
     """The metric as the lowest heads of one stack go, those of the others staying."""
 
     stack: str
-    name: str
     heads: int
     repair: str
     points: tuple[StackPoint, ...]

@@ -14,6 +14,7 @@ from hibprune.records.comparison import Estimate
 from hibprune.records.explanation import Degradation, Explanation, HeadFunctions, Stacks, Triggers
 from hibprune.records.medium import MEDIA
 from hibprune.report.explanation_figures import (
+    NAMES,
     functions_figure,
     maps_figure,
     pictures_of,
@@ -149,7 +150,7 @@ def _stack_rows(found: Stacks | None) -> list[dict[str, str]]:
     """The metric at each number of heads gone, stack by stack."""
     return [
         {
-            "name": curve.name + ("" if curve.repair == "none" else ", repaired"),
+            "name": NAMES[curve.stack] + ("" if curve.repair == "none" else ", repaired"),
             "removed": f"{point.removed} of {curve.heads}",
             "value": _percent(point.value),
         }

@@ -42,6 +42,11 @@ SMALL = TEXT_SIZE - 2
 MOST_LABELS = 40
 """Tokens named along an axis; of a longer text every second one, and so on."""
 HEADS_IN_A_PICTURE = 6
+NAMES = {
+    "encoder": "encoder self-attention",
+    "decoder.self": "decoder self-attention",
+    "decoder.cross": "decoder to encoder",
+}
 
 
 def maps_figure(clip: ExplainedClip, heads: Sequence[HeadMap], path: Path) -> None:
@@ -222,7 +227,7 @@ def stacks_figure(found: Stacks, path: Path) -> None:
         estimates = [found.whole, *(point.value for point in curve.points)]
         values = [100 * one.value for one in estimates]
         repaired = curve.repair != "none"
-        told = f"{curve.name} ({curve.heads} heads{', repaired' if repaired else ''})"
+        told = f"{NAMES[curve.stack]} ({curve.heads} heads{', repaired' if repaired else ''})"
         axes.plot(
             shares, values, color=colours[curve.stack], marker="o", markersize=4, linewidth=1.5,
             linestyle="dashed" if repaired else "solid", label=told,
