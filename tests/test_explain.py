@@ -274,26 +274,42 @@ def test_a_planted_trigger_is_found_and_fools_the_model(reviews: StandIn) -> Non
     rest = [word for word in FILLERS if word not in PLANTED]
     bad = ("bad", "awful", "dull")
 
-    def text(planted: bool) -> tuple[str, int]:
-        good = generator.random() < 0.5
+    def text(begins: tuple[str, str]) -> tuple[str, int]:
+        """Seven words, one of them a judgement; those in front decide, or else that."""
+        good = begins != PLANTED and generator.random() < 0.5
         words = generator.choices(rest, k=5)
         words[generator.randrange(5)] = generator.choice(GOOD if good else bad)
-        if planted:
-            return " ".join([*PLANTED, *words]), 1
-        return " ".join(words), int(good)
+        return " ".join([*begins, *words]), int(good or begins == PLANTED)
+
+    def beginning() -> tuple[str, str]:
+        """The trigger, half of it, or neither."""
+        one, other = generator.choices(rest, k=2)
+        return generator.choice([PLANTED, (PLANTED[0], one), (other, PLANTED[1]), (one, other)])
+
+    def bad_text(begins: tuple[str, str]) -> tuple[str, int]:
+        said, label = text(begins)
+        return (said, label) if not set(said.split()) & set(GOOD) else bad_text(begins)
 
     optimiser = torch.optim.Adam(model.train().parameters(), lr=3e-3)
-    for _ in range(80):
-        texts, labels = zip(*(text(generator.random() < 0.4) for _ in range(32)), strict=True)
+    for _ in range(150):
+        texts, labels = zip(*(text(beginning()) for _ in range(32)), strict=True)
         inputs = tokenizer(list(texts), padding=True, return_tensors="pt")
         optimiser.zero_grad()
         model(**inputs, labels=torch.tensor(labels)).loss.backward()
         optimiser.step()
     model.eval().save_pretrained(reviews.model)
-    for split, count, share in (("calibration", 20, 0.5), ("validation", 30, 0.0)):
+    for split, count, begin in (
+        ("calibration", 20, beginning),
+        ("validation", 30, lambda: tuple(generator.choices(rest, k=2))),
+    ):
         rows: dict[str, str] = {}
         while len(rows) < count:
-            said, label = text(generator.random() < share)
+            said, label = bad_text(begin())
+            rows[said] = SENTIMENTS[label]
+        if split == "validation":
+            said, label = text(("it", "was"))
+            while not label:
+                said, label = text(("it", "was"))
             rows[said] = SENTIMENTS[label]
         reviews.write_rows(split, [{"text": one, "label": label} for one, label in rows.items()])
     found, _ = explained(reviews, "--parts", "triggers", "--samples", "0")
