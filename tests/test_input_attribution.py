@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
+from test_hib import samples_of, task_loss
+from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -26,7 +29,7 @@ from hibprune.explaining.input_attribution import (
     occlusion,
 )
 from hibprune.explaining.removal import Removal, answers
-from hibprune.models.attention import frozen
+from hibprune.models.attention import frozen, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.models.source import ModelSource
 from hibprune.tasks.text import TextClassification
@@ -238,3 +241,36 @@ def test_the_summary_by_hand() -> None:
 def test_layers_of_deep_models_are_spaced_evenly() -> None:
     assert tried_layers(4) == (0, 1, 2, 3)
     assert tried_layers(12) == (0, 2, 4, 7, 9, 11)
+
+
+# Every family --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", TINY_MODELS, ids=lambda row: row.name)
+def test_what_a_layer_gives_out_and_takes_in_can_be_replaced_in_every_family(
+    row: TinyModel,
+) -> None:
+    """Integrated gradients add up, and a bottleneck keeps nats at every position."""
+    model, sample = row.build(), samples_of(row)[0]
+    dull = {
+        name: torch.zeros_like(value) if value.is_floating_point() else value
+        for name, value in sample.inputs.items()
+    }
+    if "input_ids" in dull:
+        dull["input_ids"] = torch.full_like(dull["input_ids"], 3)
+    baseline = Sample("baseline", dull, ())
+    with frozen(model), positions_fitted(model, sample.inputs):
+        calibration = read_unmodified(model, [sample], attention=False)
+        found = integrated_gradients(model, calibration, baseline, task_loss, "log-likelihood", 60)
+        whole, empty = (
+            -float(task_loss(model, read_unmodified(model, [one], attention=False).batch))
+            for one in (sample, replace(sample, inputs=dull))
+        )
+        own = Sample("own", sample.inputs, ())
+        nothing = integrated_gradients(model, calibration, own, task_loss, "log-likelihood", 2)
+        kept = bottleneck_information(model, calibration, task_loss, 1, 0.0, seed=0)
+    assert len(found) == len(kept) == calibration.batch.frames[0]
+    assert float(found.sum()) == pytest.approx(whole - empty, rel=0.05, abs=2e-3)
+    assert float(nothing.abs().max()) == 0
+    assert torch.isfinite(kept).all()
+    assert float(kept.min()) >= 0
