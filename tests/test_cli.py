@@ -235,6 +235,7 @@ def test_every_command_and_option_is_explained() -> None:
     documented = {
         "run",
         "compare",
+        "explain",
         "frontier",
         "correlate",
         "check",

@@ -18,6 +18,7 @@ PACKAGE = Path(hibprune.__file__).parent
 # a module within a package that has a floor of its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
+    ("explaining",),
     ("comparing",),
     ("pipeline",),
     ("stages",),

@@ -11,7 +11,7 @@ try:
     import click
 
     from hibprune.cli.directories import correlate, predict, show, verify
-    from hibprune.cli.recipes import check, compare, frontier, run
+    from hibprune.cli.recipes import check, compare, explain, frontier, run
     from hibprune.cli.reference import methods, schema
     from hibprune.execution.console import PlainGroup
 except ImportError as error:
@@ -23,7 +23,7 @@ except ImportError as error:
     sys.exit(2)
 
 COMMANDS = (
-    run, compare, frontier, check, show, verify, predict, correlate, methods, schema,
+    run, compare, explain, frontier, check, show, verify, predict, correlate, methods, schema,
 )  # fmt: skip
 
 

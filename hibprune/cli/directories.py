@@ -16,26 +16,26 @@ DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-@output_option("correlate-<first>-<second>")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@output_option("correlate-<run>-<run>…")
 @click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
-def correlate(first: Path, second: Path, output: Path | None, as_json: bool) -> None:
-    """Correlate the head scores of two finished runs, by directory: two tasks, or two methods.
+def correlate(runs: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
+    """Correlate the head scores of finished RUNS, by directory: of several tasks, or methods.
 
-    Prints Spearman's and Pearson's correlation and writes correlate.json, .png and .svg.
+    Prints Spearman's and Pearson's correlation of each two and writes correlate.json, .png and
+    .svg: of two runs head against head, of more a matrix, and correlate-1-2.png and so on beside.
     """
     require_packages()
     quiet_libraries()
 
-    from hibprune.comparing.correlate import correlate_runs, correlation_lines, correlation_name
+    from hibprune.comparing.correlate import correlate_all, correlation_name
 
-    directory = output or Path("exported_models") / correlation_name(first, second)
-    correlation = correlate_runs(first, second, directory)
+    directory = output or Path("exported_models") / correlation_name(*runs)
+    correlation, lines = correlate_all(runs, directory)
     if as_json:
         say_json(correlation.model_dump_json(indent=1))
     else:
-        for line in correlation_lines(correlation):
+        for line in lines:
             say(line)
 
 

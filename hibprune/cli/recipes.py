@@ -1,4 +1,4 @@
-"""Commands on a recipe: run, compare, frontier and check."""
+"""Commands on a recipe: run, compare, explain, frontier and check."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hibprune.errors import UserError
 from hibprune.execution.console import GATE_FAILED, say, say_json, typed
 from hibprune.execution.libraries import quiet_libraries, require_packages, share_the_processor
 from hibprune.execution.options import (
-    DEVICE,
     JUNIT,
     OVERRIDES,
-    QUIET,
     RECIPE,
     TARGETS,
+    Given,
     compared_options,
-    output_option,
-    with_device,
+    explained_options,
+    recipe_options,
 )
 
 if TYPE_CHECKING:
+    from hibprune.execution.progress import Narrator
     from hibprune.recipe import LoadedRecipe
 
 
@@ -43,23 +43,18 @@ def opened(recipe: Path, overrides: tuple[str, ...], offline: bool = False) -> L
     return open_recipe(recipe, overrides, offline)
 
 
+def narrating(as_json: bool, quiet: bool) -> Narrator:
+    """What tells of a command's steps: on standard error where JSON goes to standard output."""
+    from hibprune.execution.progress import Narrator, Terminal
+
+    console = Terminal(stderr=as_json)
+    return Narrator(console, console.is_terminal and not quiet)
+
+
 @click.command()
-@RECIPE
-@output_option("<recipe name>")
-@OVERRIDES
-@DEVICE
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest on standard output.")
+@recipe_options("<recipe name>", printed="the manifest")
 @JUNIT
-@QUIET
-def run(
-    recipe: Path,
-    output: Path | None,
-    overrides: tuple[str, ...],
-    device: str | None,
-    as_json: bool,
-    junit: Path | None,
-    quiet: bool,
-) -> None:
+def run(given: Given, junit: Path | None) -> None:
     """Score, remove, validate, export and benchmark as RECIPE says.
 
     Under torchrun, several processes score the samples together.
@@ -74,26 +69,25 @@ def run(
     from hibprune.execution.processes import joined
 
     with joined() as ranks:
-        loaded = opened(recipe, with_device(overrides, device))
-        directory = output or Path("exported_models") / loaded.recipe.name
+        loaded = opened(given.recipe, given.overrides)
+        directory = given.directory(loaded.recipe.name)
 
         from rich.console import Console
 
-        from hibprune.execution.progress import Narrator, Terminal
+        from hibprune.execution.progress import Narrator
         from hibprune.pipeline import help_with_recipe, run_recipe
 
         if not ranks.leads:
             help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), ranks)
             return
-        console = Terminal(stderr=as_json)
-        narrator = Narrator(console, console.is_terminal and not quiet)
+        narrator = narrating(given.as_json, given.quiet)
         manifest = run_recipe(loaded, directory, narrator, ranks)
-    if as_json:
+    if given.as_json:
         say_json(manifest.model_dump_json(indent=1))
-    elif not quiet:
+    elif not given.quiet:
         from hibprune.report.terminal import closing_table
 
-        console.print(closing_table(manifest))
+        narrator.console.print(closing_table(manifest))
 
     from hibprune.report.ci import tell_ci
     from hibprune.report.gates import verdict_lines
@@ -113,63 +107,56 @@ def run(
 
 
 @click.command()
-@RECIPE
 @compared_options
-@output_option("<recipe name>-compare", "In that of a run, its scores are taken up.")
-@OVERRIDES
-@DEVICE
-@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
-@QUIET
-def compare(
-    recipe: Path,
-    output: Path | None,
-    overrides: tuple[str, ...],
-    device: str | None,
-    as_json: bool,
-    quiet: bool,
-    **wished: Any,
-) -> None:
+@recipe_options("<recipe name>-compare", "In that of a run, its scores are taken up.")
+def compare(given: Given, **wished: Any) -> None:
     """Hold attribution methods against each other on RECIPE's model and data.
 
     Scores once by every method, silences the lowest heads share by share, or removes them and
     repairs what stays, and measures. Writes compare.md, .json, .csv, .png and .svg.
     """
     share_the_processor()
-    overrides = with_device(overrides, device)
-    loaded = opened(recipe, overrides)
-    directory = output or Path("exported_models") / f"{loaded.recipe.name}-compare"
+    loaded = opened(given.recipe, given.overrides)
+    directory = given.directory(f"{loaded.recipe.name}-compare")
 
     from hibprune.comparing import Request, compare_recipe
-    from hibprune.execution.progress import Narrator, Terminal
     from hibprune.report.comparison import summary_lines
 
-    console = Terminal(stderr=as_json)
-    narrator = Narrator(console, console.is_terminal and not quiet)
-    comparison = compare_recipe(loaded, overrides, Request(**wished), directory, narrator, typed())
-    if as_json:
+    narrator = narrating(given.as_json, given.quiet)
+    comparison = compare_recipe(
+        loaded, given.overrides, Request(**wished), directory, narrator, typed()
+    )
+    if given.as_json:
         say_json(comparison.model_dump_json(indent=1))
-    elif not quiet:
+    elif not given.quiet:
         for line in summary_lines(comparison):
             say(line)
 
 
 @click.command()
-@RECIPE
+@explained_options
+@recipe_options("<recipe name>-explain", "In that of a run, its scores are taken up.")
+def explain(given: Given, **wished: Any) -> None:
+    """Show what the heads of RECIPE's model do, on single clips and over its data.
+
+    Writes explain.html with all pictures in it, the pictures beside it, and explain.json.
+    """
+    share_the_processor()
+    loaded = opened(given.recipe, given.overrides)
+    directory = given.directory(f"{loaded.recipe.name}-explain")
+
+    from hibprune.explaining import Request, explain_recipe
+
+    narrator = narrating(given.as_json, given.quiet)
+    explanation = explain_recipe(loaded, Request(**wished), directory, narrator, typed())
+    if given.as_json:
+        say_json(explanation.model_dump_json(indent=1))
+
+
+@click.command()
 @TARGETS
-@output_option("<recipe name>-frontier")
-@OVERRIDES
-@DEVICE
-@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
-@QUIET
-def frontier(
-    recipe: Path,
-    targets: str,
-    output: Path | None,
-    overrides: tuple[str, ...],
-    device: str | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+@recipe_options("<recipe name>-frontier")
+def frontier(given: Given, targets: str) -> None:
     """Run RECIPE at several budgets and show what each costs.
 
     Scores once; each budget is then removed, repaired, exported and measured as `run` does, in a
@@ -177,21 +164,18 @@ def frontier(
     Writes frontier.md, .json, .png and .svg, with the unpruned model and its plain int8 beside.
     """
     share_the_processor()
-    overrides = with_device(overrides, device)
-    loaded = opened(recipe, overrides)
-    directory = output or Path("exported_models") / f"{loaded.recipe.name}-frontier"
+    loaded = opened(given.recipe, given.overrides)
+    directory = given.directory(f"{loaded.recipe.name}-frontier")
 
     from hibprune.comparing.frontier import frontier as run_frontier
-    from hibprune.execution.progress import Narrator, Terminal
     from hibprune.report.frontier import frontier_table
 
-    console = Terminal(stderr=as_json)
-    narrator = Narrator(console, console.is_terminal and not quiet)
-    found = run_frontier(loaded, overrides, targets, directory, narrator, typed())
-    if as_json:
+    narrator = narrating(given.as_json, given.quiet)
+    found = run_frontier(loaded, given.overrides, targets, directory, narrator, typed())
+    if given.as_json:
         say_json(found.model_dump_json(indent=1))
-    elif not quiet:
-        console.print(frontier_table(found))
+    elif not given.quiet:
+        narrator.console.print(frontier_table(found))
 
 
 @click.command()
@@ -237,11 +221,9 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
         lines = map(legible, str(error).splitlines())
         report = CheckReport(recipe=legible(str(recipe)), ok=False, faults=tuple(lines))
     else:
-        from hibprune.execution.progress import Narrator, Terminal
         from hibprune.stages.check import check_recipe
 
-        console = Terminal(stderr=True)
-        with Narrator(console, console.is_terminal).counted() as progress:
+        with narrating(as_json=True, quiet=False).counted() as progress:
             report = check_recipe(loaded, offline, progress)
     if as_json:
         # Plain ASCII: what would steer a terminal is escaped.
