@@ -17,6 +17,7 @@ import torch
 from commands import faults, invoke, words_of_steps
 from standin import ALL_HEADS, FILLERS, GOOD, SENTIMENTS, StandIn
 
+from hibprune.errors import OutputError
 from hibprune.explaining.maps import CELLS
 from hibprune.explaining.triggers import strongest_pairs, with_trigger
 from hibprune.records.comparison import CorrelationMatrix
@@ -187,6 +188,18 @@ def test_clips_that_cannot_be_taken_are_left_out_and_the_rest_is_drawn(stand_in:
     assert found.clips == found.maps == found.inputs == ()
     assert found.functions is not None
     assert all(line in said for line in found.left_out)
+
+
+def test_a_full_disk_is_no_part_that_is_left_out(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("out: no space left on the disk: free some")
+
+    monkeypatch.setattr("hibprune.explaining.chain.maps_of", full)
+    command = ("explain", stand_in.recipe, "--output", stand_in.root / "out", *QUICKLY)
+    assert faults(invoke(*command)) == ["out: no space left on the disk: free some"]
+    assert not (stand_in.root / "out/explain.json").exists()
 
 
 def test_maps_that_memory_gib_has_no_room_for_are_left_out(stand_in: StandIn) -> None:

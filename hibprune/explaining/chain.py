@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from hibprune.data import ContentFault
-from hibprune.errors import UserError, shortened
+from hibprune.errors import OutputError, UserError, shortened
 from hibprune.execution.files import plain_disk_errors, require_own
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import EXPLANATION, LOG_FILE, check_output, open_output
@@ -42,6 +44,8 @@ from hibprune.stages.outcome import model_summary
 from hibprune.stages.run import Run
 from hibprune.stages.score import ATTRIBUTE, attribute, calibration_targets
 
+Found = TypeVar("Found")
+
 
 @dataclass
 class Findings:
@@ -55,6 +59,31 @@ class Findings:
     trees: list[AttributionTree] = field(default_factory=list)
     triggers: Triggers | None = None
     left_out: list[str] = field(default_factory=list)
+
+    def attempt(self, place: str, compute: Callable[[], Found]) -> Found | None:
+        """What a part finds, or None and a line where it serves no such clip, task or family.
+
+        Raises:
+            OutputError: what is found cannot be written, which no other part will mend.
+        """
+        try:
+            return compute()
+        except OutputError:
+            raise
+        except (UserError, ContentFault) as error:
+            self.left_out.append(f"{place}: left out: {error}")
+            return None
+
+    def each(
+        self, part: str, explained: Sequence[Subject], compute: Callable[[Subject], Found]
+    ) -> list[Found]:
+        """What a part finds on each clip that it serves. Raises OutputError as `attempt` does."""
+        found = []
+        for subject in explained:
+            place = f"{part} of {shortened(subject.clip.id)}"
+            one = self.attempt(place, partial(compute, subject))
+            found += [] if one is None else [one]
+        return found
 
 
 def explain_recipe(
@@ -109,38 +138,29 @@ def explain_recipe(
 
 
 def _explained(run: Run, choice: Choice) -> tuple[list[Subject], Findings]:
-    found = Findings()
+    found, parts = Findings(), choice.parts
     explained: list[Subject] = []
-    if set(OF_CLIPS) & set(choice.parts):
+    if set(OF_CLIPS) & set(parts):
         explained, lines = subjects(run, choice.clips)
         found.left_out += lines
-    if "maps" in choice.parts:
+    if "maps" in parts:
         _maps(run, choice, explained, found)
-    if "inputs" in choice.parts:
+    if "inputs" in parts:
         _inputs(run, choice, explained, found)
-    if "tree" in choice.parts:
-        for subject in explained:
-            try:
-                found.trees.append(tree_of(run, subject).result)
-            except UserError as error:
-                found.left_out.append(f"tree of {shortened(subject.clip.id)}: left out: {error}")
-    if "degradation" in choice.parts:
-        try:
-            found.degradation = degraded(run, choice.samples).result
-        except (UserError, ContentFault) as error:
-            found.left_out.append(f"degradation: left out: {error}")
-    if "functions" in choice.parts:
-        _functions(run, choice, found)
-    if "stacks" in choice.parts:
-        try:
-            found.stacks = compared_stacks(run, choice.samples)
-        except UserError as error:
-            found.left_out.append(f"stacks: left out: {error}")
-    if "triggers" in choice.parts:
-        try:
-            found.triggers = found_triggers(run, choice.samples).result
-        except (UserError, ContentFault) as error:
-            found.left_out.append(f"triggers: left out: {error}")
+    if "tree" in parts:
+        found.trees = found.each("tree", explained, lambda one: tree_of(run, one).result)
+    if "degradation" in parts:
+        found.degradation = found.attempt(
+            "degradation", lambda: degraded(run, choice.samples).result
+        )
+    if "functions" in parts:
+        found.functions = found.attempt("functions", lambda: _functions(run, choice, found))
+    if "stacks" in parts:
+        found.stacks = found.attempt("stacks", lambda: compared_stacks(run, choice.samples))
+    if "triggers" in parts:
+        found.triggers = found.attempt(
+            "triggers", lambda: found_triggers(run, choice.samples).result
+        )
     return explained, found
 
 
@@ -151,11 +171,7 @@ def _maps(run: Run, choice: Choice, explained: Sequence[Subject], found: Finding
         found.left_out += missing
         if not heads:
             return
-    for subject in explained:
-        try:
-            found.maps.append(maps_of(run, subject, heads).result)
-        except UserError as error:
-            found.left_out.append(f"maps of {shortened(subject.clip.id)}: left out: {error}")
+    found.maps = found.each("maps", explained, lambda one: maps_of(run, one, heads).result)
 
 
 def _inputs(run: Run, choice: Choice, explained: Sequence[Subject], found: Findings) -> None:
@@ -164,21 +180,16 @@ def _inputs(run: Run, choice: Choice, explained: Sequence[Subject], found: Findi
     if layer >= layers:
         found.left_out.append(f"--layer {layer}: no such layer: they are 0 to {layers - 1}")
         return
-    for subject in explained:
-        try:
-            found.inputs.append(inputs_of(run, subject, layer).result)
-        except UserError as error:
-            found.left_out.append(f"inputs of {shortened(subject.clip.id)}: left out: {error}")
+    found.inputs = found.each("inputs", explained, lambda one: inputs_of(run, one, layer).result)
 
 
-def _functions(run: Run, choice: Choice, found: Findings) -> None:
-    try:
-        functions = found_functions(run).result
-    except UserError as error:
-        found.left_out.append(f"functions: left out: {error}")
-        return
+def _functions(run: Run, choice: Choice, found: Findings) -> HeadFunctions:
+    functions = found_functions(run).result
     found.left_out += functions.skipped
     # On a clip's page scores are shown where there are some: to make them may take minutes.
-    if not choice.of_a_clip or kept_result(run.directory, ATTRIBUTE, Scores) is not None:
-        functions = with_scores(functions, attribute(run, calibration_targets(run)).result)
-    found.functions = functions
+    if choice.of_a_clip and kept_result(run.directory, ATTRIBUTE, Scores) is None:
+        return functions
+    scores = found.attempt(
+        "scores of functions", lambda: attribute(run, calibration_targets(run)).result
+    )
+    return functions if scores is None else with_scores(functions, scores)

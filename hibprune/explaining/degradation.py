@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hibprune.attribution.base import Loss
 from hibprune.attribution.methods import Answer, AttAttr
-from hibprune.errors import UserError
+from hibprune.errors import OutputError, UserError
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Partial, Row, Step
 from hibprune.explaining.input_attribution import (
@@ -152,6 +152,8 @@ def degraded(run: Run, number: int) -> Done[Degradation]:
             if clip.id not in rows:
                 try:
                     rows[clip.id] = _row(run, subject_of(run, clip.id, clip.content), layers)
+                except OutputError:
+                    raise
                 except UserError as error:
                     # Such as a clip to which the model says nothing.
                     fault = error
@@ -214,7 +216,7 @@ def degraded_answers(
         order = sorted(removal.removable, key=lambda place: (-float(values[place]), place))
         for share in SHARES:
             samples.append(removal.without(order[: math.ceil(share * len(order))]))
-    return tuple(answers(model, loss, samples, "probability"))
+    return tuple(min(1.0, value) for value in answers(model, loss, samples, "probability"))
 
 
 def summary(rows: Sequence[Row], methods: Sequence[str], removed_as: str) -> Degradation:
