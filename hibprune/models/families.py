@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hibprune.errors import UserError
 from hibprune.models.layouts import Family, FeedForward, FrontEnd, Stack
+from hibprune.records.units import DECODER_CROSS, DECODER_SELF
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,17 +40,23 @@ MOONSHINE = Stack(
 
 def with_decoder(encoder: Stack, cross_residual: str) -> tuple[Stack, ...]:
     """The three stacks of an encoder–decoder model whose attention modules are all alike."""
-    decoder_self = replace(encoder, name="decoder.self", layers="decoder.layers")
+    decoder_self = replace(
+        encoder,
+        name=DECODER_SELF,
+        layers="decoder.layers",
+        gone_in_config="pruned_decoder_heads",
+    )
     output = encoder.output.rpartition(".")[2]
     return (
         encoder,
         decoder_self,
         replace(
             decoder_self,
-            name="decoder.cross",
+            name=DECODER_CROSS,
             attention="encoder_attn",
             output=f"encoder_attn.{output}",
             residual=cross_residual,
+            gone_in_config="pruned_cross_heads",
         ),
     )
 

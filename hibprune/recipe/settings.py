@@ -121,8 +121,8 @@ class Gates(Settings):
 class Recipe(Settings):
     """Everything a run depends on.
 
-    `neuron_attribution` scores the neurons of a decoder as well; `channel_attribution` is one of
-    its methods.
+    `neuron_attribution` scores the neurons of a decoder as well; `channel_attribution`, and
+    `decoder_head_attribution` for the heads of a decoder, are of its methods.
     """
 
     former_names: ClassVar[dict[str, str]] = {
@@ -137,6 +137,7 @@ class Recipe(Settings):
     attribution: Method = HeadInformationBottleneck(method="hib")
     neuron_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
     channel_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
+    decoder_head_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
     budget: Budget
     schedule: Schedule = Schedule()
     removal: RemovalSettings = RemovalSettings()
@@ -163,6 +164,8 @@ class Recipe(Settings):
             "neuron": self.neuron_attribution,
             "channel": self.channel_attribution,
             "decoder_neuron": self.neuron_attribution,
+            "decoder_head": self.decoder_head_attribution,
+            "cross_head": self.decoder_head_attribution,
         }
         chosen = own[pool]
         if self.budget.one_number is not None and self.kinds != (pool,):

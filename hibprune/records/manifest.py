@@ -84,7 +84,7 @@ class HeadSummary(Record):
 
 
 class UnitSummary(Record):
-    """How many neurons of a stack or channels of the front end went, and by what scores.
+    """How many units of a pool beside the encoder's heads went, and by what scores.
 
     `removed` maps a layer to the original indices of those that are gone, `kept` to how many stay.
     There is no share where one number for all kinds decided.
@@ -207,6 +207,8 @@ class Manifest(Record):
     neurons: UnitSummary | None = None
     channels: UnitSummary | None = None
     decoder_neurons: UnitSummary | None = None
+    decoder_heads: UnitSummary | None = None
+    cross_heads: UnitSummary | None = None
     ranks: RankSummary | None = None
     repair: Repair | None = None
     rounds: tuple[RoundSummary, ...] = ()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hibprune.records.manifest import BudgetSummary, Manifest, UnitSummary
 from hibprune.records.speedup import SpeedFound
-from hibprune.records.units import OneNumber, Plan, Pool, Scores, pool_words
+from hibprune.records.units import POOLS, OneNumber, Plan, Pool, Scores, is_of_decoder, pool_words
 from hibprune.report.markdown import table
 from hibprune.report.numbers import listing, percent
 
@@ -13,7 +15,6 @@ COUNTED = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
 CONVOLUTIONS = (
     "*Layers of channels are the convolutions of the front end, others those of the encoder.*"
 )
-DECODER = "*Layers of decoder neurons are those of the decoder, others those of the encoder.*"
 
 
 def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
@@ -46,9 +47,16 @@ def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
             *([] if budget.speed is None else [_found(budget.speed)]),
             table("r" * len(header), header, rows),
             *([CONVOLUTIONS] if "channel" in columns else []),
-            *([DECODER] if "decoder_neuron" in columns else []),
+            *_decoders_note(columns),
         ]
     )
+
+
+def _decoders_note(pools: Collection[Pool]) -> list[str]:
+    own = [pool_words(pool) for pool in pools if is_of_decoder(POOLS[pool][1])]
+    if not own:
+        return []
+    return [f"*Layers of {listing(own)} are those of the decoder, others those of the encoder.*"]
 
 
 def _heads(scores: Scores, plan: Plan) -> dict[int, tuple[int, int]]:

@@ -26,6 +26,8 @@ NAMED: Mapping[Pool, str] = {
     "neuron": "neurons of the feed-forwards",
     "channel": "channels of the front end",
     "decoder_neuron": "neurons of the decoder's feed-forwards",
+    "decoder_head": "heads of the decoder's self-attention",
+    "cross_head": "heads of the decoder's cross-attention",
 }
 """What goes beside heads."""
 SERIOUS = 0.25

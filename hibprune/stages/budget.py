@@ -14,9 +14,8 @@ from hibprune.errors import UserError
 from hibprune.evaluation.footprint import measure_footprint
 from hibprune.evaluation.work import window_of
 from hibprune.models.checkpoint import Checkpoint
-from hibprune.models.feed_forward import require_decoder_neurons
 from hibprune.models.front_end import require_front_end
-from hibprune.models.units import units_of
+from hibprune.models.units import require_decoder, units_of
 from hibprune.recipe import Recipe
 from hibprune.records.measurements import Footprint
 from hibprune.records.units import POOLS, Currency, Pool, Unit, pool_words
@@ -88,8 +87,8 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
         return None
     if "channel" in (recipe.kinds or ()):
         require_front_end(model, "budget.kinds")
-    if "decoder_neuron" in (recipe.kinds or ()):
-        require_decoder_neurons(model, "budget.kinds")
+    for pool in recipe.kinds or ():
+        require_decoder(model, pool, "budget.kinds")
     of_files = {"size_mb": "size", "speedup": "speed"}.get(budget.one_number)
     if of_files is not None and precision_of(recipe.gates.variant) == "fp16":
         raise UserError(

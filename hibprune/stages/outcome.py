@@ -139,6 +139,8 @@ def _manifest(outcome: Outcome) -> Manifest:
         neurons=_others(outcome, "neuron"),
         channels=_others(outcome, "channel"),
         decoder_neurons=_others(outcome, "decoder_neuron"),
+        decoder_heads=_others(outcome, "decoder_head"),
+        cross_heads=_others(outcome, "cross_head"),
         ranks=_ranks(outcome),
         repair=outcome.saved.result.repair,
         rounds=tuple(

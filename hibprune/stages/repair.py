@@ -28,7 +28,7 @@ from hibprune.records.repair import (
     Repair,
     factored_weights,
 )
-from hibprune.records.units import DECODER, Plan, Unit
+from hibprune.records.units import Plan, Unit, is_of_decoder
 from hibprune.report.numbers import count
 from hibprune.stages.credibility import credible_factors, credible_repair
 from hibprune.stages.load import encoded_target
@@ -183,7 +183,7 @@ def calibration_clips(run: Run, units: Iterable[Unit] = ()) -> list[CalibrationC
     limits, checkpoint = run.recipe.calibration.durations, run.checkpoint
     utterances = run.material.repair.utterances
     fed: Sequence[Tensor | None] = [None] * len(utterances)
-    if any(unit.stack == DECODER for unit in units):
+    if any(is_of_decoder(unit.stack) for unit in units):
         fed = _transcripts_fed(run, utterances)
     return [
         calibration_clip(checkpoint, checkpoint.read(clip.content, limits), tokens)
