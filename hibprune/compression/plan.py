@@ -47,7 +47,8 @@ class Budget(Settings):
     weights that goes of each projection of the encoder (query, key, value and output of attention,
     both matrices of the feed-forwards), as it is once all else is gone: it becomes two thinner
     matrices, whose rank r is the largest with r · (rows + columns) ≤ (1 − ranks) · rows · columns;
-    where even rank 1 would not be cheaper, it stays one. Ranks have no part yet in one number for all kinds.
+    where even rank 1 would not be cheaper, it stays one. Ranks have no part yet in one number for
+    all kinds.
 
     One number for all kinds of units together: `parameters` is the share of the whole
     model's parameters that STAYS, `multiply_adds` that of its multiply-adds on an input of the

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from hibprune.errors import UserError
 from hibprune.models.layouts import Family, FeedForward, FrontEnd, Stack
-from hibprune.records.units import DECODER_CROSS, DECODER_SELF
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +41,7 @@ def with_decoder(encoder: Stack, cross_residual: str) -> tuple[Stack, ...]:
     """The three stacks of an encoder–decoder model whose attention modules are all alike."""
     decoder_self = replace(
         encoder,
-        name=DECODER_SELF,
+        name="decoder.self",
         layers="decoder.layers",
         gone_in_config="pruned_decoder_heads",
     )
@@ -52,7 +51,7 @@ def with_decoder(encoder: Stack, cross_residual: str) -> tuple[Stack, ...]:
         decoder_self,
         replace(
             decoder_self,
-            name=DECODER_CROSS,
+            name="decoder.cross",
             attention="encoder_attn",
             output=f"encoder_attn.{output}",
             residual=cross_residual,
