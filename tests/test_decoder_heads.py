@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Magnitude, Reconstruction, Taylor
 from hibprune.compression.plan import Budget, check_share, lowest_units
-from hibprune.compression.quantize.int8 import quantize_int8
+from hibprune.compression.quantize.int8 import write_int8
 from hibprune.compression.remove import copy_without, remove_units
 from hibprune.deployment.export import export_onnx
 from hibprune.errors import UserError
@@ -268,7 +268,7 @@ class TestGraphs:
         model, directory = exported[tiny.name]
         (tmp_path / "onnx").mkdir()
         for name in (ENCODER, MERGED_DECODER):
-            quantize_int8(directory / "onnx" / name, tmp_path / "onnx" / name)
+            write_int8(directory / "onnx" / name, tmp_path / "onnx" / name, False, ())
         for name in SETTINGS:
             (tmp_path / "onnx" / name).write_bytes((directory / "onnx" / name).read_bytes())
         clip = {tiny.main_input: tiny.inputs()[tiny.main_input]}

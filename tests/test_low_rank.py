@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from repairs import clips_of
 from tiny_exports import TASKS, TinyExport, run
 from tiny_models import LAYERS, TINY_MODELS, TinyModel
 from torch import Tensor, nn
@@ -162,18 +163,6 @@ class TestClosedForm:
 )
 def test_rank_of_a_share(rows: int, columns: int, share: float, rank: int | None) -> None:
     assert rank_within(rows, columns, share) == rank
-
-
-def clips_of(tiny: TinyModel, count: int) -> list[CalibrationClip]:
-    """Clips that differ."""
-    shape, clips = list(tiny.inputs(batch=1)[tiny.main_input].shape), []
-    for number in range(count):
-        if tiny.takes == "tokens":
-            content = torch.randint(2, 40, shape, generator=generator(number))
-        else:
-            content = torch.randn(shape, generator=generator(number))
-        clips.append(CalibrationClip({tiny.main_input: content}))
-    return clips
 
 
 def outputs(model: PreTrainedModel, tiny: TinyModel) -> Tensor:

@@ -125,14 +125,19 @@ class LayerWork:
 
 
 @contextmanager
-def inputs_recorded(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
-    """Collect what goes into some modules, by place, and leave the rest of a pass alone."""
+def inputs_recorded(
+    modules: Sequence[nn.Module], then_stop: bool = True
+) -> Iterator[dict[int, Tensor]]:
+    """Collect what goes into some modules, by place.
+
+    `then_stop` leaves the rest of a pass alone once all is there.
+    """
     recorded: dict[int, Tensor] = {}
 
     def keeping(place: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             recorded[place] = inputs[0]
-            if len(recorded) == len(modules):
+            if then_stop and len(recorded) == len(modules):
                 raise Enough
 
         return hook

@@ -16,9 +16,11 @@ from hibprune.records.base import Settings
 from hibprune.records.units import (
     ENCODER,
     POOLS,
+    RANK,
     Currency,
     Head,
     HeadShare,
+    MixKind,
     OneNumber,
     Plan,
     Pool,
@@ -47,8 +49,7 @@ class Budget(Settings):
     weights that goes of each projection of the encoder (query, key, value and output of attention,
     both matrices of the feed-forwards), as it is once all else is gone: it becomes two thinner
     matrices, whose rank r is the largest with r · (rows + columns) ≤ (1 − ranks) · rows · columns;
-    where even rank 1 would not be cheaper, it stays one. Ranks have no part yet in one number for
-    all kinds.
+    where even rank 1 would not be cheaper, it stays one.
 
     One number for all kinds of units together: `parameters` is the share of the whole
     model's parameters that STAYS, `multiply_adds` that of its multiply-adds on an input of the
@@ -76,7 +77,7 @@ class Budget(Settings):
     size_mb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     metric_drop: float | None = Field(default=None, ge=0, lt=1)
     speedup: float | None = Field(default=None, gt=1, allow_inf_nan=False)
-    kinds: tuple[Pool, ...] | None = Field(default=None, min_length=1)
+    kinds: tuple[MixKind, ...] | None = Field(default=None, min_length=1)
     scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)
 
@@ -105,8 +106,13 @@ class Budget(Settings):
                 )
         if self.ranks:
             raise ValueError(
-                f"ranks contradicts {self.one_number}, which decides by itself what goes, of units "
-                "alone: leave one of them out"
+                f"ranks contradicts {self.one_number}, which decides by itself what goes: "
+                "leave it out, or limit what may go by kinds"
+            )
+        if self.one_number == "speedup" and RANK in (self.kinds or ()):
+            raise ValueError(
+                "kinds: rank has no part in speedup, whose latency table knows units alone: "
+                "leave rank out"
             )
         if self.scope == "layerwise":
             raise ValueError(

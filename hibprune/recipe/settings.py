@@ -17,7 +17,7 @@ from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
 from hibprune.records.base import Settings
 from hibprune.records.medium import Unit
-from hibprune.records.units import Pool
+from hibprune.records.units import RANK, MixKind, Pool
 from hibprune.records.variants import VariantName, precision_of
 from hibprune.tasks import Task
 
@@ -149,7 +149,7 @@ class Recipe(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @property
-    def kinds(self) -> tuple[Pool, ...] | None:
+    def kinds(self) -> tuple[MixKind, ...] | None:
         """The kinds of units that one number for all kinds may take; None: all that there are."""
         return ("head",) if getattr(self.attribution, "paper", False) else self.budget.kinds
 
@@ -180,6 +180,16 @@ class Recipe(Settings):
             raise ValueError(
                 f"budget.kinds: {', '.join(kinds or ())}, but attribution.paper takes heads alone: "
                 "leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_are_fitted(self) -> Recipe:
+        if RANK in (self.budget.kinds or ()) and self.removal.repair != "least-squares":
+            raise ValueError(
+                "budget.kinds: rank, which counts on projections that are fitted, but "
+                f"removal.repair is {self.removal.repair}: set it to least-squares, or leave rank "
+                "out"
             )
         return self
 

@@ -12,7 +12,7 @@ from hibprune.records.ranking import RankingFault
 from hibprune.records.repair import FactoredProjection, Repair, factored_weights
 from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
-from hibprune.records.units import POOLS, Currency, HeadShare, OneNumber, Pool, Scope
+from hibprune.records.units import POOLS, Currency, HeadShare, MixKind, OneNumber, Pool, Scope
 from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
 
 FILE_NAME = "manifest.json"
@@ -64,7 +64,7 @@ class BudgetSummary(Record):
     asked: float
     counted_in: Currency
     reached: float
-    kinds: tuple[Pool, ...]
+    kinds: tuple[MixKind, ...]
     speed: SpeedFound | None = None
 
 
@@ -107,11 +107,12 @@ class UnitSummary(Record):
 class RankSummary(Record):
     """The projections of the encoder that became two matrices, of `total`.
 
-    `share` is that of each one's weights which was to go.
+    `share` is that of each one's weights which was to go, None where one number for all kinds
+    decided.
     """
 
     total: int
-    share: float
+    share: float | None
     factored: tuple[FactoredProjection, ...]
 
     @property

@@ -57,7 +57,14 @@ def min_kept(kind: Kind, stack: str, min_heads: int = 0) -> int:
     return max(min_heads, int(is_of_decoder(stack))) if kind == "head" else 0
 
 
-def pool_words(pool: Pool, number: int = 2) -> str:
+MixKind = Literal[
+    "head", "neuron", "channel", "decoder_neuron", "decoder_head", "cross_head", "rank"
+]
+"""What one number for all kinds together may take: units of a pool, or ranks of projections."""
+RANK: Literal["rank"] = "rank"
+
+
+def pool_words(pool: MixKind, number: int = 2) -> str:
     """What so many units of a pool are called: `head`, `decoder neurons`."""
     return f"{pool.replace('_', ' ')}{'' if number == 1 else 's'}"
 
@@ -181,7 +188,9 @@ class Plan(Record):
     `neurons` maps a layer of the encoder to the original indices of the neurons that go, `channels`
     one of the front end to those of its channels, `decoder_neurons` one of the decoder to those of
     its neurons, `decoder_heads` and `cross_heads` to those of the heads of its self- and
-    cross-attention. JSON leaves out channels and what lies in a decoder where none go.
+    cross-attention. `ranks` maps a layer of the encoder to the ranks of its projections, by path,
+    that become two matrices by a number for all kinds. JSON leaves out what is not of heads and
+    neurons where none go.
     """
 
     removed: tuple[Head, ...]
@@ -191,15 +200,21 @@ class Plan(Record):
     decoder_neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
     decoder_heads: dict[int, tuple[int, ...]] = Field(default_factory=dict)
     cross_heads: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    ranks: dict[int, dict[str, int]] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_the_unusual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialise(self)
-        unusual = ("channels", "decoder_neurons", "decoder_heads", "cross_heads")
+        unusual = ("channels", "decoder_neurons", "decoder_heads", "cross_heads", "ranks")
         return {name: value for name, value in content.items() if name not in unusual or value}
 
     @classmethod
-    def of(cls, units: Iterable[Unit], heads: Iterable[Head]) -> Plan:
+    def of(
+        cls,
+        units: Iterable[Unit],
+        heads: Iterable[Head],
+        ranks: Mapping[int, Mapping[str, int]] | None = None,
+    ) -> Plan:
         """The plan by which units of any kind go, of a model that has these heads."""
         gone = set(units)
 
@@ -214,6 +229,7 @@ class Plan(Record):
             decoder_neurons=by_layer("decoder_neuron"),
             decoder_heads=by_layer("decoder_head"),
             cross_heads=by_layer("cross_head"),
+            ranks={layer: dict(own) for layer, own in (ranks or {}).items()},
         )
 
     def by_layer(self, pool: Pool) -> dict[int, tuple[int, ...]]:

@@ -259,6 +259,11 @@ def others_sentence(manifest: Manifest) -> str:
     return f"{went} What stays was fitted to the original on {clips}, {how}."
 
 
+def factored_words(number: int) -> str:
+    """How many projections became two matrices, in few words."""
+    return f"{number} projection{'' if number == 1 else 's'} factored"
+
+
 def ranks_sentence(manifest: Manifest) -> str:
     """How many projections became two thinner matrices; begins with a space.
 
