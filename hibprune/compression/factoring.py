@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hibprune.compression.front_end_repair import front_end_affected
-from hibprune.compression.layer_work import LayerWork, held_out
+from hibprune.compression.layer_work import LayerWork, held_out, layer_by_layer
 from hibprune.compression.projection_ranks import tell_configuration
 from hibprune.compression.remove import NOTE
 from hibprune.compression.settings import RepairKind
@@ -97,13 +97,11 @@ def factor(
                 if parted:
                     entering = entering_states(pruned, batch, clips)
                 states.put(f"pruned/{batch.number}", entering)
-            for layer, before in enumerate(sublayers(original)):
-                work = LayerWork(layer, through, layers[layer], own, states, processes)
-                work.pass_original(before)
+            for work in layer_by_layer(
+                through, sublayers(original), layers, own, states, processes
+            ):
                 found += walk.layer(work)
-                work.drop_targets(len(before))
-                work.pass_repaired()
-                progress(layer + 1, len(layers))
+                progress(work.layer + 1, len(layers))
     if found:
         tell_configuration(pruned)
         pruned.config._hibprune = NOTE

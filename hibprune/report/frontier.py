@@ -60,7 +60,7 @@ def original_of(frontier: Frontier) -> Variant:
 
 
 def removed_units(point: FrontierPoint) -> str:
-    """What a budget took, e.g. `19 heads, 2111 neurons and 295 channels; 5 projections factored`."""
+    """What a budget took, e.g. `19 heads and 295 channels; 5 projections factored`."""
     units = [f"{number} {pool_words(pool, number)}" for pool, number in point.removed.items()]
     factored = f"; {factored_words(point.factored)}" if point.factored else ""
     return f"{listing(units)}{factored}"
