@@ -60,8 +60,10 @@ class Budget(Settings):
     in fp32 or int8, at the middle one of `benchmark`'s lengths, timed in the run. What goes from
     where is decided by the error that each unit adds for what it saves, all in one round. Errors
     are those of the method `reconstruction`, whatever the sections on attribution say, unless a
-    single kind may go. `kinds` limits what may; left out, it is all that the family has, and heads
-    alone under `attribution.paper`.
+    single kind may go. Projections become two matrices where that adds less for it (`rank`), each
+    of a rank of its own, unless the number is a speed, or what comes of it is not fitted
+    (`removal.repair: least-squares`). `kinds` limits what may go; left out, it is all that the
+    family has, and heads alone under `attribution.paper`.
     """
 
     fraction: float | None = Field(default=None, gt=0, lt=1)

@@ -47,8 +47,9 @@ RANK_WEIGHT = 0.25
 Much of what a projection loses is made up for by those fitted behind it, which the error foretold
 does not know of. On the quickstart's calibration clips left out of scoring and repair, the KL
 divergence at 50, 30 and 20 % of the parameters was 3.2e-4, 3.4e-4 and 1.3e-3 at a weight of 1,
-3e-5, 5.8e-4 and 1.0e-3 at ¼, 5.7e-4, 1.3e-3 and 3.4e-3 at 4; units alone 5.0e-4, 2.6e-3 and 1.2e-2,
-ranks alone 1e-5, 2.4e-3 and 0.68 (`python tests/benchmarks/rank_weights.py recipes/quickstart.yaml`).
+3e-5, 5.8e-4 and 1.0e-3 at ¼, 5.7e-4, 1.3e-3 and 3.4e-3 at 4; units alone came to 5.0e-4, 2.6e-3 and
+1.2e-2, ranks alone to 1e-5, 2.4e-3 and 0.68
+(`python tests/benchmarks/rank_weights.py recipes/quickstart.yaml`).
 """
 
 
