@@ -101,12 +101,12 @@ class TestShare:
 def without_heads(
     stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> StandIn:
-    """A Moonshine that lost heads of all three stacks, the decoder's also in int8."""
+    """A Moonshine that lost heads of all three stacks, in all precisions."""
     root = tmp_path_factory.mktemp("heads")
     budget = {"heads": 1, "decoder_heads": 0.4, "cross_heads": 0.5}
     stand_in = prepared(
         stand_ins, root, "encoder_decoder_on_waveforms", budget=budget,
-        export={"variants": ["fp32", "int8"]},
+        export={"variants": ["fp32", "int8", "fp16"]},
     )  # fmt: skip
     result = run(stand_in)
     assert result.exit_code == 0, result.output or result.exception
@@ -142,14 +142,14 @@ class TestHeads:
         assert "## Decoder heads" in report
         assert "4 of 8 heads of the decoder's cross-attention went" in report
         assert "3 decoder heads removed" in manifest(without_heads).variant("pruned").done
-        assert card.count("use_io_binding=False") == 2
+        assert card.count("use_io_binding=False") == 3
         graph = onnx.load(out / "onnx" / "decoder_model_merged.onnx")
         told = {one.key: one.value for one in graph.metadata_props}
         assert sum(json.loads(told["hibprune.removed_cross_heads"]).values()) == 4
 
     def test_all_variants_answer(self, without_heads: StandIn) -> None:
         clip = next(without_heads.root.rglob("*.wav"))
-        for variant in ("fp32", "int8"):
+        for variant in ("fp32", "int8", "fp16"):
             answer = invoke("predict", without_heads.root / "out", clip, "--variant", variant)
             assert answer.exit_code == 0, answer.output
 
