@@ -13,7 +13,7 @@ from hibprune.records.ranking import RankingFault
 from hibprune.records.repair import FactoredProjection, Repair, factored_weights
 from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
-from hibprune.records.units import POOLS, Currency, HeadShare, OneNumber, Pool, Scope
+from hibprune.records.units import POOLS, Currency, HeadShare, MixKind, OneNumber, Pool, Scope
 from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
 
 FILE_NAME = "manifest.json"
@@ -65,7 +65,7 @@ class BudgetSummary(Record):
     asked: float
     counted_in: Currency
     reached: float
-    kinds: tuple[Pool, ...]
+    kinds: tuple[MixKind, ...]
     speed: SpeedFound | None = None
 
 
@@ -85,7 +85,7 @@ class HeadSummary(Record):
 
 
 class UnitSummary(Record):
-    """How many neurons of a stack or channels of the front end went, and by what scores.
+    """How many units of a pool beside the encoder's heads went, and by what scores.
 
     `removed` maps a layer to the original indices of those that are gone, `kept` to how many stay.
     There is no share where one number for all kinds decided.
@@ -108,11 +108,12 @@ class UnitSummary(Record):
 class RankSummary(Record):
     """The projections of the encoder that became two matrices, of `total`.
 
-    `share` is that of each one's weights which was to go.
+    `share` is that of each one's weights which was to go, None where one number for all kinds
+    decided.
     """
 
     total: int
-    share: float
+    share: float | None
     factored: tuple[FactoredProjection, ...]
 
     @property
@@ -209,6 +210,8 @@ class Manifest(Record):
     neurons: UnitSummary | None = None
     channels: UnitSummary | None = None
     decoder_neurons: UnitSummary | None = None
+    decoder_heads: UnitSummary | None = None
+    cross_heads: UnitSummary | None = None
     ranks: RankSummary | None = None
     repair: Repair | None = None
     rounds: tuple[RoundSummary, ...] = ()

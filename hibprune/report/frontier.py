@@ -23,7 +23,7 @@ from hibprune.report.numbers import capitalised, count, listing, percent
 from hibprune.report.terminal import cell
 from hibprune.report.variants import VariantRow, latency_work, variant_row
 from hibprune.report.variants_figure import across
-from hibprune.report.wording import by_setting, metric_name
+from hibprune.report.wording import by_setting, factored_words, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,10 +61,10 @@ def original_of(frontier: Frontier) -> Variant:
 
 
 def removed_units(point: FrontierPoint) -> str:
-    """What a budget took, e.g. `19 heads, 2111 neurons and 295 channels`."""
-    return listing(
-        [f"{number} {pool_words(pool, number)}" for pool, number in point.removed.items()]
-    )
+    """What a budget took, e.g. `19 heads and 295 channels; 5 projections factored`."""
+    units = [f"{number} {pool_words(pool, number)}" for pool, number in point.removed.items()]
+    factored = f"; {factored_words(point.factored)}" if point.factored else ""
+    return f"{listing(units)}{factored}"
 
 
 def _headings(frontier: Frontier) -> tuple[str, str, list[str]]:

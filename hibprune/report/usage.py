@@ -14,6 +14,10 @@ WAVEFORM_WITH_MASK = ("moonshine",)
 """Families whose graphs take a mask beside the samples."""
 
 
+UNBOUND = "use_io_binding=False"
+"""What keeps Optimum from making room on a GPU for what a graph gives out, before it does."""
+
+
 class Usage(NamedTuple):
     """How the Hub and the two libraries call what a task needs, and the lines that use it."""
 
@@ -121,7 +125,7 @@ def _other_precisions(usage: Usage, manifest: Manifest) -> list[str]:
     lower = [one for one in manifest.variants if one.precision != "fp32" and not one.is_rival]
     if not lower:
         return []
-    loading = "\n".join(_loading(usage, one) for one in lower)
+    loading = "\n".join(_loading(usage, one, manifest) for one in lower)
     return [
         "The same model in lower precision lies beside it; load it by its names:",
         fenced(f"from optimum.onnxruntime import {usage.onnx_class}\n\n{loading}", "python"),
@@ -146,7 +150,7 @@ def _plain_runtime(manifest: Manifest) -> list[str]:
     ]
 
 
-def _loading(usage: Usage, variant: Variant) -> str:
+def _loading(usage: Usage, variant: Variant, manifest: Manifest) -> str:
     names = [PurePosixPath(file.path).name for file in variant.files if file.path is not None]
     options = {"file_name": names[0]}
     if len(names) > 1:
@@ -158,19 +162,28 @@ def _loading(usage: Usage, variant: Variant) -> str:
             "decoder_with_past_file_name": decoder,
         }
     named = "".join(f'    {option}="{name}",\n' for option, name in options.items())
+    named += f"    {UNBOUND},\n" if _has_fewer_keys(manifest) else ""
     return (
         f"model = {usage.onnx_class}.from_pretrained(  # {variant.precision}\n"
         f'    ".",\n    subfolder="onnx",\n{named})'
     )
 
 
+def _has_fewer_keys(manifest: Manifest) -> bool:
+    """Whether a decoder lost heads: of its keys Optimum would bind as many as if all were there."""
+    pools = (manifest.decoder_heads, manifest.cross_heads)
+    return any(units is not None and units.removed_count for units in pools)
+
+
 def _onnx_example(usage: Usage, manifest: Manifest) -> str:
+    arguments = 'directory, subfolder="onnx"'
+    arguments += f", {UNBOUND}" if _has_fewer_keys(manifest) else ""
     return f"""\
 {_sound_import(manifest)}from optimum.onnxruntime import {usage.onnx_class}
 from transformers import {usage.preprocessor_class}
 
 directory = "."  # this directory, or its id on the Hub
-model = {usage.onnx_class}.from_pretrained(directory, subfolder="onnx")
+model = {usage.onnx_class}.from_pretrained({arguments})
 {_from_input_to_answer(usage, manifest)}"""
 
 

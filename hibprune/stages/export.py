@@ -21,7 +21,7 @@ from hibprune.models.low_rank import ranks_by_layer
 from hibprune.models.preprocessing import SoundPreprocessor
 from hibprune.records.measurements import Evaluation, Parity
 from hibprune.records.repair import PrunedModel
-from hibprune.records.units import Plan, heads_by_layer
+from hibprune.records.units import POOLS, Plan, heads_by_layer
 from hibprune.stages.credibility import credible_parity
 from hibprune.stages.run import Run, once
 
@@ -84,14 +84,12 @@ def graph_properties(run: Run, plan: Plan, metric: str, original: float) -> dict
         "hibprune.recipe": run.recipe.name,
         "hibprune.task": run.recipe.task.kind,
         "hibprune.removed_heads": heads_by_layer(plan.removed),
-        "hibprune.removed_neurons": {
-            layer: len(neurons) for layer, neurons in plan.neurons.items()
-        },
-        "hibprune.removed_channels": {
-            layer: len(channels) for layer, channels in plan.channels.items()
-        },
-        "hibprune.removed_decoder_neurons": {
-            layer: len(neurons) for layer, neurons in plan.decoder_neurons.items()
+        **{
+            f"hibprune.removed_{pool}s": {
+                layer: len(indices) for layer, indices in plan.by_layer(pool).items()
+            }
+            for pool in POOLS
+            if pool != "head"
         },
         "hibprune.metric": {"name": metric, "original": original},
     }

@@ -34,7 +34,7 @@ from hibprune.records.manifest import (
 )
 from hibprune.records.measurements import Benchmark, Removal, paired_change
 from hibprune.records.repair import PrunedModel
-from hibprune.records.units import POOLS, Head, Pool, heads_by_layer, pool_words
+from hibprune.records.units import POOLS, RANK, Head, Pool, heads_by_layer, pool_words
 from hibprune.records.variants import (
     ORIGINAL,
     MissingVariant,
@@ -43,7 +43,8 @@ from hibprune.records.variants import (
     VariantLatency,
 )
 from hibprune.report.files import write_report
-from hibprune.stages.budget import mixed_kinds
+from hibprune.report.wording import factored_words
+from hibprune.stages.budget import mixed_kinds, takes_ranks
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
@@ -142,6 +143,8 @@ def _manifest(outcome: Outcome) -> Manifest:
         neurons=_others(outcome, "neuron"),
         channels=_others(outcome, "channel"),
         decoder_neurons=_others(outcome, "decoder_neuron"),
+        decoder_heads=_others(outcome, "decoder_head"),
+        cross_heads=_others(outcome, "cross_head"),
         ranks=_ranks(outcome),
         repair=outcome.saved.result.repair,
         rounds=tuple(
@@ -225,7 +228,7 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
             if number or pool == "head":
                 done.append(f"{number or 'no'} {pool_words(pool, number)} removed")
         if factored := len(outcome.saved.result.factored):
-            done.append(f"{factored} projection{'' if factored == 1 else 's'} factored")
+            done.append(factored_words(factored))
         if repair is not None:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
     if precision != "fp32":
@@ -247,7 +250,10 @@ def _budget(outcome: Outcome) -> BudgetSummary | None:
         asked=recipe.budget.amount,
         counted_in=currency,
         reached=counts[1] / counts[0],
-        kinds=mixed_kinds(recipe, outcome.material.checkpoint.model),
+        kinds=(
+            *mixed_kinds(recipe, outcome.material.checkpoint.model),
+            *((RANK,) if takes_ranks(recipe) else ()),
+        ),
         speed=None if outcome.choice.speed is None else outcome.choice.speed.result.found,
     )
 
@@ -276,11 +282,11 @@ def _others(outcome: Outcome, pool: Pool) -> UnitSummary | None:
 
 def _ranks(outcome: Outcome) -> RankSummary | None:
     recipe, model = outcome.loaded.recipe, outcome.material.checkpoint.model
-    if not recipe.budget.ranks:
+    if not recipe.budget.ranks and not outcome.choice.plan.result.ranks:
         return None
     return RankSummary(
         total=len(projections_of(model)),
-        share=recipe.budget.ranks,
+        share=recipe.budget.ranks or None,
         factored=outcome.saved.result.factored,
     )
 

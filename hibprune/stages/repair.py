@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.compression.factoring import factor
+from hibprune.compression.projection_ranks import wanted_ranks
 from hibprune.compression.remove import copy_without, save_model
 from hibprune.compression.repair import repair
 from hibprune.data import Utterance
@@ -21,14 +22,13 @@ from hibprune.execution.files import scratch_directory, write_files_via_temporar
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
-from hibprune.models.low_rank import ranks_within
 from hibprune.records.repair import (
     FactoredProjection,
     PrunedModel,
     Repair,
     factored_weights,
 )
-from hibprune.records.units import DECODER, Plan, Unit
+from hibprune.records.units import Plan, Unit, is_of_decoder
 from hibprune.report.numbers import count
 from hibprune.stages.credibility import credible_factors, credible_repair
 from hibprune.stages.load import encoded_target
@@ -40,11 +40,12 @@ from hibprune.tasks.seq2seq import fed_tokens
 def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     """Remove a plan's units from a copy of the model, repair what stays, and save it."""
     settings, share = run.recipe.removal, run.recipe.budget.ranks
+    units = plan.result.units
 
     def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
         if settings.repair != "none":
-            run.ranks.tell(plan.result.units)
-        model, found, factored = _finished_copy(run, plan.result.units, narration.advance)
+            run.ranks.tell(plan.result)
+        model, found, factored = finished_copy(run, plan.result, narration.advance)
 
         def write(place: Path) -> None:
             task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
@@ -57,17 +58,13 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
         return PrunedModel(repair=found, files=tuple(files), factored=factored)
 
     def credible(kept: PrunedModel) -> bool:
-        ranks = {}
-        if share:
-            ranks = ranks_within(copy_without(run.checkpoint.model, plan.result.units), share)
+        ranks = wanted_ranks(copy_without(run.checkpoint.model, units), plan.result, share)
         if not credible_factors(kept.factored, ranks, settings.repair):
             return False
         if not kept.files or kept.repair is None:
             return len(kept.files) > 0 and settings.repair == "none"
         clips = len(run.material.repair.utterances)
-        return credible_repair(
-            kept.repair, settings.repair, clips, plan.result.units, settings.refine_steps
-        )
+        return credible_repair(kept.repair, settings.repair, clips, units, settings.refine_steps)
 
     done = once(
         run,
@@ -87,8 +84,8 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
 
 def help_repairing(run: Run) -> None:
     """Take a share of the repair whenever the leader has one to do, until it is over."""
-    while (units := run.ranks.hear()) is not None:
-        _finished_copy(run, units)
+    while (plan := run.ranks.hear()) is not None:
+        finished_copy(run, plan)
 
 
 def repair_inputs(run: Run) -> dict[str, Any]:
@@ -134,16 +131,22 @@ def repaired_copy(
     return model, found
 
 
-def _finished_copy(
+def finished_copy(
     run: Run,
-    units: Iterable[Unit],
+    plan: Plan,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    clips: Sequence[CalibrationClip] | None = None,
 ) -> tuple[PreTrainedModel, Repair | None, tuple[FactoredProjection, ...]]:
-    """A repaired copy, of which projections have become two matrices where the budget says so."""
-    settings, share, gone = run.recipe.removal, run.recipe.budget.ranks, tuple(units)
-    clips = [] if settings.repair == "none" else calibration_clips(run, gone)
+    """A repaired copy, of which projections have become two matrices where that is planned.
+
+    `clips` are those of `calibration_clips`, where they are at hand.
+    """
+    settings, gone = run.recipe.removal, plan.units
+    if clips is None:
+        clips = [] if settings.repair == "none" else calibration_clips(run, gone)
     model, found = repaired_copy(run, gone, progress, clips)
-    if not share:
+    ranks = wanted_ranks(model, plan, run.recipe.budget.ranks)
+    if not ranks:
         return model, found, ()
     with _scratch(run) as scratch:
         factored = factor(
@@ -151,7 +154,7 @@ def _finished_copy(
             model,
             clips,
             settings.repair,
-            share,
+            ranks,
             scratch,
             int(settings.memory_gib * 2**30),
             progress,
@@ -183,7 +186,7 @@ def calibration_clips(run: Run, units: Iterable[Unit] = ()) -> list[CalibrationC
     limits, checkpoint = run.recipe.calibration.durations, run.checkpoint
     utterances = run.material.repair.utterances
     fed: Sequence[Tensor | None] = [None] * len(utterances)
-    if any(unit.stack == DECODER for unit in units):
+    if any(is_of_decoder(unit.stack) for unit in units):
         fed = _transcripts_fed(run, utterances)
     return [
         calibration_clip(checkpoint, checkpoint.read(clip.content, limits), tokens)
