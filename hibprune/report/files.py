@@ -11,6 +11,7 @@ from hibprune.report.card import model_card
 from hibprune.report.figures import head_map, latency_figure, score_spread
 from hibprune.report.page import report_markdown
 from hibprune.report.ranking import score_label
+from hibprune.report.recovery import FIGURE, recovery_figure
 
 
 def write_report(
@@ -25,6 +26,9 @@ def write_report(
     if manifest.original.latency:
         written.append("figures/latency.png")
         latency_figure(manifest.variants, directory / "figures/latency.png")
+    if manifest.recovery is not None:
+        written.append(FIGURE)
+        recovery_figure(manifest.recovery, directory / FIGURE)
     write_text(directory / "report.md", report_markdown(manifest, scores, plan, recipe_yaml))
     write_text(directory / "README.md", model_card(manifest, recipe_yaml))
     return [*written, "report.md", "README.md"]

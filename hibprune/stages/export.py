@@ -18,7 +18,6 @@ from hibprune.execution.steps import Done, Step
 from hibprune.models.checkpoint import Checkpoint
 from hibprune.models.low_rank import ranks_by_layer
 from hibprune.records.measurements import Evaluation, Parity
-from hibprune.records.repair import PrunedModel
 from hibprune.records.units import Plan, heads_by_layer
 from hibprune.stages.credibility import credible_parity
 from hibprune.stages.run import Run, once
@@ -34,11 +33,11 @@ def original_parity(run: Run, directory: Path) -> Parity:
 
 
 def export(
-    run: Run, plan: Done[Plan], saved: Done[PrunedModel], pruned: Checkpoint, original: Evaluation
+    run: Run, plan: Done[Plan], made: str, pruned: Checkpoint, original: Evaluation
 ) -> Done[Parity]:
     """Write the ONNX files of the pruned model and compare them with PyTorch.
 
-    Files that differ are not left.
+    `made` is a key of its weights. Files that differ are not left.
     """
     settings, task = run.recipe.export, run.recipe.task
 
@@ -58,7 +57,7 @@ def export(
         {
             "name": run.recipe.name,
             "original": [original.metric, original.value],
-            "model": saved.key,
+            "model": made,
             "settings": settings.model_dump(mode="json", exclude={"variants"}),
         },
         Parity,

@@ -17,7 +17,12 @@ from hibprune.compression.remove import copy_without, save_model
 from hibprune.compression.repair import repair
 from hibprune.data import Utterance
 from hibprune.evaluation.metric import predict_targets
-from hibprune.execution.files import scratch_directory, write_files_via_temporary
+from hibprune.execution.files import (
+    plain_disk_errors,
+    scratch_directory,
+    write_files_via_temporary,
+)
+from hibprune.execution.output import STEPS
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
@@ -36,25 +41,23 @@ from hibprune.stages.run import Run, once
 from hibprune.tasks import Target
 from hibprune.tasks.seq2seq import fed_tokens
 
+REPAIRED = f"{STEPS}/repaired"
+"""Where the repaired model lies that a recovered one is made of."""
+
 
 def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     """Remove a plan's units from a copy of the model, repair what stays, and save it."""
     settings, share = run.recipe.removal, run.recipe.budget.ranks
+    # What is trained on is kept as it was, or a killed training could not be taken up.
+    place = "" if run.recipe.recover is None else REPAIRED
 
     def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
         if settings.repair != "none":
             run.ranks.tell(plan.result.units)
         model, found, factored = _finished_copy(run, plan.result.units, narration.advance)
 
-        def write(place: Path) -> None:
-            task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
-            save_model(task.deployed(model), place)
-            for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
-                if part is not None:
-                    part.save_pretrained(place)
-
-        files = write_files_via_temporary(run.directory, write)
-        return PrunedModel(repair=found, files=tuple(files), factored=factored)
+        files = saved_files(run, model, place)
+        return PrunedModel(repair=found, files=files, factored=factored)
 
     def credible(kept: PrunedModel) -> bool:
         ranks = {}
@@ -72,7 +75,12 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     done = once(
         run,
         "repair",
-        {"plan": plan.key, **repair_inputs(run), **({"ranks": share} if share else {})},
+        {
+            "plan": plan.key,
+            **repair_inputs(run),
+            **({"ranks": share} if share else {}),
+            **({"place": place} if place else {}),
+        },
         PrunedModel,
         compute,
         lambda done: "; ".join(
@@ -83,6 +91,27 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     )
     run.ranks.tell(None)
     return done
+
+
+def saved_files(run: Run, model: PreTrainedModel, place: str = "") -> tuple[str, ...]:
+    """Save a model with what its users need beside it, in a place below the directory; the files.
+
+    Raises:
+        OutputError: the disk is full, or the directory cannot be written to.
+    """
+
+    def write(directory: Path) -> None:
+        task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
+        save_model(task.deployed(model), directory)
+        for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
+            if part is not None:
+                part.save_pretrained(directory)
+
+    target = run.directory / place
+    with plain_disk_errors(run.directory):
+        target.mkdir(parents=True, exist_ok=True)
+    names = write_files_via_temporary(target, write)
+    return tuple(f"{place}/{name}" if place else name for name in names)
 
 
 def help_repairing(run: Run) -> None:
