@@ -93,7 +93,7 @@ def _chain(run: Run) -> Manifest:
         baseline = measured_original(run, bench, original, exported)
         choice = choose(run)
         removal = prune(run, choice.plan)
-        saved = repaired(run, choice.plan)
+        saved = repaired(run, choice.plan, choice.recovered)
         training = None
         if run.recipe.recover is not None:
             before = measured_repaired(run, choice.plan, saved)

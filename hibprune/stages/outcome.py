@@ -91,7 +91,11 @@ class Outcome:
             **{
                 step_name(name, number): done
                 for number, one in enumerate(choice.rounds, start=1)
-                for name, done in (("attribute", one.scores), ("plan", one.plan))
+                for name, done in (
+                    ("attribute", one.scores),
+                    ("plan", one.plan),
+                    ("recover-round", one.recovered),
+                )
             },
             **{
                 f"{step}-{pool_words(pool).replace(' ', '-')}": done

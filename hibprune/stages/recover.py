@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import load_model
@@ -20,17 +20,26 @@ from hibprune.compression.training_state import TrainingState, load_state, save_
 from hibprune.data import Utterance
 from hibprune.errors import UserError
 from hibprune.evaluation.metric import evaluate, metric_line
+from hibprune.execution.output import STEPS
+from hibprune.execution.processes import ALONE
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.recipe import RecoverSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.recovery import RecoveredModel, Recovery
 from hibprune.records.repair import PrunedModel, Repair
-from hibprune.records.units import Plan, Unit
+from hibprune.records.units import Plan, Unit, heads_by_layer
 from hibprune.report.numbers import duration
 from hibprune.stages.credibility import credible_evaluation, credible_recovery
 from hibprune.stages.recovery_inputs import RecoveryInputs, encoded_targets
-from hibprune.stages.repair import REPAIRED, saved_files
+from hibprune.stages.repair import (
+    REPAIRED,
+    Start,
+    repair_inputs,
+    repaired_copy,
+    saved_files,
+)
+from hibprune.stages.rounds import step_name
 from hibprune.stages.run import Run, once
 from hibprune.tasks import Encoded
 
@@ -38,7 +47,7 @@ WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Work:
+class Training:
     """What all processes have to know to recover a model together."""
 
     units: tuple[Unit, ...]
@@ -46,6 +55,8 @@ class Work:
     repair: Repair | None
     targets: Mapping[str, Encoded] | None
     state: TrainingState | None
+    factored: bool = False
+    """Whether projections are two matrices."""
 
 
 def measured_repaired(run: Run, plan: Done[Plan], saved: Done[PrunedModel]) -> Done[Evaluation]:
@@ -86,35 +97,57 @@ def recovered(run: Run, plan: Done[Plan], saved: Done[PrunedModel]) -> Done[Reco
         UserError: too few clips, or a model that gives out nothing to learn from.
         OutputError: the disk is full, at a checkpoint or at the end.
     """
-    settings = _settings(run)
 
     def compute(step: Step[RecoveredModel], narration: StepNarration) -> RecoveredModel:
         model = repaired_model(run, plan.result.units)
-        targets = encoded_targets(run, narration.advance)
-        moving = trained_weights(model, settings.train, saved.result.repair)
-        checkpoint = run.directory / "steps" / f"{step.name}.partial.safetensors"
-        shapes = {name: weight.shape for name, weight in moving.items()}
-        state = load_state(checkpoint, step.key, shapes, run.directory)
-        if state is not None:
-            run.narrator.say(f"recover: going on after {state.step} steps of training")
-        work = Work(plan.result.units, _on_cpu(model), saved.result.repair, targets, state)
-        run.ranks.tell(work)
-        session = Session(
-            ranks=run.ranks,
-            state=state,
-            save=lambda new: save_state(checkpoint, step.key, new),
-            progress=_Progress(narration),
-        )
-        recovery, seconds = _trained(run, model, work, session)
-        files = saved_files(run, model)
-        checkpoint.unlink(missing_ok=True)
-        return RecoveredModel(recovery=recovery, seconds=seconds, files=files)
+        return _trained(run, step, narration, plan.result.units, model, saved.result.repair)
 
+    done = _recovering(run, "recover", {"repaired": saved.key}, compute)
+    run.ranks.tell(None)
+    return done
+
+
+def recovered_between(
+    run: Run, number: int, units: Sequence[Unit], start: Start | None
+) -> tuple[Done[RecoveredModel], Start]:
+    """The model after a round, without some units: repaired, and recovered from what it was before.
+
+    Raises:
+        UserError: as `recovered`.
+    """
+    place = f"{STEPS}/round-{number}"
+
+    def compute(step: Step[RecoveredModel], narration: StepNarration) -> RecoveredModel:
+        def repairing(done: int, total: int) -> None:
+            narration.advance(0, total, f"repaired {done} of {total} layers")
+
+        # The others are waiting for samples to score.
+        model, repair = repaired_copy(replace(run, ranks=ALONE), units, repairing, start=start)
+        return _trained(run, step, narration, tuple(units), model, repair, place)
+
+    inputs = {
+        "gone": heads_by_layer(units),
+        "repair": repair_inputs(run),
+        "from": None if start is None else start.key,
+    }
+    done = _recovering(run, step_name("recover-round", number), inputs, compute)
+    model = _of_shape(run, units, factored=False)
+    load_model(model, run.directory / place / WEIGHTS, device=str(run.device))
+    return done, Start(tuple(units), _on_cpu(model), done.key)
+
+
+def _recovering(
+    run: Run,
+    name: str,
+    made_from: Mapping[str, object],
+    compute: Callable[[Step[RecoveredModel], StepNarration], RecoveredModel],
+) -> Done[RecoveredModel]:
+    settings = _settings(run)
     done = once(
         run,
-        "recover",
+        name,
         {
-            "repaired": saved.key,
+            **made_from,
             "clips": run.material.recovery.identity,
             "limits": [settings.durations.min_seconds, settings.durations.max_seconds],
             "seed": run.recipe.seed,
@@ -129,21 +162,57 @@ def recovered(run: Run, plan: Done[Plan], saved: Done[PrunedModel]) -> Done[Reco
     )
     if done.result.recovery.broke_off:
         run.narrator.say(broken_line(done.result.recovery))
-    run.ranks.tell(None)
     return done
+
+
+def _trained(
+    run: Run,
+    step: Step[RecoveredModel],
+    narration: StepNarration,
+    units: tuple[Unit, ...],
+    model: PreTrainedModel,
+    repair: Repair | None,
+    place: str = "",
+) -> RecoveredModel:
+    """Train a model with the run's other processes, and save it in a place of the directory."""
+    targets = encoded_targets(run, narration.advance)
+    moving = trained_weights(model, _settings(run).train, repair)
+    checkpoint = run.directory / STEPS / f"{step.name}.partial.safetensors"
+    shapes = {name: weight.shape for name, weight in moving.items()}
+    state = load_state(checkpoint, step.key, shapes, run.directory)
+    if state is not None:
+        run.narrator.say(f"{step.name}: going on after {state.step} steps of training")
+    factored = not place and bool(run.recipe.budget.ranks)
+    work = Training(units, _on_cpu(model), repair, targets, state, factored)
+    run.ranks.tell(work)
+    session = Session(
+        ranks=run.ranks,
+        state=state,
+        save=lambda new: save_state(checkpoint, step.key, new),
+        progress=_Progress(narration),
+    )
+    recovery, seconds = _train(run, model, work, session)
+    files = saved_files(run, model, place)
+    checkpoint.unlink(missing_ok=True)
+    return RecoveredModel(recovery=recovery, seconds=seconds, files=files)
 
 
 def help_recovering(run: Run) -> None:
     """Take a share of the training whenever the leader has one to do, until it is over."""
     while (work := run.ranks.hear()) is not None:
-        model = _of_shape(run, work.units)
-        model.load_state_dict(work.weights)
-        _trained(run, model, work, Session(ranks=run.ranks, state=work.state))
+        help_training(run, work)
+
+
+def help_training(run: Run, work: Training) -> None:
+    """Take a share of one training that the leader is at."""
+    model = _of_shape(run, work.units, work.factored)
+    model.load_state_dict(dict(work.weights))
+    _train(run, model, work, Session(ranks=run.ranks, state=work.state))
 
 
 def repaired_model(run: Run, units: Sequence[Unit]) -> PreTrainedModel:
     """The repaired model that recovery starts from, on the run's device."""
-    model = _of_shape(run, units)
+    model = _of_shape(run, units, bool(run.recipe.budget.ranks))
     load_model(model, run.directory / REPAIRED / WEIGHTS, device=str(run.device))
     return model
 
@@ -180,10 +249,10 @@ def _settings(run: Run) -> RecoverSettings:
     return settings
 
 
-def _of_shape(run: Run, units: Sequence[Unit]) -> PreTrainedModel:
-    """A copy of the original of the pruned model's shape, whatever its weights."""
+def _of_shape(run: Run, units: Sequence[Unit], factored: bool) -> PreTrainedModel:
+    """A copy of the original of a pruned model's shape, whatever its weights."""
     model = copy_without(run.checkpoint.model, units)
-    if run.recipe.budget.ranks:
+    if factored:
         take_shape(model, run.recipe.budget.ranks)
     return model
 
@@ -192,8 +261,8 @@ def _on_cpu(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in model.state_dict().items()}
 
 
-def _trained(
-    run: Run, model: PreTrainedModel, work: Work, session: Session
+def _train(
+    run: Run, model: PreTrainedModel, work: Training, session: Session
 ) -> tuple[Recovery, float]:
     recipe, settings = run.recipe, _settings(run)
     utterances = [

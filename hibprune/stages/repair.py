@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,16 +46,37 @@ REPAIRED = f"{STEPS}/repaired"
 """Where the repaired model lies that a recovered one is made of."""
 
 
-def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
-    """Remove a plan's units from a copy of the model, repair what stays, and save it."""
+@dataclass(frozen=True)
+class Start:
+    """A model that lost some units and was recovered, from which others go; all of its weights.
+
+    `key` stands for the step that made it.
+    """
+
+    units: tuple[Unit, ...]
+    weights: Mapping[str, Tensor]
+    key: str
+
+    def model(self, run: Run) -> PreTrainedModel:
+        """The model itself, on the run's device."""
+        made = copy_without(run.checkpoint.model, self.units)
+        made.load_state_dict(dict(self.weights))
+        return made
+
+
+def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[PrunedModel]:
+    """Remove a plan's units from a copy of the model, repair what stays, and save it.
+
+    Where some are gone already, from the model recovered in between (`start`).
+    """
     settings, share = run.recipe.removal, run.recipe.budget.ranks
     # What is trained on is kept as it was, or a killed training could not be taken up.
     place = "" if run.recipe.recover is None else REPAIRED
 
     def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
         if settings.repair != "none":
-            run.ranks.tell(plan.result.units)
-        model, found, factored = _finished_copy(run, plan.result.units, narration.advance)
+            run.ranks.tell((plan.result.units, start))
+        model, found, factored = _finished_copy(run, plan.result.units, start, narration.advance)
 
         files = saved_files(run, model, place)
         return PrunedModel(repair=found, files=files, factored=factored)
@@ -116,8 +138,8 @@ def saved_files(run: Run, model: PreTrainedModel, place: str = "") -> tuple[str,
 
 def help_repairing(run: Run) -> None:
     """Take a share of the repair whenever the leader has one to do, until it is over."""
-    while (units := run.ranks.hear()) is not None:
-        _finished_copy(run, units)
+    while (told := run.ranks.hear()) is not None:
+        _finished_copy(run, *told)
 
 
 def repair_inputs(run: Run) -> dict[str, Any]:
@@ -135,17 +157,21 @@ def repaired_copy(
     units: Iterable[Unit],
     progress: Callable[[int, int], None] = lambda done, total: None,
     clips: Sequence[CalibrationClip] | None = None,
+    start: Start | None = None,
 ) -> tuple[PreTrainedModel, Repair | None]:
     """A copy of the model without some units, repaired together with the run's other processes.
 
-    `clips` are those of `calibration_clips`, where they are at hand. With `removal.repair: none`
+    `clips` are those of `calibration_clips`, where they are at hand; `start` is the model that lost
+    some of the units before. With `removal.repair: none`
     there is no repair, and the weights stay.
 
     Raises:
         UserError: as `repair`.
     """
     settings, gone = run.recipe.removal, tuple(units)
-    model = copy_without(run.checkpoint.model, gone)
+    before = run.checkpoint.model if start is None else start.model(run)
+    gone_before = set() if start is None else set(start.units)
+    model = copy_without(before, [unit for unit in gone if unit not in gone_before])
     if settings.repair == "none":
         return model, None
     with _scratch(run) as scratch:
@@ -166,12 +192,13 @@ def repaired_copy(
 def _finished_copy(
     run: Run,
     units: Iterable[Unit],
+    start: Start | None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[PreTrainedModel, Repair | None, tuple[FactoredProjection, ...]]:
     """A repaired copy, of which projections have become two matrices where the budget says so."""
     settings, share, gone = run.recipe.removal, run.recipe.budget.ranks, tuple(units)
     clips = [] if settings.repair == "none" else calibration_clips(run, gone)
-    model, found = repaired_copy(run, gone, progress, clips)
+    model, found = repaired_copy(run, gone, progress, clips, start)
     if not share:
         return model, found, ()
     with _scratch(run) as scratch:
