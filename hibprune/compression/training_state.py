@@ -96,9 +96,9 @@ def load_state(
             scaler={str(name): float(value) for name, value in told["scaler"].items()},
             seconds=float(told["seconds"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
         return None
-    except ValidationError:
+    except (SafetensorError, ValidationError, RecursionError):
         return None
     return state if _credible(state, shapes) else None
 
