@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from hibprune.compression.augmentation import augmented
 from hibprune.compression.distillation import Distillation
-from hibprune.compression.recover import Recovering, Session
+from hibprune.compression.recover import Session, recover
 from hibprune.compression.recover_settings import Augmentation, LossWeights, TrainingSettings
 from hibprune.compression.remove import copy_without
 from hibprune.compression.trained_weights import trained_weights
@@ -29,6 +29,7 @@ from hibprune.compression.training_clips import (
     batches_of_epoch,
     passes,
 )
+from hibprune.compression.training_plan import Recovering
 from hibprune.compression.training_state import TrainingState, load_state, save_state
 from hibprune.errors import OutputError
 from hibprune.records.recovery import Recovery
@@ -93,7 +94,7 @@ def test_a_step_works_on_every_family(tiny: TinyModel) -> None:
     work = replace(work, held=())
     before = weights_of(work.pruned)
     grad_before = [weight.requires_grad for weight in work.pruned.parameters()]
-    found, _ = work.run(Session())
+    found, _ = recover(work, Session())
     assert (found.steps, found.ended, found.best_step) == (1, "all steps", 1)
     assert found.curve[1].training is not None
     assert found.curve[1].training > 0
@@ -108,7 +109,7 @@ def test_a_step_works_on_every_family(tiny: TinyModel) -> None:
 def test_training_comes_nearer_to_the_original_and_leaves_that_alone() -> None:
     work = recovering(steps=40, checkpoint_steps=10)
     whole = weights_of(work.original)
-    found, _ = work.run(Session())
+    found, _ = recover(work, Session())
     assert found.best_step > 0
     assert found.best.held_out is not None
     assert found.start.held_out is not None
@@ -119,7 +120,7 @@ def test_training_comes_nearer_to_the_original_and_leaves_that_alone() -> None:
 def test_no_learning_rate_changes_nothing() -> None:
     work = recovering(learning_rate=0.0)
     before = weights_of(work.pruned)
-    found, _ = work.run(Session())
+    found, _ = recover(work, Session())
     assert same(weights_of(work.pruned), before)
     assert found.best_step == 0
     assert len({one.held_out for one in found.curve}) == 1
@@ -128,7 +129,7 @@ def test_no_learning_rate_changes_nothing() -> None:
 def test_a_model_that_lost_nothing_stays_itself() -> None:
     model = WAV2VEC2.build()
     work = recovering(pruned=copy.deepcopy(model))
-    found, _ = work.run(Session())
+    found, _ = recover(work, Session())
     assert found.start.held_out == 0.0
     assert found.best_step == 0
     assert same(weights_of(work.pruned), weights_of(model))
@@ -137,7 +138,7 @@ def test_a_model_that_lost_nothing_stays_itself() -> None:
 def test_the_best_weights_are_kept_not_the_last() -> None:
     seen: list[TrainingState] = []
     work = recovering(steps=30, checkpoint_steps=3, learning_rate=0.05, patience=4)
-    found, _ = work.run(Session(save=seen.append))
+    found, _ = recover(work, Session(save=seen.append))
     held = [one.held_out for one in found.curve if one.held_out is not None]
     assert found.best.held_out == min(held)
     (best,) = [state for state in seen if state.step == found.best_step] or [None]
@@ -167,7 +168,9 @@ def test_weights_that_are_not_to_move_stay(trained: Any) -> None:
         assert "wav2vec2.encoder.layers.0.attention.q_proj.bias" in moving
         assert "wav2vec2.encoder.layer_norm.weight" in moving
     before = weights_of(pruned)
-    found, _ = recovering(pruned=pruned, weights=moving, held_out=0, train=trained).run(Session())
+    found, _ = recover(
+        recovering(pruned=pruned, weights=moving, held_out=0, train=trained), Session()
+    )
     assert found.parameters == sum(weight.numel() for weight in moving.values())
     for name, value in pruned.state_dict().items():
         assert torch.equal(value, before[name]) == (name not in moving), name
@@ -181,7 +184,7 @@ class KilledError(Exception):
 def test_a_training_taken_up_comes_to_the_same_weights_bit_for_bit(at: int, tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     whole = recovering()
-    found, _ = whole.run(Session())
+    found, _ = recover(whole, Session())
     work = recovering()
 
     def save(state: TrainingState) -> None:
@@ -190,13 +193,13 @@ def test_a_training_taken_up_comes_to_the_same_weights_bit_for_bit(at: int, tmp_
             raise KilledError
 
     with pytest.raises(KilledError):
-        work.run(Session(save=save))
+        recover(work, Session(save=save))
     again = recovering()
     shapes = {name: weight.shape for name, weight in again.weights.items()}
     state = load_state(path, "key", shapes, tmp_path)
     assert state is not None
     assert state.step == at
-    taken_up, _ = again.run(Session(state=state))
+    taken_up, _ = recover(again, Session(state=state))
     assert taken_up == found
     assert same(weights_of(again.pruned), weights_of(whole.pruned))
 
@@ -217,7 +220,7 @@ def test_a_state_that_cannot_be_right_is_not_taken_up(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     path, work = tmp_path / "state.safetensors", recovering(steps=2)
-    work.run(Session(save=lambda state: save_state(path, "key", state)))
+    recover(work, Session(save=lambda state: save_state(path, "key", state)))
     shapes = {name: weight.shape for name, weight in work.weights.items()}
     assert load_state(path, "key", shapes, tmp_path) is not None
     tensors = load_file(path)
@@ -250,7 +253,7 @@ def test_a_full_disk_at_a_checkpoint_is_a_plain_line(
     path, work = tmp_path / "state.safetensors", recovering(steps=2)
     monkeypatch.setattr(training_state, "save_file", full)
     with pytest.raises(OutputError, match="the disk is full") as caught:
-        work.run(Session(save=lambda state: save_state(path, "key", state)))
+        recover(work, Session(save=lambda state: save_state(path, "key", state)))
     assert len(str(caught.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -269,7 +272,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_best_weights_stay() -> None:
             return replace(clip, inputs={k: v * math.nan for k, v in clip.inputs.items()})
 
     seen: list[TrainingState] = []
-    found, _ = replace(work, clips=Spoilt(heard.clips)).run(Session(save=seen.append))
+    found, _ = recover(replace(work, clips=Spoilt(heard.clips)), Session(save=seen.append))
     assert (found.ended, found.steps) == ("not finite", 5)
     assert found.broke_off
     for name, weight in work.weights.items():
@@ -280,7 +283,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_best_weights_stay() -> None:
 def test_a_loss_that_diverges_stops_and_the_repaired_weights_stay() -> None:
     work = recovering(steps=50, checkpoint_steps=1, learning_rate=1.0, warmup=0, patience=50)
     before = weights_of(work.pruned)
-    found, _ = work.run(Session())
+    found, _ = recover(work, Session())
     assert found.broke_off
     assert found.steps < 50
     if found.best_step == 0:
@@ -292,8 +295,8 @@ def curve(found: Recovery) -> list[float]:
 
 
 def test_parts_of_a_batch_add_up_to_it() -> None:
-    one, _ = recovering(steps=4).run(Session())
-    three, _ = recovering(steps=4, accumulation=3).run(Session())
+    one, _ = recover(recovering(steps=4), Session())
+    three, _ = recover(recovering(steps=4, accumulation=3), Session())
     assert curve(three) == pytest.approx(curve(one), rel=1e-3)
 
 
@@ -301,7 +304,7 @@ def test_a_task_s_own_loss_is_part_of_it_by_its_weight() -> None:
     losses = []
     for weights in ({"task": 0}, {"task": 2}, {"logits": 0, "hidden": 0, "task": 2}):
         work = recovering(steps=1, checkpoint_steps=1, learning_rate=0.0, loss=weights)
-        losses.append(work.run(Session())[0].start.held_out or 0.0)
+        losses.append(recover(work, Session())[0].start.held_out or 0.0)
     assert losses[1] == pytest.approx(losses[0] + losses[2], rel=1e-6)
     model = recovering().pruned
     clips = [clips_of(WAV2VEC2, 8)[place] for place in (6, 7)]
@@ -383,7 +386,7 @@ def test_masks_take_sound_away_and_a_draw_decides_which() -> None:
 
 
 def test_bf16_trains_too() -> None:
-    found, _ = recovering(steps=2, precision="bf16").run(Session())
+    found, _ = recover(recovering(steps=2, precision="bf16"), Session())
     assert all(math.isfinite(loss) for loss in curve(found))
 
 

@@ -6,7 +6,7 @@ it in a batch, so that how clips are put together changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,43 @@ class Answer:
 
     logits: Tensor
     states: tuple[Tensor, ...]
+
+    def of(self, place: int) -> Answer:
+        """That of one clip."""
+        rows = slice(place, place + 1)
+        return Answer(self.logits[rows].clone(), tuple(one[rows].clone() for one in self.states))
+
+    @classmethod
+    def together(cls, answers: Sequence[Answer]) -> Answer:
+        """Those of several clips of one shape."""
+        states = zip(*(one.states for one in answers), strict=True)
+        return cls(torch.cat([one.logits for one in answers]), tuple(map(torch.cat, states)))
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes up."""
+        return sum(one.nbytes for one in (self.logits, *self.states))
+
+
+class KeptAnswers:
+    """What the original says of clips that come again, in memory up to `room_bytes`."""
+
+    def __init__(self, room_bytes: int) -> None:
+        self._room = room_bytes
+        self._kept: dict[object, Answer] = {}
+
+    def __call__(self, batch: TrainingBatch, compute: Callable[[], Answer]) -> Answer:
+        """The answer to a batch, computed if any of its clips is not known in this shape."""
+        names = [(name, *batch.heard.shape[1:], *batch.length) for name in batch.batch.ids]
+        if all(name in self._kept for name in names):
+            return Answer.together([self._kept[name] for name in names])
+        found = compute()
+        for place, name in enumerate(names):
+            own = found.of(place)
+            if name not in self._kept and own.size_bytes <= self._room:
+                self._room -= own.size_bytes
+                self._kept[name] = own
+        return found
 
 
 @dataclass(frozen=True)

@@ -14,23 +14,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from hibprune.compression.distillation import Distillation
-from hibprune.compression.recover_settings import TrainingSettings
+from hibprune.compression.distillation import Answer, KeptAnswers
 from hibprune.compression.training_clips import (
-    TrainingClip,
+    TrainingBatch,
     batches_from,
-    batches_of_epoch,
     packed,
     passes,
 )
+from hibprune.compression.training_plan import Recovering
 from hibprune.compression.training_state import MOMENTS, TrainingState
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import frozen
@@ -38,25 +36,10 @@ from hibprune.records.recovery import Ending, Losses, Recovery
 
 BETAS = (0.9, 0.98)
 MAX_NORM = 1.0
-CHECKS = 20
-"""How often, in equal parts of the steps, held-out clips are looked at, unless a recipe says."""
 DIVERGED = 10.0
 """A loss that is so many times what it was at first will not come back."""
 AMP = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """What accelerate calls the precisions."""
-
-
-class Clips(Protocol):
-    """What is trained on, by place: lengths are known beforehand, the rest is read when due."""
-
-    @property
-    def lengths(self) -> Sequence[float]:
-        """Of every clip, in the unit of a batch's room."""
-        ...
-
-    def read(self, place: int, draw: int | None) -> TrainingClip:
-        """A clip; `draw` numbers the times it is heard, and None is the clip as it is."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -70,70 +53,28 @@ class Session:
     clock: Callable[[], float] = time.monotonic
 
 
-@dataclass(frozen=True)
-class Recovering:
-    """A pruned model and the original, what is learned by, and on what.
+def recover(work: Recovering, session: Session) -> tuple[Recovery, float]:
+    """Train; the pruned model is left with the best weights.
 
-    `room` is how long the clips of a batch are together; `held` and `learned` are places among the
-    clips. `weights` of the pruned model move.
+    Also returns the seconds it took, those before an interruption included.
     """
-
-    original: PreTrainedModel
-    pruned: PreTrainedModel
-    weights: Mapping[str, Tensor]
-    loss: Distillation
-    clips: Clips
-    learned: Sequence[int]
-    held: Sequence[int]
-    settings: TrainingSettings
-    room: float
-    seed: int
-    may_cut: bool
-    seen_elsewhere: bool = False
-
-    def run(self, session: Session) -> tuple[Recovery, float]:
-        """Train; the pruned model is left with the best weights. Also returns the seconds it took,
-        those before an interruption included."""
-        with (
-            frozen(self.original),
-            frozen(self.pruned),
-            torch.enable_grad(),
-            _engine(self.settings.precision, next(self.pruned.parameters()).device) as engine,
-        ):
-            for weight in self.weights.values():
-                weight.requires_grad_(True)
-            try:
-                training = _Training(self, session, engine)
-                return training.run(), training.seconds
-            finally:
-                for weight in self.weights.values():
-                    weight.requires_grad_(False)
-                    weight.grad = None
-
-    @property
-    def lengths(self) -> list[float]:
-        """Of the clips learned from."""
-        return [self.clips.lengths[place] for place in self.learned]
-
-    @property
-    def steps(self) -> int:
-        """How many steps are planned."""
-        if self.settings.steps is not None:
-            return self.settings.steps
-        assert self.settings.epochs is not None
-        return self.settings.epochs * len(batches_of_epoch(self.lengths, self.room, self.seed, 0))
-
-    @property
-    def check_steps(self) -> int:
-        """Held-out clips are looked at whenever so many steps were taken."""
-        return self.settings.checkpoint_steps or max(1, math.ceil(self.steps / CHECKS))
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        warm = math.ceil(self.settings.warmup * self.steps)
-        if step < warm:
-            return self.settings.learning_rate * (step + 1) / warm
-        return self.settings.learning_rate * (self.steps - step) / max(1, self.steps - warm)
+    weights = list(work.weights.values())
+    device = weights[0].device
+    with (
+        frozen(work.original),
+        frozen(work.pruned),
+        torch.enable_grad(),
+        _engine(work.settings.precision, device) as engine,
+    ):
+        for weight in weights:
+            weight.requires_grad_(True)
+        try:
+            training = _Training(work, session, engine)
+            return training.run(), training.seconds
+        finally:
+            for weight in weights:
+                weight.requires_grad_(False)
+                weight.grad = None
 
 
 @contextmanager
@@ -168,6 +109,7 @@ class _Training:
         self.optimiser: Any = self.engine.prepare(plain)
         self.updates = 0
         self.best = self._copied()
+        self.kept = KeptAnswers(self.work.kept_bytes)
 
     def run(self) -> Recovery:
         work, steps, began = self.work, self.work.steps, self.session.clock()
@@ -265,10 +207,18 @@ class _Training:
         clips = [work.clips.read(place, draw) for place in places]
         for batch in passes(work.pruned, clips, work.may_cut):
             with self.engine.autocast():
-                with torch.no_grad():
-                    wanted = work.loss.answer(work.original, batch)
+                wanted = self._wanted(batch, draw)
                 found = work.loss.answer(work.pruned, batch)
             yield work.loss.losses(work.pruned, wanted, found, batch)
+
+    @torch.no_grad()
+    def _wanted(self, batch: TrainingBatch, draw: int | None) -> Answer:
+        """What the original says; a decoder's answers are as large as they are many."""
+        work = self.work
+        varied = draw is not None and work.settings.augment.changes
+        if varied or work.loss.task.generation is not None:
+            return work.loss.answer(work.original, batch)
+        return self.kept(batch, lambda: work.loss.answer(work.original, batch))
 
     def _held_out(self) -> float | None:
         """The loss on the clips held out, a mean over clips; None where there are none."""

@@ -47,6 +47,11 @@ class TrainingBatch:
     batch: Batch
     heard: Tensor
 
+    @property
+    def length(self) -> tuple[int, ...]:
+        """Shape of the inputs of a clip."""
+        return tuple(size for value in self.batch.inputs.values() for size in value.shape[1:])
+
     def counts(self, encoder: int, layers: int) -> list[Tensor]:
         """Which places count in the hidden states of each layer, the encoder's first."""
         if layers == encoder:

@@ -37,7 +37,7 @@ from hibprune.report.checking import passed_over_lines
 from hibprune.stages.budget import check_mix
 from hibprune.stages.held_out import held_out_of
 from hibprune.stages.memory_needed import room_fault
-from hibprune.stages.recovery_clips import labels_used, recovery_clips
+from hibprune.stages.recovery_clips import labels_used, recovery_clips, require_precision
 from hibprune.stages.sources import CALIBRATION, RECOVERY, VALIDATION, require_sources
 from hibprune.stages.targets import with_targets
 from hibprune.tasks import Encoded, Target
@@ -84,6 +84,7 @@ def load(
     """
     recipe = loaded.recipe
     require_sources(loaded)
+    require_precision(recipe, device)
     listings = {
         key.partition(".")[0]: source.listing(recipe.task.fields, loaded.root)
         for key, source in recipe.sources

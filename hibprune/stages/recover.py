@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from hibprune.compression.distillation import Distillation
 from hibprune.compression.projection_ranks import take_shape
-from hibprune.compression.recover import Recovering, Session
+from hibprune.compression.recover import Session, recover
 from hibprune.compression.remove import copy_without
 from hibprune.compression.trained_weights import trained_weights
+from hibprune.compression.training_plan import Recovering
 from hibprune.compression.training_state import TrainingState, load_state, save_state
 from hibprune.data import Utterance
 from hibprune.errors import UserError
@@ -275,7 +276,7 @@ def _train(
     room = settings.batch_seconds
     if recipe.task.medium.unit == "tokens":
         room = float(settings.batch_tokens)
-    return Recovering(
+    work_to_do = Recovering(
         original=run.checkpoint.model,
         pruned=model,
         weights=trained_weights(model, settings.train, work.repair),
@@ -288,7 +289,9 @@ def _train(
         seed=recipe.seed if settings.seed is None else settings.seed,
         may_cut=work.targets is None,
         seen_elsewhere=settings.data is not None,
-    ).run(session)
+        kept_bytes=int(recipe.removal.memory_gib * 2**30),
+    )
+    return recover(work_to_do, session)
 
 
 def _split(run: Run, clips: Sequence[Utterance]) -> tuple[list[int], list[int]]:

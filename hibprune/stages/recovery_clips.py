@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from hibprune.data import Selection, Utterance, drawing_order, require_disjoint, usable
 from hibprune.errors import UserError
 from hibprune.models.checkpoint import Checkpoint
@@ -41,6 +43,13 @@ def recovery_clips(
     )
     require_apart(chosen.utterances, validation)
     return chosen, notes
+
+
+def require_precision(recipe: Recipe, device: torch.device) -> None:
+    """Raise UserError where a training is asked for in a precision that the device has not."""
+    recover = recipe.recover
+    if recover is not None and recover.precision == "fp16" and device.type == "cpu":
+        raise UserError("recover.precision: fp16 is for GPUs: set it to fp32 or bf16")
 
 
 def require_apart(learned: Sequence[Utterance], validation: Sequence[Utterance]) -> None:
