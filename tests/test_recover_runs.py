@@ -105,7 +105,7 @@ def test_without_it_the_repaired_model_is_left(recovered: StandIn, tmp_path: Pat
 
 
 def test_killed_in_the_middle_it_comes_to_the_same_bytes(recovered: StandIn) -> None:
-    settings = ("--set", "recover={steps: 60, checkpoint_steps: 5, held_out: 0.2, patience: 99}")
+    settings = ("--set", "recover={steps: 30, checkpoint_steps: 3, held_out: 0.2, patience: 99}")
     root, bytes_of = recovered.root, {}
     for name, killed in (("whole", False), ("killed", True)):
         out = root / name
@@ -157,7 +157,8 @@ def test_decoders_hear_transcripts_given_or_the_original_s_own(
     settings = (
         "--set", "recover={steps: 2, held_out: 0, loss: {task: 0.5}, "
         f"data: {{kind: manifest, path: calibration.jsonl}}, limit: 6, labels: {labels}}}",
-        "--set", "attribution={method: magnitude}", "--set", "budget={heads: 1, decoder_neurons: 0.3}",
+        "--set", "attribution={method: magnitude}",
+        "--set", "budget={heads: 1, decoder_neurons: 0.3}",
         "--set", "validation.limit=2",
     )  # fmt: skip
     done = run(stand_in, *settings, *CHEAP)
@@ -227,14 +228,15 @@ def test_clips_to_learn_from_are_none_to_measure_on(quick: StandIn) -> None:
 
 def test_a_task_s_loss_takes_labels(quick: StandIn) -> None:
     rows = [{"audio": row["audio"]} for row in quick.rows("calibration")]
-    with_data(quick, rows, loss={"task": 1})
+    unlabelled = {"kind": "manifest", "path": "more.jsonl", "labelled": False}
+    with_data(quick, rows, data=unlabelled, loss={"task": 1})
     line = (
         "recover.loss.task: clip calibration/0.wav of recover.data has no label: label them, leave "
         "task out, or set recover.labels: model"
     )
     assert refused(quick) == [line]
     assert faults(invoke("check", quick.recipe)) == [line]
-    with_data(quick, rows)
+    with_data(quick, rows, data=unlabelled)
     said = invoke("check", quick.recipe)
     assert said.exit_code == 0, said.output
     assert f"recover: {CALIBRATION_CLIPS} clips" in said.stdout
@@ -261,8 +263,8 @@ def test_check_knows_of_clips_that_are_not_there(quick: StandIn) -> None:
         (("recover={}",), "recover: give one of steps and epochs: there is neither"),
         (
             ("recover.steps=2", "attribution={method: hib, paper: true}"),
-            "recover trains what is left, and under attribution.paper nothing is trained: leave one "
-            "of them out",
+            "recover trains what is left, and under attribution.paper nothing is trained: leave "
+            "one of them out",
         ),
         (
             ("recover={steps: 2, train: repaired}", "removal.repair=none"),

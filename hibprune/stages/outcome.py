@@ -104,7 +104,7 @@ class Outcome:
             },
             "prune": self.removal,
             "repair": self.saved,
-            "measure-before-recovery": None if self.training is None else self.training.before,
+            "evaluate-repaired": None if self.training is None else self.training.before,
             "recover": None if self.training is None else self.training.recovered,
             "export": next(
                 (one.parity for name, one in made.items() if one.parity and name != ORIGINAL), None

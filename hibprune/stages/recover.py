@@ -78,7 +78,7 @@ def measured_repaired(run: Run, plan: Done[Plan], saved: Done[PrunedModel]) -> D
 
     return once(
         run,
-        "measure-before-recovery",
+        "evaluate-repaired",
         {"model": saved.key, "validation": clips.identity},
         Evaluation,
         measure,
