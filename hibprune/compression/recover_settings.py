@@ -68,7 +68,7 @@ class TrainingSettings(Settings):
 
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     epochs: int | None = Field(default=None, ge=1, le=MAX_EPOCHS)
-    learning_rate: float = Field(default=5e-4, ge=0, le=1)
+    learning_rate: float = Field(default=1e-4, ge=0, le=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     batch_seconds: float = Field(default=16.0, gt=0, allow_inf_nan=False)
     batch_tokens: int = Field(default=512, ge=1)
