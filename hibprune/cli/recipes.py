@@ -55,9 +55,9 @@ def narrating(as_json: bool, quiet: bool) -> Narrator:
 @recipe_options("<recipe name>", printed="the manifest")
 @JUNIT
 def run(given: Given, junit: Path | None) -> None:
-    """Score, remove, validate, export and benchmark as RECIPE says.
+    """Score, remove, repair, train if asked to, validate, export and benchmark as RECIPE says.
 
-    Under torchrun, several processes score the samples together.
+    Under torchrun, several processes score the samples and train together.
 
     Appends verdict and variants to the file that GITHUB_STEP_SUMMARY names, if it does.
 
@@ -186,7 +186,7 @@ def frontier(given: Given, targets: str) -> None:
 def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> None:
     """Validate RECIPE without running it: keys, values, model, data and their overlap.
 
-    Says of both sets of data how many clips, classes and hours they hold and which clips a run
+    Says of all sets of data how many clips, classes and hours they hold and which clips a run
     would skip. Headers are read of all, and of a set the 20 clips that a run takes first decoded:
     silence and NaN in others are not noticed. What is not on this machine is "not checked".
 
@@ -198,7 +198,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
       faults          plain lines, as on standard error
       not_checked     plain lines: what was not looked at
       notes           plain lines: what is odd about model and labels; only where there is any
-      data            two objects, for calibration and validation:
+      data            objects for calibration, validation, and recover.data if given:
         use, kind, medium   what for, kind of source, sound or text
         inputs              clips or texts listed
         drawn               those a run would take

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from hibprune.records.base import Record
+from hibprune.records.base import Interval, Record
 from hibprune.records.example import Example
 from hibprune.records.generation import GenerationSettings
-from hibprune.records.measurements import AtWork, Gate
+from hibprune.records.measurements import AtWork, Gate, Measurement
 from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
+from hibprune.records.recovery import Recovery
 from hibprune.records.repair import FactoredProjection, Repair, factored_weights
 from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
@@ -186,6 +187,20 @@ class DataSummary(Record):
     skipped: tuple[SkippedClip, ...]
 
 
+class RecoverySummary(Record):
+    """What recovery came to, on which `data`.
+
+    `repaired` is the metric of the model before it, under PyTorch on the validation data; `change`
+    the 95 % interval of what recovery added to it, input by input.
+    """
+
+    recovery: Recovery
+    seconds: float
+    repaired: Measurement
+    change: Interval | None
+    data: DataSummary
+
+
 class Manifest(Record):
     """Everything a run found out.
 
@@ -214,6 +229,7 @@ class Manifest(Record):
     cross_heads: UnitSummary | None = None
     ranks: RankSummary | None = None
     repair: Repair | None = None
+    recovery: RecoverySummary | None = None
     rounds: tuple[RoundSummary, ...] = ()
     counted_work: CountedWork
     generation: GenerationSettings | None = None

@@ -13,6 +13,7 @@ from hibprune.report.figures import head_map, latency_figure, score_spread
 from hibprune.report.html import report_html
 from hibprune.report.page import report_markdown
 from hibprune.report.ranking import score_label
+from hibprune.report.recovery import FIGURE, recovery_figure
 from hibprune.report.variants_figure import variants_figure
 
 
@@ -29,6 +30,9 @@ def write_report(
     if manifest.original.latency:
         written.append("figures/latency.png")
         latency_figure(manifest.variants, directory / "figures/latency.png")
+    if manifest.recovery is not None:
+        written.append(FIGURE)
+        recovery_figure(manifest.recovery, directory / FIGURE)
     markdown = report_markdown(
         manifest, scores, plan, recipe_yaml, changed_answers(manifest, directory)
     )

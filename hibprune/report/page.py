@@ -20,6 +20,7 @@ from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.mix import mix_section
 from hibprune.report.ranking import samples
+from hibprune.report.recovery import recovery_section
 from hibprune.report.repair import others_sections, ranks_section, repair_section
 from hibprune.report.template import filled
 from hibprune.report.transcripts import faults_table, transcripts_sentence
@@ -61,6 +62,7 @@ def report_markdown(
                 *units,
                 *others_sections(manifest),
                 repair_section(manifest),
+                recovery_section(manifest),
                 ranks_section(manifest),
             ],
             "parity": parity_section(manifest),
@@ -150,7 +152,9 @@ def _gate_row(gate: Gate) -> tuple[str, ...]:
 
 
 def _data(manifest: Manifest) -> list[str]:
-    parts = (("calibration", manifest.calibration), ("validation", manifest.validation))
+    parts = [("calibration", manifest.calibration), ("validation", manifest.validation)]
+    if manifest.recovery is not None:
+        parts.append(("recovery", manifest.recovery.data))
     rows = [(use, data.kind, data.n, len(data.skipped), data.identity[:12]) for use, data in parts]
     header = ["use", "kind", manifest.medium.many, "skipped", "digest"]
     return [table("llrrl", header, rows), *(_skipped(use, data) for use, data in parts)]
@@ -196,7 +200,11 @@ def _not_measured(manifest: Manifest) -> list[str]:
     return [
         f"Other data: the metric holds for the {metric.n} validation {medium.many}; other "
         f"{medium.variety} may give other figures.",
-        "Retraining on labels: the pruned model saw none; training might win back a loss.",
+        *(
+            ["Retraining on labels: the pruned model saw none; training might win back a loss."]
+            if manifest.recovery is None
+            else []
+        ),
         _ranking_limits(manifest),
         _latency_limits(manifest),
         "Memory in use, energy, and time to load the model.",

@@ -287,8 +287,11 @@ def ranks_sentence(manifest: Manifest) -> str:
 
 
 def training_sentence(manifest: Manifest) -> str:
-    """What was not done for the pruned model after removal."""
-    repair = manifest.repair
+    """What was done, or not, for the pruned model after removal."""
+    repair, recovery = manifest.repair, manifest.recovery
+    if recovery is not None:
+        steps, clips = recovery.recovery.steps, manifest.medium.counted(recovery.recovery.clips)
+        return f"it was then trained towards the original, {steps} steps on {clips}"
     if repair is not None and repair.refined:
         return "beyond gradient steps without labels, layer by layer, it was not trained afterwards"
     return "it was not trained afterwards"

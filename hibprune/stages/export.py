@@ -20,7 +20,6 @@ from hibprune.models.checkpoint import Checkpoint
 from hibprune.models.low_rank import ranks_by_layer
 from hibprune.models.preprocessing import SoundPreprocessor
 from hibprune.records.measurements import Evaluation, Parity
-from hibprune.records.repair import PrunedModel
 from hibprune.records.units import POOLS, Plan, heads_by_layer
 from hibprune.stages.credibility import credible_parity
 from hibprune.stages.run import Run, once
@@ -36,19 +35,17 @@ def original_parity(run: Run, directory: Path) -> Parity:
 
 
 def export(
-    run: Run, plan: Done[Plan], saved: Done[PrunedModel], pruned: Checkpoint, original: Evaluation
+    run: Run, plan: Done[Plan], made: str, pruned: Checkpoint, original: Evaluation
 ) -> Done[Parity]:
     """Write the ONNX files of the pruned model and compare them with PyTorch.
 
-    Files that differ are not left.
+    `made` is a key of its weights. Files that differ are not left.
     """
     settings, task = run.recipe.export, run.recipe.task
 
     def export(_: Step[Parity], narration: StepNarration) -> Parity:
         properties = graph_properties(run, plan.result, original.metric, original.value)
         properties |= input_properties(run)
-        if (repair := saved.result.repair) is not None:
-            properties["hibprune.repair"] = {"kind": repair.kind, "refined": repair.refined}
         if ranks := ranks_by_layer(pruned.model):
             properties["hibprune.projection_ranks"] = ranks
         with scratch_directory(run.directory) as scratch:
@@ -63,7 +60,7 @@ def export(
         {
             "name": run.recipe.name,
             "original": [original.metric, original.value],
-            "model": saved.key,
+            "model": made,
             "settings": settings.model_dump(mode="json", exclude={"variants"}),
         },
         Parity,
@@ -96,7 +93,7 @@ def graph_properties(run: Run, plan: Plan, metric: str, original: float) -> dict
 
 
 def input_properties(run: Run) -> dict[str, object]:
-    """What whoever runs the graphs elsewhere has to know of what goes in and comes out.
+    """What whoever runs the graphs elsewhere has to know of them, of what goes in and comes out.
 
     `normalised` sound has mean 0 and variance 1 clip by clip; limits are None where there are none.
     """
@@ -118,6 +115,12 @@ def input_properties(run: Run) -> dict[str, object]:
         )
     if task.fields.kind != "text":
         properties["hibprune.labels"] = run.checkpoint.vocabulary.labels
+    removal, recover = run.recipe.removal, run.recipe.recover
+    properties["hibprune.repair"] = {
+        "kind": removal.repair,
+        "refined": removal.refine is not None,
+        "recovered": recover is not None,
+    }
     if task.generation is not None:
         properties["hibprune.generation"] = task.generation.model_dump(mode="json")
     return properties

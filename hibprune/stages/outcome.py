@@ -28,15 +28,24 @@ from hibprune.records.manifest import (
     MetricSummary,
     ModelSummary,
     RankSummary,
+    RecoverySummary,
     RoundSummary,
     SkippedClip,
     UnitSummary,
 )
-from hibprune.records.measurements import Benchmark, Removal, paired_change
+from hibprune.records.measurements import (
+    Benchmark,
+    Evaluation,
+    Measurement,
+    Removal,
+    paired_change,
+)
+from hibprune.records.recovery import RecoveredModel
 from hibprune.records.repair import PrunedModel
 from hibprune.records.units import POOLS, RANK, Head, Pool, heads_by_layer, pool_words
 from hibprune.records.variants import (
     ORIGINAL,
+    PRUNED,
     MissingVariant,
     ParitySummary,
     Variant,
@@ -53,6 +62,14 @@ from hibprune.stages.score_others import wanted
 
 
 @dataclass(frozen=True)
+class Training:
+    """The recovered model, and the metric of the repaired one it was made of."""
+
+    recovered: Done[RecoveredModel]
+    before: Done[Evaluation]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Everything the steps of a run found."""
 
@@ -62,6 +79,7 @@ class Outcome:
     choice: Choice
     removal: Done[Removal]
     saved: Done[PrunedModel]
+    training: Training | None
     found: Findings
     benchmark: Done[Benchmark]
     example: Done[Example]
@@ -76,7 +94,11 @@ class Outcome:
             **{
                 step_name(name, number): done
                 for number, one in enumerate(choice.rounds, start=1)
-                for name, done in (("attribute", one.scores), ("plan", one.plan))
+                for name, done in (
+                    ("attribute", one.scores),
+                    ("plan", one.plan),
+                    ("recover-round", one.recovered),
+                )
             },
             **{
                 f"{step}-{pool_words(pool).replace(' ', '-')}": done
@@ -85,6 +107,8 @@ class Outcome:
             },
             "prune": self.removal,
             "repair": self.saved,
+            "evaluate-repaired": None if self.training is None else self.training.before,
+            "recover": None if self.training is None else self.training.recovered,
             "export": next(
                 (one.parity for name, one in made.items() if one.parity and name != ORIGINAL), None
             ),
@@ -147,6 +171,7 @@ def _manifest(outcome: Outcome) -> Manifest:
         cross_heads=_others(outcome, "cross_head"),
         ranks=_ranks(outcome),
         repair=outcome.saved.result.repair,
+        recovery=_recovery(outcome),
         rounds=tuple(
             RoundSummary(
                 removed=_by_layer(one.plan.result.removed),
@@ -231,9 +256,27 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
             done.append(factored_words(factored))
         if repair is not None:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
+        training = outcome.training
+        if training is not None and (steps := training.recovered.result.recovery.best_step):
+            done.append(f"recovered ({steps} step{'' if steps == 1 else 's'})")
     if precision != "fp32":
         done.append(f"converted to {precision}")
     return tuple(done)
+
+
+def _recovery(outcome: Outcome) -> RecoverySummary | None:
+    training, settings = outcome.training, outcome.loaded.recipe.recover
+    if training is None or settings is None:
+        return None
+    before, after = training.before.result, outcome.found.measured[PRUNED].result.evaluation
+    source = settings.data or outcome.loaded.recipe.calibration.source
+    return RecoverySummary(
+        recovery=training.recovered.result.recovery,
+        seconds=training.recovered.result.seconds,
+        repaired=Measurement(**{name: getattr(before, name) for name in Measurement.model_fields}),
+        change=paired_change(before, after),
+        data=data_summary(outcome.material.recovery, source.kind),
+    )
 
 
 def _budget(outcome: Outcome) -> BudgetSummary | None:
