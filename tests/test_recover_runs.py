@@ -301,6 +301,14 @@ def test_contradictions_are_told_in_a_line(
     assert [one.removeprefix("recipe.yaml: ") for one in found] == [line]
 
 
+def test_one_clip_is_too_few_to_hold_any_out(quick: StandIn) -> None:
+    with_data(quick, quick.rows("calibration")[:1])
+    assert refused(quick) == [
+        "recover: 1 clip to learn from, and 1 of them to hold out: give more, or set "
+        "recover.held_out: 0"
+    ]
+
+
 def test_a_loss_of_labels_that_calibration_does_not_take_is_refused(quick: StandIn) -> None:
     options = ("--set", "recover={steps: 2, loss: {task: 1}}", "--set", "calibration.labels=model")
     assert refused(quick, *options) == [

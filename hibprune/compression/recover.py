@@ -292,5 +292,5 @@ class _Training:
         self.step, self.best_step, self.worse = state.step, state.best_step, state.worse
 
 
-def _numbers(state: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(state: Mapping[str, Any]) -> dict[str, int | float]:
     return {name: value for name, value in state.items() if isinstance(value, int | float)}

@@ -39,7 +39,7 @@ class TrainingState:
     worse: int
     curve: list[Losses] = field(default_factory=list)
     updates: int = 0
-    scaler: Mapping[str, float] = field(default_factory=dict)
+    scaler: Mapping[str, int | float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -93,7 +93,7 @@ def load_state(
             worse=int(told["worse"]),
             curve=TypeAdapter(list[Losses]).validate_python(told["curve"]),
             updates=int(told["updates"]),
-            scaler={str(name): float(value) for name, value in told["scaler"].items()},
+            scaler=TypeAdapter(dict[str, int | float]).validate_python(told["scaler"]),
             seconds=float(told["seconds"]),
         )
     except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError):

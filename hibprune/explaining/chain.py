@@ -40,7 +40,7 @@ from hibprune.records.explanation import (
 from hibprune.records.units import Head, Scores
 from hibprune.report.explanation import write_explanation
 from hibprune.stages.load import load_in_step, skipped_lines
-from hibprune.stages.outcome import model_summary
+from hibprune.stages.provenance import model_summary
 from hibprune.stages.run import Run
 from hibprune.stages.score import ATTRIBUTE, attribute, calibration_targets
 

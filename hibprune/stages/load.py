@@ -38,7 +38,12 @@ from hibprune.report.checking import passed_over_lines
 from hibprune.stages.budget import check_mix
 from hibprune.stages.held_out import held_out_of
 from hibprune.stages.memory_needed import room_fault
-from hibprune.stages.recovery_clips import labels_used, recovery_clips, require_precision
+from hibprune.stages.recovery_clips import (
+    held_out_count,
+    labels_used,
+    recovery_clips,
+    require_precision,
+)
 from hibprune.stages.sources import CALIBRATION, RECOVERY, VALIDATION, require_sources
 from hibprune.stages.targets import with_targets
 from hibprune.tasks import Encoded, Target
@@ -142,6 +147,8 @@ def load(
         notes += more
     elif recipe.recover is not None:
         labels_used(recipe, repaired.utterances)
+    if recipe.recover is not None:
+        held_out_count(recipe, len(recovery.utterances))
     return Material(
         checkpoint, scored, measured, repaired, recovery, passed_over, held_out, tuple(notes)
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hibprune.data import Selection
 from hibprune.evaluation.chance import chance_level
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
@@ -22,15 +21,12 @@ from hibprune.records.manifest import (
     AttributionSummary,
     BudgetSummary,
     CountedWork,
-    DataSummary,
     HeadSummary,
     Manifest,
     MetricSummary,
-    ModelSummary,
     RankSummary,
     RecoverySummary,
     RoundSummary,
-    SkippedClip,
     UnitSummary,
 )
 from hibprune.records.measurements import (
@@ -57,6 +53,7 @@ from hibprune.stages.budget import mixed_kinds, takes_ranks
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
+from hibprune.stages.provenance import data_summary, model_summary
 from hibprune.stages.rounds import Choice, step_name
 from hibprune.stages.score_others import wanted
 
@@ -336,25 +333,3 @@ def _ranks(outcome: Outcome) -> RankSummary | None:
 
 def _by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
     return {layer: tuple(indices) for layer, indices in heads_by_layer(heads).items()}
-
-
-def model_summary(loaded: LoadedRecipe, material: Material) -> ModelSummary:
-    """Which checkpoint a run works on."""
-    source = loaded.recipe.model
-    return ModelSummary(
-        source=source.source,
-        on_hub=source.local_directory(loaded.root) is None,
-        revision=source.revision,
-        family=material.checkpoint.family.model_type,
-        identity=material.checkpoint.identity,
-    )
-
-
-def data_summary(selection: Selection, kind: str) -> DataSummary:
-    """Which clips a run works on, from a source of some kind."""
-    return DataSummary(
-        kind=kind,
-        n=len(selection.utterances),
-        identity=selection.identity,
-        skipped=tuple(SkippedClip(id=clip, reason=why) for clip, why in selection.skipped),
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_model
@@ -19,7 +20,6 @@ from hibprune.compression.trained_weights import trained_weights
 from hibprune.compression.training_plan import Recovering
 from hibprune.compression.training_state import TrainingState, load_state, save_state
 from hibprune.data import Utterance
-from hibprune.errors import UserError
 from hibprune.evaluation.metric import evaluate, metric_line
 from hibprune.execution.output import STEPS
 from hibprune.execution.processes import ALONE
@@ -33,6 +33,7 @@ from hibprune.records.repair import PrunedModel, Repair
 from hibprune.records.units import Plan, Unit, heads_by_layer
 from hibprune.report.numbers import duration
 from hibprune.stages.credibility import credible_evaluation, credible_recovery
+from hibprune.stages.recovery_clips import held_out_count, recovery_seed
 from hibprune.stages.recovery_inputs import RecoveryInputs, encoded_targets
 from hibprune.stages.repair import (
     REPAIRED,
@@ -162,6 +163,7 @@ def _recovering(
         lambda kept: credible_recovery(kept, len(run.material.recovery.utterances)),
         timed=frozenset({"seconds"}),
     )
+    _checkpoint(run, name).unlink(missing_ok=True)
     if done.result.recovery.broke_off:
         run.narrator.say(broken_line(done.result.recovery))
     return done
@@ -179,7 +181,7 @@ def _trained(
     """Train a model with the run's other processes, and save it in a place of the directory."""
     targets = encoded_targets(run, narration.advance)
     moving = trained_weights(model, _settings(run).train, repair)
-    checkpoint = run.directory / STEPS / f"{step.name}.partial.safetensors"
+    checkpoint = _checkpoint(run, step.name)
     shapes = {name: weight.shape for name, weight in moving.items()}
     state = load_state(checkpoint, step.key, shapes, run.directory)
     if state is not None:
@@ -199,7 +201,6 @@ def _trained(
     )
     recovery, seconds = _train(run, model, work, session)
     files = saved_files(run, model, place)
-    checkpoint.unlink(missing_ok=True)
     return RecoveredModel(recovery=recovery, seconds=seconds, files=files)
 
 
@@ -257,6 +258,11 @@ def _settings(run: Run) -> RecoverSettings:
     return settings
 
 
+def _checkpoint(run: Run, step: str) -> Path:
+    """Where a training that is under way lies."""
+    return run.directory / STEPS / f"{step}.partial.safetensors"
+
+
 def _of_shape(
     run: Run, units: Sequence[Unit], ranks: Mapping[ProjectionPlace, int] | None = None
 ) -> PreTrainedModel:
@@ -294,7 +300,7 @@ def _train(
         held=held,
         settings=settings,
         room=room,
-        seed=recipe.seed if settings.seed is None else settings.seed,
+        seed=recovery_seed(recipe),
         may_cut=work.targets is None,
         seen_elsewhere=settings.data is not None,
         kept_bytes=int(recipe.removal.memory_gib * 2**30),
@@ -308,14 +314,8 @@ def _split(run: Run, clips: Sequence[Utterance]) -> tuple[list[int], list[int]]:
     Raises:
         UserError: there are too few for both.
     """
-    share = _settings(run).held_out
-    number = max(1, round(share * len(clips))) if share else 0
-    if number >= len(clips):
-        raise UserError(
-            f"recover: {run.recipe.task.medium.counted(len(clips))} to learn from, and {number} "
-            "of them to hold out: give more, or set recover.held_out: 0"
-        )
-    generator = torch.Generator().manual_seed(run.recipe.seed)
+    number = held_out_count(run.recipe, len(clips))
+    generator = torch.Generator().manual_seed(recovery_seed(run.recipe))
     order = torch.randperm(len(clips), generator=generator).tolist()
     return sorted(order[number:]), sorted(order[:number])
 

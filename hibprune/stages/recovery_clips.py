@@ -45,6 +45,29 @@ def recovery_clips(
     return chosen, notes
 
 
+def recovery_seed(recipe: Recipe) -> int:
+    """What decides the order of clips, how they vary, and which are held out."""
+    assert recipe.recover is not None
+    return recipe.seed if recipe.recover.seed is None else recipe.recover.seed
+
+
+def held_out_count(recipe: Recipe, clips: int) -> int:
+    """How many of the clips are not learned from.
+
+    Raises:
+        UserError: there are too few to hold any out.
+    """
+    assert recipe.recover is not None
+    share = recipe.recover.held_out
+    number = max(1, round(share * clips)) if share else 0
+    if number >= clips:
+        raise UserError(
+            f"recover: {recipe.task.medium.counted(clips)} to learn from, and {number} of them to "
+            "hold out: give more, or set recover.held_out: 0"
+        )
+    return number
+
+
 def require_precision(recipe: Recipe, device: torch.device) -> None:
     """Raise UserError where a training is asked for in a precision that the device has not."""
     recover = recipe.recover

@@ -15,7 +15,7 @@ from hibprune.execution.steps import Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
 from hibprune.models.preprocessing import SoundPreprocessor
 from hibprune.stages.credibility import credible_targets
-from hibprune.stages.recovery_clips import labels_used
+from hibprune.stages.recovery_clips import labels_used, recovery_seed
 from hibprune.stages.run import Run, once
 from hibprune.tasks import Encoded, Target
 
@@ -33,6 +33,7 @@ class RecoveryInputs:
         self._checkpoint = run.checkpoint
         self._settings = run.recipe.recover
         self._limits = recovery_limits(run)
+        self._seed = recovery_seed(run.recipe)
         self._clips = clips
         self._targets = targets
         self._kept: dict[int, CalibrationClip] = {}
@@ -76,7 +77,7 @@ class RecoveryInputs:
                 np.asarray(reading),
                 prepare.sampling_rate,
                 self._settings.augment,
-                f"{self._settings.seed}/{draw}",
+                f"{self._seed}/{draw}",
                 (shortest, longest),
             )
         return calibration_clip(self._checkpoint, reading)
