@@ -382,3 +382,31 @@ def test_several_runs_are_correlated_as_a_matrix(
 def test_one_run_alone_cannot_be_correlated(finished: Callable[[str], Path]) -> None:
     (line,) = faults(invoke("correlate", finished("keyword_spotting")))
     assert line == "correlate: give 2 to 50 finished runs, not 1"
+
+
+# What is shipped -----------------------------------------------------------------------------
+
+
+def test_the_figures_of_its_readme_are_those_that_are_kept() -> None:
+    root = Path(__file__).parents[1]
+    kept = json.loads((root / "recipes/quickstart/explain/explain.json").read_text())
+    text = (root / "hibprune/explaining/README.md").read_text().replace("−", "-")
+    assert kept["command"] in text
+    for curve in kept["degradation"]["curves"]:
+        (row,) = re.findall(rf"^\| {curve['method']} \| (.*) \|$", text, re.MULTILINE)
+        drop, beyond, height = row.split(" | ")
+        for told, estimate in ((drop, curve["drop"]), (beyond, curve["beyond_chance"])):
+            if estimate is not None:
+                numbers = [estimate["value"], *estimate["interval"]]
+                assert re.findall(r"-?[\d.]+", told) == [f"{number:.3f}" for number in numbers]
+        assert height == f"{curve['area']:.3f}"
+    functions = kept["functions"]
+    assert not any(head["function"] == "positional" for head in functions["heads"])
+    told = {one["number"]: one["spearman"] for one in functions["correlations"]}
+    low, high = told["globalness"]["interval"]
+    value = told["globalness"]["value"]
+    assert f"globalness: {value:.2f} ({low:.2f} to {high:.2f})" in text
+    assert high < 0
+    others = [one["interval"] for name, one in told.items() if name != "globalness"]
+    assert all(low <= 0 <= high for low, high in others)
+    assert (root / "recipes/quickstart/explain/maps.png").stat().st_size < 150_000
