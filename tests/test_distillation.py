@@ -96,7 +96,7 @@ def test_equal_models_are_nothing_apart_and_clips_do_not_look_at_each_other(
             weight.add_(0.02 * torch.randn_like(weight))
     distillation = Distillation(task_of(tiny), WEIGHTS, 1.0)
     clips = clips_of(tiny)
-    (together,) = passes(model, clips, may_cut=False)
+    (together,) = passes(model, clips)
     with torch.no_grad():
         wanted = distillation.answer(model, together)
         same = distillation.answer(copy.deepcopy(model), together)
@@ -104,7 +104,7 @@ def test_equal_models_are_nothing_apart_and_clips_do_not_look_at_each_other(
         assert distillation.losses(model, wanted, same, together).tolist() == [0.0] * len(clips)
         all_at_once = distillation.losses(other, wanted, found, together)
         for clip, loss in zip(clips, all_at_once.tolist(), strict=True):
-            (alone,) = passes(model, [clip], may_cut=False)
+            (alone,) = passes(model, [clip])
             pair = (distillation.answer(one, alone) for one in (model, other))
             own = distillation.losses(other, *pair, alone)
             assert loss > 1e-3
@@ -118,7 +118,7 @@ def test_a_decoder_counts_in_the_loss_and_its_hidden_states_are_matched() -> Non
         for name, weight in other.named_parameters():
             if "decoder.layers" in name:
                 weight.add_(0.05 * torch.randn_like(weight))
-    (batch,) = passes(model, clips_of(tiny), may_cut=False)
+    (batch,) = passes(model, clips_of(tiny))
     for weights in (LossWeights(logits=0, hidden=1), LossWeights(logits=1, hidden=0)):
         distillation = Distillation(task_of(tiny), weights, 1.0)
         with torch.no_grad():

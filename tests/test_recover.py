@@ -27,7 +27,9 @@ from hibprune.compression.training_clips import (
     TrainingClip,
     batches_from,
     batches_of_epoch,
+    cut,
     passes,
+    shares_kept,
 )
 from hibprune.compression.training_plan import Recovering
 from hibprune.compression.training_state import TrainingState, load_state, save_state
@@ -308,7 +310,7 @@ def test_a_task_s_own_loss_is_part_of_it_by_its_weight() -> None:
     assert losses[1] == pytest.approx(losses[0] + losses[2], rel=1e-6)
     model = recovering().pruned
     clips = [clips_of(WAV2VEC2, 8)[place] for place in (6, 7)]
-    (batch,) = passes(model, clips, may_cut=False)
+    (batch,) = passes(model, clips)
     with torch.no_grad():
         logits = model(**batch.batch.inputs).logits.numpy()
     own = -np.log(np.exp(logits[:, 1]) / np.exp(logits).sum(1))
@@ -342,18 +344,38 @@ def test_epochs_are_as_many_steps_as_their_batches() -> None:
     assert recovering(steps=None, epochs=3).steps == 3 * 3
 
 
-def test_ends_are_cut_for_nearly_equal_lengths_where_no_transcript_needs_them() -> None:
+def test_ends_are_cut_for_nearly_equal_lengths() -> None:
+    lengths = (8000, 4000, 4200, 4100)
+    shares = shares_kept(lengths)
+    assert shares == pytest.approx([1, 1, 4000 / 4200, 4000 / 4100])
     model = WAV2VEC2.build()
-    lengths = (4000, 4100, 4200, 8000)
     clips = [
         TrainingClip(str(length), {"input_values": torch.randn(1, length)}) for length in lengths
     ]
-    assert [len(batch.batch.ids) for batch in passes(model, clips, may_cut=True)] == [3, 1]
-    (cut, _) = passes(model, clips, may_cut=True)
-    assert torch.equal(
-        cut.batch.inputs["input_values"][2:3], clips[2].inputs["input_values"][:, :4000]
-    )
-    assert len(passes(model, clips, may_cut=False)) == 4
+    kept = [cut(model, clip, share) for clip, share in zip(clips, shares, strict=True)]
+    assert [len(batch.batch.ids) for batch in passes(model, kept)] == [1, 3]
+    whole = clips[2].inputs["input_values"]
+    assert torch.equal(kept[2].inputs["input_values"], whole[:, :4000])
+    text = next(one for one in TINY_MODELS if one.takes == "tokens")
+    (clip,) = clips_of(text, 1)
+    assert cut(text.build(), clip, 0.95) is clip
+
+
+def test_how_processes_share_a_batch_does_not_change_what_is_cut() -> None:
+    class Uneven(InMemory):
+        @property
+        def lengths(self) -> list[float]:
+            return [value.inputs["input_values"].shape[1] / 16000 for value in self.clips]
+
+    def uneven(**settings: Any) -> list[float]:
+        work = recovering(steps=3, checkpoint_steps=1, **settings)
+        clips = [
+            replace(clip, inputs={"input_values": clip.inputs["input_values"][:, : 4000 - 30 * n]})
+            for n, clip in enumerate(clips_of(WAV2VEC2, 8))
+        ]
+        return curve(recover(replace(work, clips=Uneven(clips), may_cut=True), Session())[0])
+
+    assert uneven(accumulation=2) == pytest.approx(uneven(), rel=1e-5)
 
 
 def tone(hertz: float, seconds: float = 1.0) -> np.ndarray:

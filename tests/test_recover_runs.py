@@ -191,8 +191,9 @@ def test_two_processes_give_the_losses_of_one(recovered: StandIn) -> None:
         [loss for one in c for loss in (one.training, one.held_out) if loss] for c in curves
     )
     assert len(alone) == 7
-    # Sums in another order.
-    assert together == pytest.approx(alone, rel=1e-4)
+    # Sums in another order, which every step carries on: within a thousandth after six of them.
+    assert together == pytest.approx(alone, rel=1e-3)
+    assert together[0] == pytest.approx(alone[0], rel=1e-6)
 
 
 # Refused -----------------------------------------------------------------------------------

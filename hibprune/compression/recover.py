@@ -25,8 +25,10 @@ from hibprune.compression.distillation import Answer, KeptAnswers
 from hibprune.compression.training_clips import (
     TrainingBatch,
     batches_from,
+    cut,
     packed,
     passes,
+    shares_kept,
 )
 from hibprune.compression.training_plan import Recovering
 from hibprune.compression.training_state import MOMENTS, TrainingState
@@ -34,7 +36,8 @@ from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import frozen
 from hibprune.records.recovery import Ending, Losses, Recovery
 
-BETAS = (0.9, 0.98)
+BETAS, EPSILON = (0.9, 0.98), 1e-6
+"""Of Adam, as wav2vec 2.0 was trained: gradients that are little but rounding move nothing far."""
 MAX_NORM = 1.0
 DIVERGED = 10.0
 """A loss that is so many times what it was at first will not come back."""
@@ -105,7 +108,7 @@ class _Training:
 
     def __post_init__(self) -> None:
         self.weights = list(self.work.weights.values())
-        plain = torch.optim.AdamW(self.weights, lr=0.0, betas=BETAS, weight_decay=0.0)
+        plain = torch.optim.AdamW(self.weights, lr=0.0, betas=BETAS, eps=EPSILON, weight_decay=0.0)
         self.optimiser: Any = self.engine.prepare(plain)
         self.updates = 0
         self.best = self._copied()
@@ -186,7 +189,7 @@ class _Training:
         """Take a step on a batch of all processes; returns its loss, a mean over clips."""
         self.optimiser.zero_grad()
         # Of like lengths, in the order of lengths, so that every process has as much to do.
-        own = self.session.ranks.share(batch)
+        own = self.session.ranks.share(self._kept_of(batch))
         parts = self.work.settings.accumulation
         found = torch.zeros((), dtype=torch.float64)
         for number in range(parts):
@@ -201,11 +204,18 @@ class _Training:
         self.updates += not self.optimiser.step_was_skipped
         return self._total(found) / len(batch)
 
-    def _losses(self, places: Sequence[int], draw: int | None) -> Iterator[Tensor]:
+    def _kept_of(self, batch: Sequence[int]) -> list[tuple[int, float]]:
+        """The clips of a batch, each with the share of it that is kept."""
+        shares = [1.0] * len(batch)
+        if self.work.may_cut:
+            shares = shares_kept([self.work.clips.lengths[place] for place in batch])
+        return list(zip(batch, shares, strict=True))
+
+    def _losses(self, chosen: Sequence[tuple[int, float]], draw: int | None) -> Iterator[Tensor]:
         """The loss of each clip, clips of equal shape together; `draw` varies what is heard."""
         work = self.work
-        clips = [work.clips.read(place, draw) for place in places]
-        for batch in passes(work.pruned, clips, work.may_cut):
+        clips = [cut(work.pruned, work.clips.read(place, draw), kept) for place, kept in chosen]
+        for batch in passes(work.pruned, clips):
             with self.engine.autocast():
                 wanted = self._wanted(batch, draw)
                 found = work.loss.answer(work.pruned, batch)
@@ -228,7 +238,7 @@ class _Training:
         found = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
             for batch in packed(work.held, work.clips.lengths, work.room):
-                for losses in self._losses(self.session.ranks.share(batch), None):
+                for losses in self._losses(self.session.ranks.share(self._kept_of(batch)), None):
                     found += losses.double().sum().cpu()
         return self._total(found) / len(work.held)
 

@@ -103,37 +103,37 @@ def batches_from(
         done = max(0, done - len(found))
 
 
-def passes(
-    model: PreTrainedModel, clips: Sequence[TrainingClip], may_cut: bool
-) -> list[TrainingBatch]:
-    """Put clips of equal shape together; `may_cut` lets waveforms lose a little of their end."""
-    if may_cut and _takes_waveforms(model):
-        clips = _cut(model, clips)
+def shares_kept(lengths: Sequence[float]) -> list[float]:
+    """How much of each clip of a batch is kept so that those of nearly one length share a pass.
+
+    Told by all clips of a batch, so that it is the same however many processes share them.
+    """
+    found = [1.0] * len(lengths)
+    shortest = 0.0
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if lengths[place] * (1 - CUT_SHARE) > shortest:
+            shortest = lengths[place]
+        found[place] = shortest / lengths[place] if lengths[place] else 1.0
+    return found
+
+
+def cut(model: PreTrainedModel, clip: TrainingClip, share: float) -> TrainingClip:
+    """A clip without a little of its end, where the model takes waveforms."""
+    family, name = family_of(model.config.model_type), model.main_input_name
+    if share >= 1 or family.front_end is None or name != "input_values":
+        return clip
+    samples = round(share * clip.inputs[name].shape[-1])
+    inputs = {key: value[..., :samples] for key, value in clip.inputs.items()}
+    return replace(clip, inputs=inputs)
+
+
+def passes(model: PreTrainedModel, clips: Sequence[TrainingClip]) -> list[TrainingBatch]:
+    """Put clips of equal shape together."""
     alike: dict[object, list[TrainingClip]] = {}
     for clip in clips:
         shapes = tuple((name, tuple(value.shape)) for name, value in clip.inputs.items())
         alike.setdefault(shapes, []).append(clip)
     return [_batch(model, members) for members in alike.values()]
-
-
-def _takes_waveforms(model: PreTrainedModel) -> bool:
-    family = family_of(model.config.model_type)
-    return family.front_end is not None and model.main_input_name == "input_values"
-
-
-def _cut(model: PreTrainedModel, clips: Sequence[TrainingClip]) -> list[TrainingClip]:
-    """Clips of nearly one length, cut to the shortest of them."""
-    name = model.main_input_name
-    waiting = sorted(clips, key=lambda clip: clip.inputs[name].shape[-1])
-    found: list[TrainingClip] = []
-    length = 0
-    for clip in waiting:
-        own = clip.inputs[name].shape[-1]
-        if not length or own * (1 - CUT_SHARE) > length:
-            length = own
-        cut = {key: value[..., :length] for key, value in clip.inputs.items()}
-        found.append(replace(clip, inputs=cut))
-    return found
 
 
 def _batch(model: PreTrainedModel, clips: Sequence[TrainingClip]) -> TrainingBatch:
