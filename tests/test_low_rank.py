@@ -6,12 +6,11 @@ Factored models are checked on whole passes, with products multiplied out by the
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import interpreters
 import numpy as np
 import pytest
 import torch
@@ -301,9 +300,7 @@ class TestFamilies:
             "import sys, transformers\n"
             "transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1])\n"
         )
-        ended = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
-        )
+        ended = interpreters.run(code, tmp_path, ready="transformers")
         assert ended.returncode != 0
         assert "size mismatch" in ended.stderr or "mismatched" in ended.stderr
 
