@@ -10,6 +10,13 @@ from hibprune.compression.settings import MAX_STEPS
 from hibprune.records.base import Settings
 from hibprune.records.recovery import Trained, TrainingPrecision
 
+LEARNING_RATE = 1e-4
+"""On the quickstart without 90 % of its heads, 85 % of its neurons and 65 % of its channels, the
+loss on clips held out of 200 calibration clips is 0.339 after repair, and 1.030, 0.348, 0.342 and
+0.339 after 60 to 100 steps at 2e-3, 3e-4, 1e-4 and 3e-5; that of training falls to 0.61, 0.33, 0.34
+and 0.37. Repaired weights stand in a narrow valley: a rate that suits a training from noise leaves
+it."""
+
 MAX_EPOCHS, MAX_ACCUMULATION, MAX_WARPS = 10_000, 1024, 16
 
 
@@ -68,7 +75,7 @@ class TrainingSettings(Settings):
 
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     epochs: int | None = Field(default=None, ge=1, le=MAX_EPOCHS)
-    learning_rate: float = Field(default=1e-4, ge=0, le=1)
+    learning_rate: float = Field(default=LEARNING_RATE, ge=0, le=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     batch_seconds: float = Field(default=16.0, gt=0, allow_inf_nan=False)
     batch_tokens: int = Field(default=512, ge=1)
