@@ -197,7 +197,7 @@ class TestCheck:
         said = invoke("check", stand_in.recipe, "--set", share).stdout
         assert "22 of 74 neurons of the decoder's feed-forwards (global)" in said
         said = invoke("check", stand_in.recipe, "--set", "budget={parameters: 0.9}").stdout
-        kinds = "heads, neurons, decoder neurons, decoder heads and cross heads"
+        kinds = "heads, neurons, decoder neurons, decoder heads, cross heads and ranks"
         assert f"{kinds} until 90.0% of the parameters" in said
         heads = "budget={heads: 2, decoder_heads: 0.5, cross_heads: 0.25}"
         said = invoke("check", stand_in.recipe, "--set", heads).stdout

@@ -29,6 +29,9 @@ COLUMNS, ROWS = 240, 64
 WINDOW_SECONDS = 0.025
 FLOOR_DECIBELS = -80.0
 
+LONGEST_NAME = 300
+"""Letters of a path that a line shows."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -56,7 +59,7 @@ def subjects(run: Run, named: Sequence[str]) -> tuple[list[Subject], list[str]]:
         given = [(clip.id, clip.content) for clip in shown]
     found, lines = [], []
     for name, content in given:
-        place = f"--clip {shortened(name)}" if named else shortened(name)
+        place = f"--clip {shortened(name, LONGEST_NAME)}" if named else shortened(name)
         try:
             found.append(subject_of(run, name, content))
         except ContentFault as fault:
