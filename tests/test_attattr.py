@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from hibprune.attribution.attattr import attributed
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.methods import AttAttr
+from hibprune.attribution.session import Sample, Session
 from hibprune.models.attention import (
     attention_sites,
     frozen,

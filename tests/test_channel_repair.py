@@ -22,10 +22,10 @@ from tiny_models import TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.methods import Magnitude, Random, Reconstruction
 from hibprune.attribution.sensitivity import channel_gradients
+from hibprune.attribution.session import Sample, Session
 from hibprune.compression.remove import copy_without
 from hibprune.errors import UserError
 from hibprune.models import front_end_passes, layerwise

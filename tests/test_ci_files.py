@@ -12,7 +12,7 @@ from standin import quick_keyword_spotting
 
 from hibprune.records.base import Interval
 from hibprune.records.measurements import Gate
-from hibprune.report.ci import job_summary, junit_xml
+from hibprune.report.ci_service import job_summary, junit_xml
 
 GATES = (
     Gate(name="max_accuracy_drop", limit=0.03, value=0.0, verdict="passed"),

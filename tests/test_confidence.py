@@ -11,8 +11,8 @@ from test_hib import samples_of, task_loss, tiny
 from tiny_models import TINY_MODELS, TinyModel
 
 from hibprune.attribution import MethodBase
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import AttentionScore, Confidence
+from hibprune.attribution.session import Sample, Session
 from hibprune.models.attention import frame_count, positions_fitted
 
 METHODS = (AttentionScore(method="attention"), Confidence(method="confidence"))

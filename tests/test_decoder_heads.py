@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transcribed import by_name, clips_of, last_states, logits, loss, no_loss, samples_of
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Magnitude, Reconstruction, Taylor
+from hibprune.attribution.session import Sample, Session
 from hibprune.compression.plan import Budget, check_share, lowest_units
 from hibprune.compression.quantize.int8 import write_int8
 from hibprune.compression.remove import copy_without, remove_units

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transcribed import by_name, clips_of, last_states, logits, loss, no_loss, samples_of
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Magnitude, Reconstruction, Taylor
+from hibprune.attribution.session import Sample, Session
 from hibprune.compression.neuron_pruning import remove_neurons
 from hibprune.compression.remove import copy_without
 from hibprune.deployment.export import export_onnx

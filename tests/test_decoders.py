@@ -14,8 +14,8 @@ from tiny_models import HEADS, LAYERS, TINY_MODELS, WITH_DECODER, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample
 from hibprune.attribution.batches import read_unmodified
+from hibprune.attribution.session import Sample
 from hibprune.errors import UserError
 from hibprune.models.attention import (
     attention_sites,

@@ -344,7 +344,7 @@ def test_pairs_are_of_different_words_in_the_order_of_the_text() -> None:
 
 
 def test_a_trigger_stands_in_front_of_the_first_word(reviews: StandIn) -> None:
-    from hibprune.attribution.base import Sample
+    from hibprune.attribution.session import Sample
 
     inputs = {
         "input_ids": torch.tensor([[2, 7, 8, 3]]),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hibprune.attribution import HeadInformationBottleneck
-from hibprune.attribution.base import Sample, Session
+from hibprune.attribution.session import Sample, Session
 from hibprune.cli import main
 from hibprune.records.manifest import Manifest
 from hibprune.tasks import Batch

@@ -27,9 +27,9 @@ from transformers import PreTrainedModel
 
 import hibprune.attribution.gates
 from hibprune.attribution import MethodBase
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.gates import hard_concrete, open_probability, train
 from hibprune.attribution.methods import HardConcreteGates, HeadOutputBottleneck
+from hibprune.attribution.session import Sample, Session
 from hibprune.cli import main
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.recipe import load_recipe

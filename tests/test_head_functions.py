@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hibprune.explaining.attribution_tree import by_word, grown
+from hibprune.explaining.explained_inputs import spectrogram
 from hibprune.explaining.head_functions import (
     HeadStatistics,
     functions_of,
@@ -17,8 +18,7 @@ from hibprune.explaining.head_functions import (
     ranked_kinds,
     with_scores,
 )
-from hibprune.explaining.subjects import spectrogram
-from hibprune.explaining.words import word_spans
+from hibprune.explaining.word_alignment import word_spans
 from hibprune.records.explanation import HeadFunctions, Span
 from hibprune.records.units import Head, Scores
 

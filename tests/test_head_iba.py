@@ -17,11 +17,11 @@ from torch.distributions import Normal, kl_divergence
 from transformers import PreTrainedModel
 
 from hibprune.attribution import MethodBase
-from hibprune.attribution.base import Loss, Sample, Session
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.head_iba import divergence, noisy, optimise
 from hibprune.attribution.methods import HeadOutputBottleneck
 from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.session import Loss, Sample, Session
 from hibprune.models.attention import attention_sites, frozen, heads_of, positions_fitted
 from hibprune.records.units import Head
 from hibprune.tasks import Batch

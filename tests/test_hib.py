@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn import functional
 
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.batches import mean_over_frames, read_unmodified
 from hibprune.attribution.hib import optimise
 from hibprune.attribution.hib_settings import HeadInformationBottleneck
 from hibprune.attribution.noise import SeededNoise
 from hibprune.attribution.noisy_channel import activate, bottleneck, noisy_mix, pearson, row_norms
+from hibprune.attribution.session import Sample, Session
 from hibprune.errors import UserError
 from hibprune.models.attention import attention_sites, frozen, heads_of, positions_fitted, silenced
 from hibprune.tasks import Batch

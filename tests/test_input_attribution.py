@@ -15,9 +15,9 @@ from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from hibprune.attribution.base import Sample
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.session import Sample
 from hibprune.explaining.degradation import SHARES, degraded_answers, summary, tried_layers
 from hibprune.explaining.input_attribution import (
     COPIES,
@@ -28,7 +28,7 @@ from hibprune.explaining.input_attribution import (
     integrated_gradients,
     occlusion,
 )
-from hibprune.explaining.removal import Removal, answers
+from hibprune.explaining.masked_inputs import Removal, answers
 from hibprune.models.attention import frozen, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
 from hibprune.models.source import ModelSource

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("comparing",),
     ("pipeline",),
     ("stages",),
-    ("report", "deployment.predict", "deployment.verify", "deployment.rehearsal"),
+    ("report", "deployment.predict", "deployment.verify", "deployment.example_run"),
     ("deployment.deployed",),
     ("recipe",),
     ("attribution", "compression", "deployment", "evaluation"),

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hibprune.compression.factoring import factor
+from hibprune.compression.low_rank_fit import fitted_factors, root_of, truncated
 from hibprune.compression.projection_ranks import take_shape
 from hibprune.compression.quantize.graphs import layer_groups, multiplications, read_graph
 from hibprune.compression.remove import copy_without
-from hibprune.compression.truncation import fitted_factors, root_of, truncated
 from hibprune.deployment.export import export_onnx
 from hibprune.models.attention import heads_of
 from hibprune.models.layerwise import CalibrationClip

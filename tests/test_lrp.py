@@ -15,9 +15,9 @@ from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.lrp import multipliers_of, relevance_conserved
 from hibprune.attribution.methods import LayerwiseRelevance
+from hibprune.attribution.session import Sample, Session
 from hibprune.errors import UserError
 from hibprune.models.attention import attention_sites, positions_fitted, stack_layers
 from hibprune.models.families import family_of

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 import hibprune.attribution.fitting
 import hibprune.execution.memory
 from hibprune.attribution import MethodBase
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.batches import read_unmodified
-from hibprune.attribution.method import BatchedMethod
+from hibprune.attribution.interface import BatchedMethod
 from hibprune.attribution.passes import passes_counted
+from hibprune.attribution.session import Sample, Session
 from hibprune.errors import UserError
 from hibprune.execution.memory import free_bytes, or_none_without_memory, peak_bytes
 from hibprune.models.attention import frozen, heads_of, positions_fitted

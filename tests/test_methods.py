@@ -24,8 +24,8 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 import hibprune.attribution.fitting
 from hibprune.attribution import METHODS, Method, MethodBase
-from hibprune.attribution.base import Sample, Session
-from hibprune.attribution.method import AnyStackMethod
+from hibprune.attribution.interface import AnyStackMethod
+from hibprune.attribution.session import Sample, Session
 from hibprune.errors import UserError
 from hibprune.models.attention import attention_sites, heads_of, silenced
 from hibprune.recipe import load_recipe

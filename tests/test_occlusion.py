@@ -13,8 +13,8 @@ from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Session
 from hibprune.attribution.methods import Occlusion
+from hibprune.attribution.session import Session
 from hibprune.compression.plan import Budget, check_budget, make_plan
 from hibprune.errors import UserError
 from hibprune.models.attention import attention_sites, heads_of, positions_fitted, silenced

@@ -8,8 +8,8 @@ import torch
 from test_hib import method, samples_of, task_loss, tiny
 from tiny_models import TINY_MODELS, TinyModel
 
-from hibprune.attribution.base import Session
 from hibprune.attribution.reduced_precision import products_in
+from hibprune.attribution.session import Session
 from hibprune.models.attention import frozen, positions_fitted
 
 

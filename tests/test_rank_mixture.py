@@ -13,9 +13,9 @@ from tiny_models import LAYERS, TINY_MODELS, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.compression.mixture import Mixture
 from hibprune.compression.rank_mixture import RankMixture, Ranks
 from hibprune.compression.rank_spectra import Spectra, Spectrum, rank_spectra
+from hibprune.compression.unit_mixture import Mixture
 from hibprune.models.attention import run_encoder
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import CalibrationClip, encoder_layers

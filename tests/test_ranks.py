@@ -18,8 +18,8 @@ import pytest
 from standin import CALIBRATION_CLIPS, StandIn
 from test_hib import samples_of, task_loss, tiny
 
-from hibprune.attribution.base import Session
 from hibprune.attribution.methods import AttentionScore
+from hibprune.attribution.session import Session
 from hibprune.execution.processes import ALONE, Ranks, joined
 
 ROOT = Path(__file__).resolve().parents[1]

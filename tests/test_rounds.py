@@ -18,7 +18,7 @@ from test_planning import THREE_LAYERS, removed, scores
 from tiny_models import HEADS, LAYERS
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample, Session
+from hibprune.attribution.session import Sample, Session
 from hibprune.cli import main
 from hibprune.compression.plan import Budget, Round, Schedule, make_plan
 from hibprune.compression.remove import copy_without

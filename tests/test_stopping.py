@@ -17,7 +17,7 @@ from torch import Tensor
 
 import hibprune.attribution.hib
 from hibprune.attribution import HeadInformationBottleneck
-from hibprune.attribution.base import Session
+from hibprune.attribution.session import Session
 from hibprune.attribution.stopping import Probe
 from hibprune.tasks import Batch
 

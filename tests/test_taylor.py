@@ -11,8 +11,8 @@ from test_hib import samples_of, task_loss, tiny
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Taylor
+from hibprune.attribution.session import Sample, Session
 from hibprune.models.attention import AttentionSite, attention_sites, positions_fitted
 from hibprune.records.units import Head
 from hibprune.tasks import Batch

@@ -17,8 +17,8 @@ from tiny_models import TINY_MODELS, TinyModel
 
 import hibprune  # noqa: F401 - teaches transformers to load pruned layers
 from hibprune.attribution import HeadInformationBottleneck
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Occlusion
+from hibprune.attribution.session import Sample, Session
 from hibprune.data import ContentFault, DurationLimits, Text, Utterance, overlap
 from hibprune.models.attention import heads_of
 from hibprune.models.checkpoint import load_checkpoint

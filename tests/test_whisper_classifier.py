@@ -15,8 +15,8 @@ from tiny_models import PLANS, TAGGING, WHISPER, TinyModel
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Occlusion
+from hibprune.attribution.session import Sample, Session
 from hibprune.compression.remove import copy_without, save_model
 from hibprune.data import DurationLimits
 from hibprune.data.utterances import AudioFile

@@ -9,7 +9,7 @@ from tiny_models import WITH_DECODER, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample
+from hibprune.attribution.session import Sample
 from hibprune.models.layerwise import CalibrationClip
 from hibprune.tasks import Batch
 

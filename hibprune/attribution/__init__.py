@@ -4,7 +4,7 @@ A new one is its settings in `methods`, its name in the union there, and a file 
 """
 
 from hibprune.attribution.hib_settings import HeadInformationBottleneck
-from hibprune.attribution.method import MethodBase
+from hibprune.attribution.interface import MethodBase
 from hibprune.attribution.methods import METHODS, Method
 
 __all__ = ["METHODS", "HeadInformationBottleneck", "Method", "MethodBase"]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.methods import Answer, AttAttr
+from hibprune.attribution.session import Loss, Sample, Session, scores_of
 from hibprune.models.attention import input_length
 from hibprune.models.attention_mixing import layer_attention_replaced
 from hibprune.models.replay import (

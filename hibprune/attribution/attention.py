@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report
 from hibprune.attribution.fitting import score_by_batch
-from hibprune.attribution.method import BatchedMethod
+from hibprune.attribution.interface import BatchedMethod
 from hibprune.attribution.methods import AttentionScore
+from hibprune.attribution.session import Loss, Sample, Session
 from hibprune.records.units import Scores
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Row, Sample, Session
-from hibprune.attribution.method import BatchedMethod
+from hibprune.attribution.interface import BatchedMethod
+from hibprune.attribution.session import Row, Sample, Session
 from hibprune.errors import UserError
 from hibprune.execution.memory import or_none_without_memory
 from hibprune.models.attention import (

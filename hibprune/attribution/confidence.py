@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from hibprune.attribution.attention import score_weights
-from hibprune.attribution.base import Loss, Sample, Session
 from hibprune.attribution.batches import mean_over_frames
 from hibprune.attribution.methods import Confidence
+from hibprune.attribution.session import Loss, Sample, Session
 from hibprune.records.units import Scores
 
 

@@ -8,7 +8,6 @@ from functools import cache
 
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Sample, Session, scores_of
 from hibprune.attribution.batches import (
     CalibrationBatch,
     Report,
@@ -17,7 +16,8 @@ from hibprune.attribution.batches import (
     read_unmodified,
     score_in_batches,
 )
-from hibprune.attribution.method import BatchedMethod
+from hibprune.attribution.interface import BatchedMethod
+from hibprune.attribution.session import Sample, Session, scores_of
 from hibprune.execution.memory import free_bytes, or_none_without_memory, peak_bytes
 from hibprune.models.attention import input_length, positions_fitted
 from hibprune.models.families import family_of

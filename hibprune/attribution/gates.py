@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.batches import CalibrationBatch, LengthBatches
 from hibprune.attribution.fitting import within_measured_memory
 from hibprune.attribution.methods import HardConcreteGates
 from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.session import Loss, Sample, Session, scores_of
 from hibprune.models.attention import AttentionSite, frozen, head_places, heads_of, outputs_changed
 from hibprune.models.replay import prefix_replayed
 from hibprune.records.units import Scores, Training

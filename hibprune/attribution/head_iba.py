@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report
 from hibprune.attribution.fitting import score_by_batch
 from hibprune.attribution.methods import HeadOutputBottleneck
 from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.session import Loss, Sample, Session
 from hibprune.models.attention import AttentionSite, head_places, heads_of, outputs_changed
 from hibprune.models.replay import prefix_replayed
 from hibprune.records.units import Scores

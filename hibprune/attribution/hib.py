@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Row, Sample, Session
 from hibprune.attribution.batches import (
     CalibrationBatch,
     LengthBatches,
@@ -35,6 +34,7 @@ from hibprune.attribution.noisy_channel import (
     row_norms,
 )
 from hibprune.attribution.reduced_precision import products_in
+from hibprune.attribution.session import Loss, Row, Sample, Session
 from hibprune.attribution.stopping import EVERY, PROBE, Probe
 from hibprune.models.attention import (
     AttentionSite,

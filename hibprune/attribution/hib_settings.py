@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hibprune.attribution.method import BatchedMethod, BatchSize
+from hibprune.attribution.interface import BatchedMethod, BatchSize
 
 Bottleneck = Literal["paper", "exact", "mutual-information"]
 Activation = Literal["softmax", "sigmoid"]

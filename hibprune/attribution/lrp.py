@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 
-from hibprune.attribution.base import Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report
 from hibprune.attribution.fitting import score_by_batch
 from hibprune.attribution.methods import LayerwiseRelevance
 from hibprune.attribution.sensitivity import columns_by_layer, gate_gradients
+from hibprune.attribution.session import Loss, Sample, Session
 from hibprune.errors import UserError
 from hibprune.models.attention import heads_of
 from hibprune.models.families import family_of

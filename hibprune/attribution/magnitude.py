@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Magnitude
+from hibprune.attribution.session import Loss, Sample, Session, scores_of
 from hibprune.models.attention import attention_sites, heads_of
 from hibprune.models.feed_forward import feed_forward_sites, neurons_of
 from hibprune.models.front_end import channels_of, front_end_parts

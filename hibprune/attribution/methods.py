@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field
 
 from hibprune.attribution.hib_settings import HeadInformationBottleneck
-from hibprune.attribution.method import AnyStackMethod, BatchedMethod, BatchSize, MethodBase
+from hibprune.attribution.interface import AnyStackMethod, BatchedMethod, BatchSize, MethodBase
 from hibprune.records.units import POOLS, Pool
 
 Answer = Literal["probability", "log-likelihood"]

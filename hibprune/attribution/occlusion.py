@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample, Session
 from hibprune.attribution.batches import CalibrationBatch, Report
 from hibprune.attribution.fitting import score_by_batch
 from hibprune.attribution.methods import Occlusion
+from hibprune.attribution.session import Loss, Sample, Session
 from hibprune.models.attention import heads_of, silenced
 from hibprune.models.replay import (
     encoder_kept,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Random
+from hibprune.attribution.session import Loss, Sample, Session, scores_of
 from hibprune.models.units import units_of
 from hibprune.records.units import Pool, Scores
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Reconstruction
+from hibprune.attribution.session import Loss, Sample, Session, scores_of
 from hibprune.models.attention import frozen
 from hibprune.models.front_end import front_end_parts
 from hibprune.models.front_end_passes import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss
 from hibprune.attribution.batches import CalibrationBatch
+from hibprune.attribution.session import Loss
 from hibprune.models.attention import AttentionSite, attention_sites, outputs_changed
 from hibprune.models.feed_forward import feed_forward_sites
 from hibprune.models.front_end import front_end_parts

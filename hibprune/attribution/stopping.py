@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hibprune.attribution.base import Row
+from hibprune.attribution.session import Row
 from hibprune.records.statistics import spearman
 
 PROBE = 32

@@ -10,7 +10,6 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Row, Sample, Session, scores_of
 from hibprune.attribution.batches import CalibrationBatch, Report, score_in_batches
 from hibprune.attribution.fitting import score_by_batch, within_measured_memory
 from hibprune.attribution.methods import Taylor
@@ -20,6 +19,7 @@ from hibprune.attribution.sensitivity import (
     gate_gradients,
     neuron_gradients,
 )
+from hibprune.attribution.session import Loss, Row, Sample, Session, scores_of
 from hibprune.models.units import units_of
 from hibprune.records.units import POOLS, Head, Kind, Pool, Scores
 

@@ -89,7 +89,7 @@ def run(given: Given, junit: Path | None) -> None:
 
         narrator.console.print(closing_table(manifest))
 
-    from hibprune.report.ci import tell_ci
+    from hibprune.report.ci_service import tell_ci
     from hibprune.report.gates import verdict_lines
 
     tell_ci(manifest, junit, os.environ.get("GITHUB_STEP_SUMMARY"))

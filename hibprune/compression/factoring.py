@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 
 from hibprune.compression.front_end_repair import front_end_affected
 from hibprune.compression.layer_work import LayerWork, held_out, layer_by_layer
+from hibprune.compression.low_rank_fit import Factors, fitted_factors, plain_factors
+from hibprune.compression.matrix_fit import require_frames
 from hibprune.compression.projection_ranks import tell_configuration
 from hibprune.compression.remove import NOTE
 from hibprune.compression.settings import RepairKind
-from hibprune.compression.truncation import Factors, fitted_factors, plain_factors
-from hibprune.compression.writer_fit import require_frames
 from hibprune.errors import UserError
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import frozen

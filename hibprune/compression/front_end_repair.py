@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.compression.layer_work import held_out, total
+from hibprune.compression.matrix_fit import first_affected, fit_writer, require_frames
 from hibprune.compression.settings import RepairKind
-from hibprune.compression.writer_fit import first_affected, fit_writer, require_frames
 from hibprune.execution.processes import Ranks
 from hibprune.models.front_end import FrontEndPart, front_end_parts, places_of
 from hibprune.models.front_end_passes import (

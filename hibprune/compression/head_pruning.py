@@ -22,7 +22,7 @@ from hibprune.compression.decoder_head_pruning import rebuilding_decoder_heads
 from hibprune.compression.neuron_pruning import rebuilding_neurons
 from hibprune.compression.projection_ranks import rebuilding_ranks
 from hibprune.compression.reloading import teach_rebuilding
-from hibprune.compression.wavlm import wavlm_attention_forward
+from hibprune.compression.wavlm_attention import wavlm_attention_forward
 from hibprune.models.attention import gone_heads, head_count, stack_layers
 from hibprune.models.families import FAMILIES
 from hibprune.models.layouts import Family, Stack

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from hibprune.compression.mixture import Mixture
 from hibprune.compression.rank_spectra import Spectra, Spectrum
 from hibprune.compression.solver import Option, cheapest_options, least_cost
+from hibprune.compression.unit_mixture import Mixture
 from hibprune.models.low_rank import ProjectionPlace
 from hibprune.records.units import Unit
 

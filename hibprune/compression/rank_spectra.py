@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hibprune.compression.layer_work import inputs_recorded
-from hibprune.compression.truncation import root_of
+from hibprune.compression.low_rank_fit import root_of
 from hibprune.models.attention import frozen
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import (

@@ -32,9 +32,9 @@ from hibprune.compression.front_end_repair import (
     require_windows,
 )
 from hibprune.compression.layer_work import held_out
+from hibprune.compression.matrix_fit import Part
 from hibprune.compression.settings import RepairKind
 from hibprune.compression.stack_repair import DamagedStack, StackRepair
-from hibprune.compression.writer_fit import Part
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import frozen
 from hibprune.models.feed_forward import neuron_stack

@@ -9,9 +9,9 @@ from functools import partial
 from torch import nn
 
 from hibprune.compression.layer_work import LayerWork, held_out, layer_by_layer
+from hibprune.compression.matrix_fit import first_affected, fit_writer, require_frames
 from hibprune.compression.refine import refine_layer, tried
 from hibprune.compression.settings import RepairKind
-from hibprune.compression.writer_fit import first_affected, fit_writer, require_frames
 from hibprune.execution.processes import Ranks
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import ClipBatch, Layerwise

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from hibprune.data.labels import LabelledSource
 from hibprune.data.paths import directory_fault, inside, is_there, legible, located
+from hibprune.data.sound_files import AUDIO_SUFFIXES, refuse_special_files
 from hibprune.data.source import Remote, Source
-from hibprune.data.tree import AUDIO_SUFFIXES, refuse_special_files
 from hibprune.data.utterances import (
     AudioFile,
     Listing,

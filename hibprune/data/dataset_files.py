@@ -24,7 +24,7 @@ from hibprune.data.paths import (
     legible,
     located,
 )
-from hibprune.data.tree import (
+from hibprune.data.sound_files import (
     AUDIO_SUFFIXES,
     HIDDEN,
     LINKED_DIRECTORY,

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from hibprune.data.labels import LabelledSource
 from hibprune.data.paths import directory_fault, legible, located
-from hibprune.data.tree import AUDIO_SUFFIXES, sound_files
+from hibprune.data.sound_files import AUDIO_SUFFIXES, sound_files
 from hibprune.data.utterances import AudioFile, Listing, TargetFields, Utterance, require_kind
 from hibprune.errors import UserError
 from hibprune.records.medium import SOUND, Medium

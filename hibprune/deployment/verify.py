@@ -16,7 +16,7 @@ from hibprune.records.example import DIRECTORY, Example
 from hibprune.records.manifest import Manifest
 from hibprune.records.precision import Precision
 
-REHEARSAL = "hibprune.deployment.rehearsal"
+REHEARSAL = "hibprune.deployment.example_run"
 """What opens and runs the model; imported in the process where that happens."""
 MAX_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.05, "int8": 0.25}
 """Of the largest logit; processors round int8 differently."""

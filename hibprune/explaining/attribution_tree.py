@@ -10,15 +10,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attribution.attattr import attributed
-from hibprune.attribution.base import Loss, Sample
 from hibprune.attribution.batches import Report, read_unmodified
 from hibprune.attribution.methods import AttAttr
+from hibprune.attribution.session import Loss, Sample
 from hibprune.errors import UserError
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
+from hibprune.explaining.explained_inputs import Subject
+from hibprune.explaining.map_memory import COPIES_READ, require_room
 from hibprune.explaining.maps import passes_at_once
-from hibprune.explaining.room import COPIES_READ, require_room
-from hibprune.explaining.subjects import Subject
 from hibprune.models.attention import frozen, positions_fitted
 from hibprune.records.explanation import AttributionTree, Span, TreeEdge
 from hibprune.stages.run import Run, once

@@ -19,10 +19,10 @@ from hibprune.execution.steps import kept_result
 from hibprune.explaining.attention_kinds import compared_stacks
 from hibprune.explaining.attribution_tree import tree_of
 from hibprune.explaining.degradation import degraded, inputs_of, usual_layer
+from hibprune.explaining.explained_inputs import Subject, subjects
 from hibprune.explaining.head_functions import found_functions, with_scores
 from hibprune.explaining.maps import maps_of
 from hibprune.explaining.request import OF_CLIPS, Choice, Request, choose, named_heads
-from hibprune.explaining.subjects import Subject, subjects
 from hibprune.explaining.triggers import found_triggers
 from hibprune.models.attention import heads_of
 from hibprune.models.layerwise import encoder_layers

@@ -12,11 +12,12 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss
 from hibprune.attribution.methods import Answer, AttAttr
+from hibprune.attribution.session import Loss
 from hibprune.errors import OutputError, UserError
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Partial, Row, Step
+from hibprune.explaining.explained_inputs import Subject, subject_of
 from hibprune.explaining.input_attribution import (
     COPIES,
     STEPS,
@@ -25,8 +26,7 @@ from hibprune.explaining.input_attribution import (
     chosen_beta,
     layer_name,
 )
-from hibprune.explaining.removal import AS, Removal, answers, removal_of
-from hibprune.explaining.subjects import Subject, subject_of
+from hibprune.explaining.masked_inputs import AS, Removal, answers, removal_of
 from hibprune.models.attention import frozen
 from hibprune.models.layerwise import encoder_layers
 from hibprune.records.base import Interval

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hibprune.attribution.base import Sample
 from hibprune.attribution.batches import read_unmodified
+from hibprune.attribution.session import Sample
 from hibprune.errors import UserError
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
-from hibprune.explaining.room import COPIES_READ, require_room
-from hibprune.explaining.subjects import follows_time
+from hibprune.explaining.explained_inputs import follows_time
+from hibprune.explaining.map_memory import COPIES_READ, require_room
 from hibprune.models.attention import (
     attention_sites,
     frame_count,

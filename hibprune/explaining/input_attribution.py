@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample
 from hibprune.attribution.batches import CalibrationBatch, read_unmodified
 from hibprune.attribution.methods import Answer
 from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.session import Loss, Sample
 from hibprune.execution.files import digest
-from hibprune.explaining.removal import Removal, answers
+from hibprune.explaining.masked_inputs import Removal, answers
 from hibprune.models.attention import positions_fitted, run_encoder
 from hibprune.models.layerwise import encoder_layers, name_of_states
 from hibprune.models.replay import (

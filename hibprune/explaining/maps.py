@@ -12,18 +12,18 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hibprune.attribution.attattr import attributed
-from hibprune.attribution.base import Loss
 from hibprune.attribution.batches import CalibrationBatch, Report, read_unmodified
 from hibprune.attribution.hib import optimise
 from hibprune.attribution.hib_settings import HeadInformationBottleneck
 from hibprune.attribution.methods import AttAttr
 from hibprune.attribution.noise import SeededNoise
 from hibprune.attribution.noisy_channel import pearson
+from hibprune.attribution.session import Loss
 from hibprune.execution.files import digest
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
-from hibprune.explaining.room import COPIES_LEARNT, require_room
-from hibprune.explaining.subjects import Subject
+from hibprune.explaining.explained_inputs import Subject
+from hibprune.explaining.map_memory import COPIES_LEARNT, require_room
 from hibprune.models.attention import attention_sites, frozen, positions_fitted
 from hibprune.records.explanation import ClipMaps, HeadMap, Matrix
 from hibprune.records.units import Head

@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hibprune.attribution.base import Sample
 from hibprune.attribution.methods import AttAttr
+from hibprune.attribution.session import Sample
 from hibprune.data import ContentFault
 from hibprune.errors import UserError
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.explaining.attribution_tree import attributions
-from hibprune.explaining.subjects import Subject, subject_of
+from hibprune.explaining.explained_inputs import Subject, subject_of
 from hibprune.records.base import Interval
 from hibprune.records.explanation import Attack, Triggers
 from hibprune.records.statistics import wilson_interval

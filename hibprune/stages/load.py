@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hibprune.attribution.base import Sample
 from hibprune.attribution.batches import read_unmodified
+from hibprune.attribution.session import Sample
 from hibprune.compression.plan import check_budget, check_share, require_encoder
 from hibprune.data import (
     Content,

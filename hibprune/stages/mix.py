@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hibprune.compression.mixture import Mixture
 from hibprune.compression.projection_ranks import layered, wanted_ranks
 from hibprune.compression.rank_mixture import CountMix, Mix, RankMixture, Ranks
 from hibprune.compression.rank_spectra import Spectra, rank_spectra
+from hibprune.compression.unit_mixture import Mixture
 from hibprune.errors import UserError
 from hibprune.execution.files import digest, scratch_directory
 from hibprune.execution.progress import StepNarration

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hibprune.attribution import MethodBase
-from hibprune.attribution.base import Session
 from hibprune.attribution.passes import effort_measured
+from hibprune.attribution.session import Session
 from hibprune.compression.plan import ONLY_ROUND, Round, make_plan, plan_line
 from hibprune.evaluation.metric import predict_targets
 from hibprune.execution.processes import ALONE

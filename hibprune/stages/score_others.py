@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from hibprune.attribution import MethodBase
-from hibprune.attribution.base import Session
 from hibprune.attribution.passes import effort_measured
+from hibprune.attribution.session import Session
 from hibprune.compression.plan import check_share, lowest_units
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from hibprune.compression.latency_costs import latency_cost
-from hibprune.compression.mixture import Mixture
 from hibprune.compression.solver import Cost, least_cost
+from hibprune.compression.unit_mixture import Mixture
 from hibprune.errors import UserError
 from hibprune.execution.files import scratch_directory
 from hibprune.execution.progress import StepNarration

@@ -32,10 +32,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hibprune.attribution import HeadInformationBottleneck
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.hib import optimise
 from hibprune.attribution.noise import SeededNoise
+from hibprune.attribution.session import Sample, Session
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.models.attention import (

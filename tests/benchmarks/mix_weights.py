@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from hibprune.compression.mixture import Mixture
+from hibprune.compression.unit_mixture import Mixture
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
 from hibprune.execution.output import open_output

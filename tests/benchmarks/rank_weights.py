@@ -18,10 +18,10 @@ from pathlib import Path
 from mix_weights import divergence
 from rich.console import Console
 
-from hibprune.compression.mixture import Mixture
 from hibprune.compression.projection_ranks import layered
 from hibprune.compression.rank_mixture import RankMixture, Ranks
 from hibprune.compression.rank_spectra import Spectra, rank_spectra
+from hibprune.compression.unit_mixture import Mixture
 from hibprune.execution.output import open_output
 from hibprune.execution.progress import Narrator
 from hibprune.execution.runtime import choose_device

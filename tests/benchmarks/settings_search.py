@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
 from hibprune.attribution import Method, MethodBase
-from hibprune.attribution.base import Sample, Session
+from hibprune.attribution.session import Sample, Session
 from hibprune.comparing.measuring import batches_of_one_length, evaluate_silenced
 from hibprune.compression.plan import Budget, Round, Schedule, make_plan
 from hibprune.compression.remove import copy_without

@@ -17,7 +17,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from hibprune.attribution.base import Sample
+from hibprune.attribution.session import Sample
 from hibprune.recipe import load_recipe
 from hibprune.stages.load import load
 from hibprune.tasks import Batch

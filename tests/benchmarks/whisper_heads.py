@@ -37,8 +37,8 @@ import torch
 from transformers import PreTrainedModel
 
 from hibprune.attribution import HeadInformationBottleneck, MethodBase
-from hibprune.attribution.base import Sample, Session
 from hibprune.attribution.methods import Occlusion, Random, Reconstruction
+from hibprune.attribution.session import Sample, Session
 from hibprune.compression.plan import Budget, lowest_units, make_plan
 from hibprune.compression.remove import copy_without
 from hibprune.compression.repair import repair

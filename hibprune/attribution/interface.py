@@ -19,7 +19,7 @@ from hibprune.records.units import ENCODER, Pool, Scores
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hibprune.attribution.base import Loss, Sample, Session
+    from hibprune.attribution.session import Loss, Sample, Session
     from hibprune.models.layouts import Family
 
 StackName = Literal["encoder", "decoder.self", "decoder.cross"]

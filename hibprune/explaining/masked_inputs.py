@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.base import Loss, Sample
 from hibprune.attribution.methods import Answer
+from hibprune.attribution.session import Loss, Sample
 from hibprune.errors import UserError
-from hibprune.explaining.subjects import Subject, follows_time, heard
+from hibprune.explaining.explained_inputs import Subject, follows_time, heard
 from hibprune.models.attention import (
     frame_count,
     input_length,

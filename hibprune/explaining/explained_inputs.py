@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from hibprune.attribution.base import Sample
+from hibprune.attribution.session import Sample
 from hibprune.data import Content, ContentFault
 from hibprune.data.contents import content_digest
 from hibprune.errors import UserError, shortened
-from hibprune.explaining.words import word_spans
+from hibprune.explaining.word_alignment import word_spans
 from hibprune.models.attention import frame_count, input_length
 from hibprune.models.checkpoint import Checkpoint
 from hibprune.models.families import has_decoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from hibprune.attribution.method import BatchedMethod, MethodBase
+from hibprune.attribution.interface import BatchedMethod, MethodBase
 from hibprune.errors import UserError
 from hibprune.execution.memory import free_bytes
 from hibprune.models.attention import attention_sites

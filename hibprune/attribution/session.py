@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hibprune.attribution.method import MethodBase
+from hibprune.attribution.interface import MethodBase
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import heads_of
 from hibprune.records.units import Scores, Training, Unit
