@@ -18,6 +18,7 @@ from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import Manifest
 from hibprune.records.variants import ORIGINAL
 from hibprune.stages.choose import choose
+from hibprune.stages.example import exemplified
 from hibprune.stages.export import export
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.load import load, load_in_step, skipped_lines
@@ -117,6 +118,7 @@ def _chain(run: Run) -> Manifest:
             name: (partial(bench.directory, plan), key) for name, (plan, key) in found.timed.items()
         }
         benchmark = benchmarked(run, timed)
+        example = exemplified(run, found, bench.directory)
     with run.narrator.step("report") as narration:
         require_own(run.directory)
         manifest = write_outcome(
@@ -130,6 +132,7 @@ def _chain(run: Run) -> Manifest:
                 training=training,
                 found=found,
                 benchmark=benchmark,
+                example=example,
             ),
             run.directory,
         )

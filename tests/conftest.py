@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gc
+import multiprocessing.forkserver
 import os
 import shutil
 from collections.abc import Callable
@@ -31,24 +32,46 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Importing hibprune does the same; some tests import onnxruntime first.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    _preload_more()
 
+
+def _preload_more() -> None:
+    """Let what reads a stranger's graph be forked with all it imports, two seconds' worth each."""
+    preload = multiprocessing.forkserver.set_forkserver_preload
+    multiprocessing.forkserver.set_forkserver_preload = lambda names: preload([*names, *READERS])
+
+
+READERS = (
+    "onnxruntime",
+    "optimum.onnxruntime.modeling_seq2seq",
+    "transformers.generation.utils",
+)
 
 LONGEST = (
     "test_real.py",
-    "test_methods.py",
     "test_resume.py",
     "test_relative_paths.py",
-    "test_missing_variants.py",
-    "test_hf_head_pruning.py",
-    "test_generation.py",
+    "test_fp16.py",
     "test_seq2seq_input.py",
-    "test_checkpoint.py",
-    "test_predict.py",
-    "test_gpu_script.py",
+    "test_methods.py",
+    "test_missing_variants.py",
     "test_refine.py",
-    "test_ranks.py",
+    "test_checkpoint.py",
+    "test_generation.py",
+    "test_mix_runs.py",
     "test_compare_repair.py",
+    "test_hf_head_pruning.py",
+    "test_speedup.py",
     "test_bad_output.py",
+    "test_shipped.py",
+    "test_memory.py",
+    "test_cli.py",
+    "test_gpu_script.py",
+    "test_predict.py",
+    "test_variants.py",
+    "test_ranks.py",
+    "test_rounds.py",
+    "test_check.py",
 )
 """Files that take half a minute and more, most of them with few tests."""
 

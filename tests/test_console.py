@@ -13,8 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import interpreters
 import pytest
 from commands import faults, invoke
+from processes import HIBPRUNE
 from rich.console import Console
 
 from hibprune.cli import main
@@ -24,35 +26,35 @@ from hibprune.execution.libraries import PACKAGES, require_packages
 from hibprune.execution.progress import Narrator, Terminal
 
 ROOT = Path(__file__).parents[1]
-COMMAND = (sys.executable, "-c", "from hibprune.cli import main; main()")
 
 
-def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+def start(stdout: int, stderr: Path, *arguments: object) -> interpreters.Interpreter:
     """The command line in a fresh process, as a shell starts it."""
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT, **options)
+    with stderr.open("wb") as file:
+        return interpreters.start(
+            HIBPRUNE, *arguments, ready="hibprune", stdout=stdout, stderr=file.fileno()
+        )
 
 
 @pytest.mark.parametrize("command", [("methods",), ("schema",)])
-def test_a_reader_that_goes_away_is_no_fault(command: tuple[str, ...]) -> None:
-    process = start(*command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.close()
-    _, said = process.communicate(timeout=120)
-    assert (process.returncode, said) == (141, b"")
+def test_a_reader_that_goes_away_is_no_fault(command: tuple[str, ...], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(writer, tmp_path / "said", *command)
+    os.close(writer)
+    assert (process.wait(), (tmp_path / "said").read_text()) == (141, "")
 
 
 def test_a_run_whose_reader_goes_away_stops_quietly_and_can_be_taken_up(
     stand_ins: Callable[[str], Path], tmp_path: Path
 ) -> None:
     recipe = stand_ins("keyword_spotting") / "recipe.yaml"
-    process = start("run", recipe, "--output", tmp_path / "out", stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith(b"load ")
-    process.stdout.close()
-    assert process.stderr is not None
-    said = process.stderr.read()
-    assert (process.wait(timeout=120), said) == (141, b"")
+    reader, writer = os.pipe()
+    process = start(writer, tmp_path / "said", "run", recipe, "--output", tmp_path / "out")
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        assert said.readline().startswith("load ")
+    assert (process.wait(), (tmp_path / "said").read_text()) == (141, "")
     assert not (tmp_path / "out/manifest.json").exists()
     assert not list((tmp_path / "out").rglob(".*.partial*"))
 
@@ -67,10 +69,9 @@ def test_an_output_that_takes_nothing(
         recipe = stand_ins("keyword_spotting") / "recipe.yaml"
         arguments = ("run", recipe, "--output", tmp_path / "out")
     with Path("/dev/full").open("wb") as full:
-        process = start(*arguments, stdout=full)
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert said.decode() == (
+        code = start(full.fileno(), tmp_path / "said", *arguments).wait()
+    assert code == 2
+    assert (tmp_path / "said").read_text() == (
         "error: standard output: cannot be written: no space left on device: send it elsewhere\n"
     )
 
@@ -157,7 +158,7 @@ def test_every_dependency_is_looked_for() -> None:
     }
     imported = {
         "pyyaml": "yaml", "optimum-onnx": "optimum", "onnxruntime-gpu": "onnxruntime",
-        "huggingface-hub": "huggingface_hub",
+        "huggingface-hub": "huggingface_hub", "markdown-it-py": "markdown_it",
     }  # fmt: skip
     # Without click there is no command to look for anything.
     assert set(PACKAGES) == {imported.get(name, name) for name in declared} - {"click"}

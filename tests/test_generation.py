@@ -22,7 +22,8 @@ from hibprune.tasks.generation import with_settings
 QUICK = (
     "--quiet", "--set", "attribution={method: magnitude}", "--set", "validation.limit=4",
     "--set", "calibration.samples=4",
-    "--set", "export.seconds=[0.5]", "--set", "benchmark.repetitions=2",
+    "--set", "export.seconds=[0.5]", "--set", "export.batches=[1]",
+    "--set", "benchmark.repetitions=2", "--set", "removal.repair=none",
 )  # fmt: skip
 
 

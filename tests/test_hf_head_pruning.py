@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import interpreters
 import pytest
 import torch
 import transformers
@@ -102,20 +102,6 @@ def heads_by_weights(model: PreTrainedModel) -> list[int]:
 def require_heads(model: PreTrainedModel, tiny: TinyModel, counts: list[int]) -> None:
     assert heads_by_weights(model) == counts
     assert heads_by_attention(model, tiny) == counts
-
-
-def run_python(code: str, *arguments: str) -> str:
-    """Standard output of a fresh interpreter that must end well."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def saved_and_loaded(model: PreTrainedModel, auto_class: str, directory: Path) -> PreTrainedModel:
@@ -272,13 +258,18 @@ print(json.dumps(differences))
 """
 
 ORDERS = {
-    "hibprune first": """
+    "hibprune first": (
+        """
 import sys, hibprune
 assert "transformers" not in sys.modules
 import transformers
 """,
-    "transformers first, its classes loaded": """
+        "torch",
+    ),
+    "transformers first, its classes loaded": (
+        """
 import sys, transformers
+assert "hibprune" not in sys.modules
 from pathlib import Path
 for directory in sorted(Path(sys.argv[1]).iterdir()):
     transformers.AutoModel.from_config(
@@ -293,6 +284,8 @@ else:
     raise AssertionError("loads without hibprune: this test cannot fail")
 import hibprune
 """,
+        "transformers",
+    ),
 }
 
 
@@ -312,9 +305,11 @@ def pruned_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
-def test_loads_in_a_fresh_process(order: str, pruned_models: Path) -> None:
-    printed = run_python(order + LOAD_ALL, str(pruned_models))
-    differences = json.loads(printed.splitlines()[-1])
+def test_loads_in_a_fresh_process(order: tuple[str, str], pruned_models: Path) -> None:
+    start, ready = order
+    told = interpreters.run(start + LOAD_ALL, pruned_models, ready=ready)
+    assert told.returncode == 0, told.stderr
+    differences = json.loads(told.stdout.splitlines()[-1])
     assert len(differences) == 2 * len(TINY_MODELS)
     assert set(differences.values()) == {0.0}, differences
 
@@ -335,4 +330,7 @@ for arguments in (["--help"], ["run", "--help"]):
 
 
 def test_import_and_help_are_light() -> None:
-    assert run_python(LIGHT).count("Usage") == 2
+    command = (sys.executable, "-c", LIGHT)
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("Usage") == 2

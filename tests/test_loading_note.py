@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import interpreters
 import pytest
 from tiny_models import TINY_MODELS
 from transformers import AutoConfig, AutoModelForAudioClassification
@@ -58,9 +57,7 @@ def test_without_hibprune_loading_stops_where_the_note_says(
         "except Exception as error: print(str(error))"
     )
     output = finished("keyword_spotting")
-    told = subprocess.run(
-        [sys.executable, "-c", program, str(output)], capture_output=True, text=True, timeout=300
-    )
+    told = interpreters.run(program, output, ready="transformers")
     assert "_prune_heads" in told.stdout
     card = (output / "README.md").read_text()
     assert "`_prune_heads`" in card

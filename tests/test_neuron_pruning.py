@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import interpreters
 import pytest
 import torch
 import transformers
-from test_hf_head_pruning import run_python
 from tiny_models import TINY_MODELS, TinyModel
 from transformers import PreTrainedModel
 
@@ -153,7 +153,8 @@ def test_loads_in_a_fresh_process(tmp_path: Path) -> None:
             output = model.base_model(**tiny.inputs())[0]
         torch.save({"inputs": tiny.inputs(), "output": output}, tmp_path / name / "expected.pt")
         places.append(str(tmp_path / name))
-    assert run_python(LOAD, *places).split() == ["0.0"] * len(places)
+    told = interpreters.run(LOAD, *places, ready="torch")
+    assert told.stdout.split() == ["0.0"] * len(places), told.stderr
 
 
 @every_model

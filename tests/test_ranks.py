@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import interpreters
 import numpy as np
 import pytest
 from standin import CALIBRATION_CLIPS, StandIn
@@ -43,11 +44,33 @@ def call(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+TORCHRUN = """
+import sys
+from torch.distributed import run
+
+elastic_launch = run.elastic_launch
+
+def launch(config, entrypoint):
+    assert entrypoint == sys.executable
+    config.start_method = "fork"
+
+    def program(option, code, *arguments):
+        sys.argv = [option, *arguments]
+        exec(code, {"__name__": "__main__"})
+
+    return elastic_launch(config, program)
+
+run.elastic_launch = launch
+run.main(sys.argv[1:])
+"""
+"""torchrun for `python -c`, whose processes are forked: each would import torch again."""
+
+
 def said_apart(place: Path, *words: object) -> tuple[int, str, str]:
     """The exit code of torchrun, and what each of two ranks says on standard error."""
     # A rank that has failed is noticed late, so that the other can say all it has to.
-    apart = ("--log-dir", place, "--redirects", 3, "--monitor-interval", 3)
-    done = call(*TOGETHER, *apart, *words)
+    apart = ("--log-dir", place, "--redirects", 3, "--monitor-interval", 1)
+    done = interpreters.run(TORCHRUN, *TOGETHER[3:], *apart, *words, ready="hibprune")
     leader, helper = (
         next(place.glob(f"*/attempt_0/{rank}/stderr.log")).read_text() for rank in (0, 1)
     )

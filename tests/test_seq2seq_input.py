@@ -16,7 +16,7 @@ from standin import SAMPLING_RATE, StandIn
 Make = Callable[[str], StandIn]
 FEW = (
     "--set", "validation.limit=4", "--set", "export.seconds=[0.5]", "--set", "export.batches=[1]",
-    "--set", "benchmark.repetitions=2",
+    "--set", "benchmark.repetitions=2", "--set", "removal.repair=none",
 )  # fmt: skip
 """What a run takes its time over, where it is not what the test is about."""
 

@@ -59,6 +59,10 @@ def _plain_errors() -> Iterator[None]:
         yield
     except UserError as error:
         say_errors(str(error))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _let_go_of_the_output()
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         click.echo("stopped: the same command goes on from here", err=True)

@@ -18,7 +18,7 @@ from hibprune.models.source import ModelSource
 from hibprune.recipe.inputs import Calibration, RecoverSettings, Validation
 from hibprune.records.base import Settings
 from hibprune.records.medium import Unit
-from hibprune.records.units import Pool
+from hibprune.records.units import RANK, MixKind, Pool
 from hibprune.records.variants import VariantName, precision_of
 from hibprune.tasks import Task
 
@@ -71,8 +71,8 @@ class Gates(Settings):
 class Recipe(Settings):
     """Everything a run depends on.
 
-    `neuron_attribution` scores the neurons of a decoder as well; `channel_attribution` is one of
-    its methods.
+    `neuron_attribution` scores the neurons of a decoder as well; `channel_attribution`, and
+    `decoder_head_attribution` for the heads of a decoder, are of its methods.
     """
 
     former_names: ClassVar[dict[str, str]] = {
@@ -87,6 +87,7 @@ class Recipe(Settings):
     attribution: Method = HeadInformationBottleneck(method="hib")
     neuron_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
     channel_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
+    decoder_head_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
     budget: Budget
     schedule: Schedule = Schedule()
     removal: RemovalSettings = RemovalSettings()
@@ -108,7 +109,7 @@ class Recipe(Settings):
         return tuple(named)
 
     @property
-    def kinds(self) -> tuple[Pool, ...] | None:
+    def kinds(self) -> tuple[MixKind, ...] | None:
         """The kinds of units that one number for all kinds may take; None: all that there are."""
         return ("head",) if getattr(self.attribution, "paper", False) else self.budget.kinds
 
@@ -123,6 +124,8 @@ class Recipe(Settings):
             "neuron": self.neuron_attribution,
             "channel": self.channel_attribution,
             "decoder_neuron": self.neuron_attribution,
+            "decoder_head": self.decoder_head_attribution,
+            "cross_head": self.decoder_head_attribution,
         }
         chosen = own[pool]
         if self.budget.one_number is not None and self.kinds != (pool,):
@@ -137,6 +140,16 @@ class Recipe(Settings):
             raise ValueError(
                 f"budget.kinds: {', '.join(kinds or ())}, but attribution.paper takes heads alone: "
                 "leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_are_fitted(self) -> Recipe:
+        if RANK in (self.budget.kinds or ()) and self.removal.repair != "least-squares":
+            raise ValueError(
+                "budget.kinds: rank, which counts on projections that are fitted, but "
+                f"removal.repair is {self.removal.repair}: set it to least-squares, or leave rank "
+                "out"
             )
         return self
 

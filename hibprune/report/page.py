@@ -34,19 +34,25 @@ from hibprune.report.variants import (
 NAMED_CLIPS = 20
 
 
-def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str) -> str:
-    """Write the report; pictures are referenced under `figures/` beside it."""
+def report_markdown(
+    manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str, answers: str = ""
+) -> str:
+    """Write the report; pictures are referenced under `figures/` beside it.
+
+    `answers` is its section on answers that changed, where there are answers to compare.
+    """
     units = [heads_section(manifest, scores, plan), scoring_section(manifest)]
     return filled(
         "report.md.jinja",
         {
             "recipe": plain(manifest.recipe),
-            "verdict": _verdict(manifest),
-            "variants": _variants(manifest),
+            "verdict": verdict(manifest),
+            "variants": variants_table(manifest),
             "metric_name": numbers.capitalised(wording.metric_name(manifest.metric.name)),
             "metric": _metric(manifest),
             "transcripts": transcripts_sentence(manifest.metric.transcripts),
             "faults": faults_table(manifest.variants),
+            "answers": answers,
             "latency": latency_section(manifest),
             "size": size_section(manifest),
             "judged": manifest.judged,
@@ -71,7 +77,8 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
     )
 
 
-def _verdict(manifest: Manifest) -> list[str]:
+def verdict(manifest: Manifest) -> list[str]:
+    """What came out, in paragraphs of Markdown: metric, what to deploy, speed, size, gates."""
     metric = wording.metric_sentence(manifest)
     return [
         f"**{wording.heads_sentence(manifest)}** {metric}",
@@ -84,7 +91,8 @@ def _verdict(manifest: Manifest) -> list[str]:
     ]
 
 
-def _variants(manifest: Manifest) -> str:
+def variants_table(manifest: Manifest) -> str:
+    """A row for every variant that was measured, in Markdown."""
     rows = [
         (
             one.name,

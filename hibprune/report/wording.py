@@ -26,6 +26,8 @@ NAMED: Mapping[Pool, str] = {
     "neuron": "neurons of the feed-forwards",
     "channel": "channels of the front end",
     "decoder_neuron": "neurons of the decoder's feed-forwards",
+    "decoder_head": "heads of the decoder's self-attention",
+    "cross_head": "heads of the decoder's cross-attention",
 }
 """What goes beside heads."""
 SERIOUS = 0.25
@@ -255,6 +257,11 @@ def others_sentence(manifest: Manifest) -> str:
     clips = manifest.medium.counted(repair.clips + repair.held_out)
     how = "and refined by gradient steps, without labels" if repair.refined else "without training"
     return f"{went} What stays was fitted to the original on {clips}, {how}."
+
+
+def factored_words(number: int) -> str:
+    """How many projections became two matrices, in few words."""
+    return f"{number} projection{'' if number == 1 else 's'} factored"
 
 
 def ranks_sentence(manifest: Manifest) -> str:

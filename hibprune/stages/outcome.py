@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hibprune.data import Selection
 from hibprune.evaluation.chance import chance_level
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
@@ -16,20 +15,18 @@ from hibprune.execution.output import RECIPE_FILE, file_digests
 from hibprune.execution.steps import Done
 from hibprune.models.low_rank import projections_of
 from hibprune.recipe import LoadedRecipe
+from hibprune.records.example import Example
 from hibprune.records.manifest import (
     FILE_NAME,
     AttributionSummary,
     BudgetSummary,
     CountedWork,
-    DataSummary,
     HeadSummary,
     Manifest,
     MetricSummary,
-    ModelSummary,
     RankSummary,
     RecoverySummary,
     RoundSummary,
-    SkippedClip,
     UnitSummary,
 )
 from hibprune.records.measurements import (
@@ -41,7 +38,7 @@ from hibprune.records.measurements import (
 )
 from hibprune.records.recovery import RecoveredModel
 from hibprune.records.repair import PrunedModel
-from hibprune.records.units import POOLS, Head, Pool, heads_by_layer, pool_words
+from hibprune.records.units import POOLS, RANK, Head, Pool, heads_by_layer, pool_words
 from hibprune.records.variants import (
     ORIGINAL,
     PRUNED,
@@ -51,10 +48,12 @@ from hibprune.records.variants import (
     VariantLatency,
 )
 from hibprune.report.files import write_report
-from hibprune.stages.budget import mixed_kinds
+from hibprune.report.wording import factored_words
+from hibprune.stages.budget import mixed_kinds, takes_ranks
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
+from hibprune.stages.provenance import data_summary, model_summary
 from hibprune.stages.rounds import Choice, step_name
 from hibprune.stages.score_others import wanted
 
@@ -80,6 +79,7 @@ class Outcome:
     training: Training | None
     found: Findings
     benchmark: Done[Benchmark]
+    example: Done[Example]
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -112,6 +112,7 @@ class Outcome:
             **{f"convert-{name}": one.converted for name, one in made.items()},
             **{f"measure-{name}": done for name, done in self.found.measured.items()},
             "benchmark": self.benchmark,
+            "example": self.example,
         }
         return {name: step.seconds for name, step in steps.items() if step is not None}
 
@@ -163,6 +164,8 @@ def _manifest(outcome: Outcome) -> Manifest:
         neurons=_others(outcome, "neuron"),
         channels=_others(outcome, "channel"),
         decoder_neurons=_others(outcome, "decoder_neuron"),
+        decoder_heads=_others(outcome, "decoder_head"),
+        cross_heads=_others(outcome, "cross_head"),
         ranks=_ranks(outcome),
         repair=outcome.saved.result.repair,
         recovery=_recovery(outcome),
@@ -196,6 +199,7 @@ def _manifest(outcome: Outcome) -> Manifest:
             for name, reason in outcome.found.faults.items()
         ),
         judged=recipe.gates.variant,
+        example=outcome.example.result,
         gates=check_gates(recipe.gates, {one.name: one for one in variants}),
         steps=outcome.seconds,
         machine=describe_machine(),
@@ -246,7 +250,7 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
             if number or pool == "head":
                 done.append(f"{number or 'no'} {pool_words(pool, number)} removed")
         if factored := len(outcome.saved.result.factored):
-            done.append(f"{factored} projection{'' if factored == 1 else 's'} factored")
+            done.append(factored_words(factored))
         if repair is not None:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
         training = outcome.training
@@ -286,7 +290,10 @@ def _budget(outcome: Outcome) -> BudgetSummary | None:
         asked=recipe.budget.amount,
         counted_in=currency,
         reached=counts[1] / counts[0],
-        kinds=mixed_kinds(recipe, outcome.material.checkpoint.model),
+        kinds=(
+            *mixed_kinds(recipe, outcome.material.checkpoint.model),
+            *((RANK,) if takes_ranks(recipe) else ()),
+        ),
         speed=None if outcome.choice.speed is None else outcome.choice.speed.result.found,
     )
 
@@ -315,36 +322,14 @@ def _others(outcome: Outcome, pool: Pool) -> UnitSummary | None:
 
 def _ranks(outcome: Outcome) -> RankSummary | None:
     recipe, model = outcome.loaded.recipe, outcome.material.checkpoint.model
-    if not recipe.budget.ranks:
+    if not recipe.budget.ranks and not outcome.choice.plan.result.ranks:
         return None
     return RankSummary(
         total=len(projections_of(model)),
-        share=recipe.budget.ranks,
+        share=recipe.budget.ranks or None,
         factored=outcome.saved.result.factored,
     )
 
 
 def _by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
     return {layer: tuple(indices) for layer, indices in heads_by_layer(heads).items()}
-
-
-def model_summary(loaded: LoadedRecipe, material: Material) -> ModelSummary:
-    """Which checkpoint a run works on."""
-    source = loaded.recipe.model
-    return ModelSummary(
-        source=source.source,
-        on_hub=source.local_directory(loaded.root) is None,
-        revision=source.revision,
-        family=material.checkpoint.family.model_type,
-        identity=material.checkpoint.identity,
-    )
-
-
-def data_summary(selection: Selection, kind: str) -> DataSummary:
-    """Which clips a run works on, from a source of some kind."""
-    return DataSummary(
-        kind=kind,
-        n=len(selection.utterances),
-        identity=selection.identity,
-        skipped=tuple(SkippedClip(id=clip, reason=why) for clip, why in selection.skipped),
-    )

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.compression.distillation import Distillation
-from hibprune.compression.projection_ranks import take_shape
+from hibprune.compression.projection_ranks import take_shape, wanted_ranks
 from hibprune.compression.recover import Session, recover
 from hibprune.compression.remove import copy_without
 from hibprune.compression.trained_weights import trained_weights
@@ -25,6 +25,7 @@ from hibprune.execution.output import STEPS
 from hibprune.execution.processes import ALONE
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
+from hibprune.models.low_rank import ProjectionPlace, ranks_by_layer
 from hibprune.recipe import RecoverSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.recovery import RecoveredModel, Recovery
@@ -57,8 +58,8 @@ class Training:
     repair: Repair | None
     targets: Mapping[str, Encoded] | None
     state: TrainingState | None
-    factored: bool = False
-    """Whether projections are two matrices."""
+    ranks: Mapping[ProjectionPlace, int]
+    """Of the projections that are two matrices."""
 
 
 def measured_repaired(run: Run, plan: Done[Plan], saved: Done[PrunedModel]) -> Done[Evaluation]:
@@ -66,7 +67,7 @@ def measured_repaired(run: Run, plan: Done[Plan], saved: Done[PrunedModel]) -> D
     clips, task = run.material.validation, run.recipe.task
 
     def measure(_: Step[Evaluation], narration: StepNarration) -> Evaluation:
-        model = repaired_model(run, plan.result.units)
+        model = repaired_model(run, plan.result)
         found, _predictions = evaluate(
             task.torch_predict(model),
             run.checkpoint,
@@ -101,7 +102,7 @@ def recovered(run: Run, plan: Done[Plan], saved: Done[PrunedModel]) -> Done[Reco
     """
 
     def compute(step: Step[RecoveredModel], narration: StepNarration) -> RecoveredModel:
-        model = repaired_model(run, plan.result.units)
+        model = repaired_model(run, plan.result)
         return _trained(run, step, narration, plan.result.units, model, saved.result.repair)
 
     done = _recovering(run, "recover", {"repaired": saved.key}, compute)
@@ -133,7 +134,7 @@ def recovered_between(
         "from": None if start is None else start.key,
     }
     done = _recovering(run, step_name("recover-round", number), inputs, compute)
-    model = _of_shape(run, units, factored=False)
+    model = _of_shape(run, units)
     load_model(model, run.directory / place / WEIGHTS, device=str(run.device))
     return done, Start(tuple(units), _on_cpu(model), done.key)
 
@@ -185,8 +186,12 @@ def _trained(
     state = load_state(checkpoint, step.key, shapes, run.directory)
     if state is not None:
         run.narrator.say(f"{step.name}: going on after {state.step} steps of training")
-    factored = not place and bool(run.recipe.budget.ranks)
-    work = Training(units, _on_cpu(model), repair, targets, state, factored)
+    ranks = {
+        (int(layer), path): rank
+        for layer, own in ranks_by_layer(model).items()
+        for path, rank in own.items()
+    }
+    work = Training(units, _on_cpu(model), repair, targets, state, ranks)
     run.ranks.tell(work)
     session = Session(
         ranks=run.ranks,
@@ -207,14 +212,16 @@ def help_recovering(run: Run) -> None:
 
 def help_training(run: Run, work: Training) -> None:
     """Take a share of one training that the leader is at."""
-    model = _of_shape(run, work.units, work.factored)
+    model = _of_shape(run, work.units, work.ranks)
     model.load_state_dict(dict(work.weights))
     _train(run, model, work, Session(ranks=run.ranks, state=work.state))
 
 
-def repaired_model(run: Run, units: Sequence[Unit]) -> PreTrainedModel:
+def repaired_model(run: Run, plan: Plan) -> PreTrainedModel:
     """The repaired model that recovery starts from, on the run's device."""
-    model = _of_shape(run, units, bool(run.recipe.budget.ranks))
+    bare = copy_without(run.checkpoint.model, plan.units)
+    ranks = wanted_ranks(bare, plan, run.recipe.budget.ranks)
+    model = _of_shape(run, plan.units, ranks)
     load_model(model, run.directory / REPAIRED / WEIGHTS, device=str(run.device))
     return model
 
@@ -256,11 +263,12 @@ def _checkpoint(run: Run, step: str) -> Path:
     return run.directory / STEPS / f"{step}.partial.safetensors"
 
 
-def _of_shape(run: Run, units: Sequence[Unit], factored: bool) -> PreTrainedModel:
+def _of_shape(
+    run: Run, units: Sequence[Unit], ranks: Mapping[ProjectionPlace, int] | None = None
+) -> PreTrainedModel:
     """A copy of the original of a pruned model's shape, whatever its weights."""
     model = copy_without(run.checkpoint.model, units)
-    if factored:
-        take_shape(model, run.recipe.budget.ranks)
+    take_shape(model, ranks or {})
     return model
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.compression.factoring import factor
+from hibprune.compression.projection_ranks import wanted_ranks
 from hibprune.compression.remove import copy_without, save_model
 from hibprune.compression.repair import repair
 from hibprune.data import Utterance
@@ -27,14 +28,13 @@ from hibprune.execution.output import STEPS
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
-from hibprune.models.low_rank import ranks_within
 from hibprune.records.repair import (
     FactoredProjection,
     PrunedModel,
     Repair,
     factored_weights,
 )
-from hibprune.records.units import DECODER, Plan, Unit
+from hibprune.records.units import Plan, Unit, is_of_decoder
 from hibprune.report.numbers import count
 from hibprune.stages.credibility import credible_factors, credible_repair
 from hibprune.stages.load import encoded_target
@@ -70,29 +70,26 @@ def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[Pru
     Where some are gone already, from the model recovered in between (`start`).
     """
     settings, share = run.recipe.removal, run.recipe.budget.ranks
+    units = plan.result.units
     # What is trained on is kept as it was, or a killed training could not be taken up.
     place = "" if run.recipe.recover is None else REPAIRED
 
     def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
         if settings.repair != "none":
-            run.ranks.tell((plan.result.units, start))
-        model, found, factored = _finished_copy(run, plan.result.units, start, narration.advance)
+            run.ranks.tell((plan.result, start))
+        model, found, factored = finished_copy(run, plan.result, narration.advance, start=start)
 
         files = saved_files(run, model, place)
         return PrunedModel(repair=found, files=files, factored=factored)
 
     def credible(kept: PrunedModel) -> bool:
-        ranks = {}
-        if share:
-            ranks = ranks_within(copy_without(run.checkpoint.model, plan.result.units), share)
+        ranks = wanted_ranks(copy_without(run.checkpoint.model, units), plan.result, share)
         if not credible_factors(kept.factored, ranks, settings.repair):
             return False
         if not kept.files or kept.repair is None:
             return len(kept.files) > 0 and settings.repair == "none"
         clips = len(run.material.repair.utterances)
-        return credible_repair(
-            kept.repair, settings.repair, clips, plan.result.units, settings.refine_steps
-        )
+        return credible_repair(kept.repair, settings.repair, clips, units, settings.refine_steps)
 
     done = once(
         run,
@@ -139,7 +136,8 @@ def saved_files(run: Run, model: PreTrainedModel, place: str = "") -> tuple[str,
 def help_repairing(run: Run) -> None:
     """Take a share of the repair whenever the leader has one to do, until it is over."""
     while (told := run.ranks.hear()) is not None:
-        _finished_copy(run, *told)
+        plan, start = told
+        finished_copy(run, plan, start=start)
 
 
 def repair_inputs(run: Run) -> dict[str, Any]:
@@ -189,17 +187,24 @@ def repaired_copy(
     return model, found
 
 
-def _finished_copy(
+def finished_copy(
     run: Run,
-    units: Iterable[Unit],
-    start: Start | None,
+    plan: Plan,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    clips: Sequence[CalibrationClip] | None = None,
+    start: Start | None = None,
 ) -> tuple[PreTrainedModel, Repair | None, tuple[FactoredProjection, ...]]:
-    """A repaired copy, of which projections have become two matrices where the budget says so."""
-    settings, share, gone = run.recipe.removal, run.recipe.budget.ranks, tuple(units)
-    clips = [] if settings.repair == "none" else calibration_clips(run, gone)
+    """A repaired copy, of which projections have become two matrices where that is planned.
+
+    `clips` are those of `calibration_clips`, where they are at hand; `start` is the model that lost
+    some units before.
+    """
+    settings, gone = run.recipe.removal, plan.units
+    if clips is None:
+        clips = [] if settings.repair == "none" else calibration_clips(run, gone)
     model, found = repaired_copy(run, gone, progress, clips, start)
-    if not share:
+    ranks = wanted_ranks(model, plan, run.recipe.budget.ranks)
+    if not ranks:
         return model, found, ()
     with _scratch(run) as scratch:
         factored = factor(
@@ -207,7 +212,7 @@ def _finished_copy(
             model,
             clips,
             settings.repair,
-            share,
+            ranks,
             scratch,
             int(settings.memory_gib * 2**30),
             progress,
@@ -239,7 +244,7 @@ def calibration_clips(run: Run, units: Iterable[Unit] = ()) -> list[CalibrationC
     limits, checkpoint = run.recipe.calibration.durations, run.checkpoint
     utterances = run.material.repair.utterances
     fed: Sequence[Tensor | None] = [None] * len(utterances)
-    if any(unit.stack == DECODER for unit in units):
+    if any(is_of_decoder(unit.stack) for unit in units):
         fed = _transcripts_fed(run, utterances)
     return [
         calibration_clip(checkpoint, checkpoint.read(clip.content, limits), tokens)

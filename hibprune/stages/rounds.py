@@ -47,7 +47,7 @@ class Choice:
         gone = [unit for one in others for unit in one.result.units]
         return Done(
             key=digest(last.key, *(one.key for one in others)) if others else last.key,
-            result=Plan.of([*self.removed, *gone], last.result.kept),
+            result=Plan.of([*self.removed, *gone], last.result.kept, last.result.ranks),
             seconds=sum(one.plan.seconds for one in self.rounds),
             resumed=last.resumed,
         )
