@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "tests/benchmarks/results").glob("study_*.json"))
 sys.path.insert(0, str(ROOT / "tests/benchmarks"))
 
+from recovery import recovery_table  # noqa: E402
 from repair_study import tables, without  # noqa: E402
 from whisper_heads import repaired_table  # noqa: E402
 
@@ -73,3 +74,15 @@ def test_the_frontier_along_speeds_is_that_of_the_stored_one() -> None:
         assert point.budget.speed is not None
         first = point.budget.speed.tries[0]
         assert re.search(rf"{first.foretold:.2f} for {first.measured:.2f}", text)
+
+
+def test_the_table_of_recovery_is_that_of_the_stored_rows() -> None:
+    report = json.loads((ROOT / "tests/benchmarks/results/recovery_quickstart.json").read_text())
+    text = (ROOT / "tests/benchmarks/README.md").read_text()
+    assert report["command"] in text
+    assert recovery_table(report) in text
+    for row in report["rows"]:
+        assert row["parameters"] == report["rows"][0]["parameters"]
+    assert f"{report['rows'][0]['parameters'] / 1e6:.2f} M parameters" in text
+    recovered = report["rows"][-1]["recovery"]
+    assert f"of {recovered['clips']} clips" in text

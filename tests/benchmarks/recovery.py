@@ -25,7 +25,10 @@ BUDGET = (
     "attribution.method=reconstruction", "removal.refine=null", "export.variants=[fp32]",
     "benchmark.rivals=false",
 )  # fmt: skip
-TRAINING = ("recover.data.kind=manifest", "recover.data.path={work}/training.jsonl")
+TRAINING = (
+    "recover.data.kind=manifest", "recover.data.path={work}/training.jsonl",
+    "recover.limit={clips}",
+)  # fmt: skip
 ARMS: dict[str, tuple[str, ...]] = {
     "nothing": ("removal.repair=none",),
     "repair": (),
@@ -36,9 +39,9 @@ LENGTH = 5.0
 """Seconds of sound that speed is given at."""
 
 
-def measured(work: Path, arm: str, steps: int, more: Sequence[str]) -> dict[str, Any]:
+def measured(work: Path, arm: str, steps: int, clips: int, more: Sequence[str]) -> dict[str, Any]:
     """Run one arm and read its manifest."""
-    settings = [one.format(work=work, steps=steps) for one in (*BUDGET, *ARMS[arm])]
+    settings = [one.format(work=work, steps=steps, clips=clips) for one in (*BUDGET, *ARMS[arm])]
     settings += [one for one in more if arm.startswith("repair,")]
     words = [sys.executable, "-c", "from hibprune.cli import main; main()", "run", RECIPE]
     words += ["--output", str(work / "run"), "--quiet"]
@@ -84,16 +87,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="of training_clips.py")
     parser.add_argument("--json", type=Path, help="store the rows here")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--clips", type=int, default=3200, help="of those of training")
     parser.add_argument("--arms", default=",".join(map(str, range(len(ARMS)))), help="by number")
     parser.add_argument("--set", action="append", default=[], help="override a key of recovery")
     options = parser.parse_args()
     names = [list(ARMS)[int(number)] for number in options.arms.split(",")]
     work = options.work.resolve()
-    rows = [measured(work, name, options.steps, options.set) for name in names]
+    rows = [measured(work, name, options.steps, options.clips, options.set) for name in names]
     report = {
-        "command": f"python tests/benchmarks/recovery.py --work WORK --steps {options.steps}"
-        + "".join(f" --set {one}" for one in options.set),
-        "rows": rows,
+        "command": f"python tests/benchmarks/recovery.py --work WORK --steps {options.steps} "
+        f"--clips {options.clips}" + "".join(f" --set {one}" for one in options.set),
+        "rows": sorted(rows, key=lambda row: list(ARMS).index(row["arm"])),
     }
     print(recovery_table(report))
     if options.json is not None:
