@@ -1,4 +1,4 @@
-"""The chain: load, measure, score, choose, remove, repair, export, convert, measure all, report.
+"""The chain: load, measure, score, choose, remove, repair, recover, export, convert, report.
 
 Scoring and choosing take turns for as many rounds as the recipe's schedule says.
 """
@@ -18,6 +18,7 @@ from hibprune.recipe import LoadedRecipe
 from hibprune.records.manifest import Manifest
 from hibprune.records.variants import ORIGINAL
 from hibprune.stages.choose import choose
+from hibprune.stages.example import exemplified
 from hibprune.stages.export import export
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.load import load, load_in_step, skipped_lines
@@ -27,7 +28,8 @@ from hibprune.stages.measure import (
     measure_others,
     measured_original,
 )
-from hibprune.stages.outcome import Outcome, write_outcome
+from hibprune.stages.outcome import Outcome, Training, write_outcome
+from hibprune.stages.recover import help_recovering, measured_repaired, recovered
 from hibprune.stages.remove import prune, reload
 from hibprune.stages.repair import help_repairing, repaired
 from hibprune.stages.run import Run
@@ -70,7 +72,7 @@ def run_loaded(run: Run, prepare: Callable[[], object] = lambda: None) -> Manife
 def help_with_recipe(
     loaded: LoadedRecipe, directory: Path, narrator: Narrator, ranks: Ranks
 ) -> None:
-    """Score and repair on a share of the samples in a run that another rank leads.
+    """Score, repair and train on a share of the samples in a run that another rank leads.
 
     Writes nothing that stays.
 
@@ -81,6 +83,8 @@ def help_with_recipe(
     run = Run(loaded, load(loaded, device), directory, device, narrator, ranks)
     help_scoring(run)
     help_repairing(run)
+    if run.recipe.recover is not None:
+        help_recovering(run)
 
 
 def _chain(run: Run) -> Manifest:
@@ -90,8 +94,13 @@ def _chain(run: Run) -> Manifest:
         baseline = measured_original(run, bench, original, exported)
         choice = choose(run)
         removal = prune(run, choice.plan)
-        saved = repaired(run, choice.plan)
-        parity = export(run, choice.plan, saved, reload(run), baseline.result.evaluation)
+        saved = repaired(run, choice.plan, choice.recovered)
+        training = None
+        if run.recipe.recover is not None:
+            before = measured_repaired(run, choice.plan, saved)
+            training = Training(recovered(run, choice.plan, saved), before)
+        made = saved if training is None else training.recovered
+        parity = export(run, choice.plan, made.key, reload(run), baseline.result.evaluation)
         found = Findings(
             {ORIGINAL: Made(original, exported.key, parity=exported)}, {ORIGINAL: baseline}
         )
@@ -109,6 +118,7 @@ def _chain(run: Run) -> Manifest:
             name: (partial(bench.directory, plan), key) for name, (plan, key) in found.timed.items()
         }
         benchmark = benchmarked(run, timed)
+        example = exemplified(run, found, bench.directory)
     with run.narrator.step("report") as narration:
         require_own(run.directory)
         manifest = write_outcome(
@@ -119,8 +129,10 @@ def _chain(run: Run) -> Manifest:
                 choice=choice,
                 removal=removal,
                 saved=saved,
+                training=training,
                 found=found,
                 benchmark=benchmark,
+                example=example,
             ),
             run.directory,
         )

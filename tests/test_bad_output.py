@@ -89,7 +89,7 @@ FORBIDDEN = "no permission to write: choose another --output"
         (".hibprune", errno.EDQUOT, FULL, 0),
         ("/onnx", errno.ENOSPC, FULL, 0),
         ("/out/onnx", errno.ENOSPC, FULL, 6),
-        ("report", errno.EROFS, FORBIDDEN, 9),
+        ("report", errno.EROFS, FORBIDDEN, 10),
     ],
 )
 def test_a_disk_that_refuses(

@@ -22,7 +22,7 @@ from hibprune.records.manifest import Manifest
 
 STEPS = (
     "load", "export-original", "original", "attribute", "plan", "prune", "repair", "export",
-    "pruned", "benchmark", "report",
+    "pruned", "benchmark", "example", "report",
 )  # fmt: skip
 
 
@@ -235,12 +235,15 @@ def test_every_command_and_option_is_explained() -> None:
     documented = {
         "run",
         "compare",
+        "explain",
         "frontier",
         "correlate",
         "check",
         "schema",
         "methods",
         "predict",
+        "show",
+        "verify",
     }
     assert set(main.commands) == documented
 

@@ -158,7 +158,7 @@ def test_every_dependency_is_looked_for() -> None:
     }
     imported = {
         "pyyaml": "yaml", "optimum-onnx": "optimum", "onnxruntime-gpu": "onnxruntime",
-        "huggingface-hub": "huggingface_hub",
+        "huggingface-hub": "huggingface_hub", "markdown-it-py": "markdown_it",
     }  # fmt: skip
     # Without click there is no command to look for anything.
     assert set(PACKAGES) == {imported.get(name, name) for name in declared} - {"click"}

@@ -19,6 +19,7 @@ from repairs import repaired
 from tiny_exports import TASKS
 from tiny_models import LAYERS, TINY_MODELS, WITH_DECODER, TinyModel
 from torch import Tensor, nn
+from transcribed import by_name, clips_of, last_states, logits, loss, no_loss, samples_of
 from transformers import PreTrainedModel
 
 from hibprune.attribution.base import Sample, Session
@@ -52,15 +53,6 @@ def chosen(plan: str) -> list[Unit]:
         "emptied": [(1, index) for index in range(NEURONS)],
     }
     return [neuron(layer, index) for layer, index in places[plan]]
-
-
-def logits(model: PreTrainedModel, tiny: TinyModel) -> Tensor:
-    with torch.no_grad():
-        return model(**tiny.inputs()).logits
-
-
-def by_name(name: str) -> TinyModel:
-    return next(tiny for tiny in WITH_DECODER if tiny.name == name)
 
 
 class TestRemoval:
@@ -172,21 +164,6 @@ class TestRemoval:
             transformers.AutoModelForSpeechSeq2Seq.from_config(config)
 
 
-def clips_of(tiny: TinyModel, count: int) -> list[CalibrationClip]:
-    """Clips that differ, with transcripts of several lengths."""
-    generator = torch.Generator().manual_seed(7)
-    clips = []
-    for number in range(count):
-        shape = list(tiny.inputs(batch=1)[tiny.main_input].shape)
-        if tiny.takes == "waveform" and number % 3 == 2:
-            shape[1] = 4 * shape[1] // 5
-        tokens = torch.randint(4, 40, (1, 8 + number % 4), generator=generator)
-        tokens[0, 0] = 1
-        content = torch.randn(shape, generator=generator)
-        clips.append(CalibrationClip({tiny.main_input: content}, tokens=tokens))
-    return clips
-
-
 @dataclass
 class Watched:
     """What a decoder layer's feed-forward takes in and gives out, in whole passes clip by clip."""
@@ -221,13 +198,6 @@ class Watched:
             handle.remove()
         found = (self.streams, self.units, self.written)
         return tuple(torch.cat(one).double() for one in found)  # type: ignore[return-value]
-
-
-def last_states(model: PreTrainedModel, clips: Sequence[CalibrationClip]) -> Tensor:
-    with torch.no_grad():
-        return torch.cat(
-            [model.base_model(**clip.inputs, decoder_input_ids=clip.tokens)[0][0] for clip in clips]
-        )
 
 
 class TestRepair:
@@ -337,23 +307,12 @@ class TestRepair:
 
 
 class TestScores:
-    @staticmethod
-    def samples(tiny: TinyModel, count: int = 12) -> tuple[list[CalibrationClip], list[Sample]]:
-        """Clips, and the same as samples: what the decoder says begins after its start token."""
-        clips = clips_of(tiny, count)
-        samples = []
-        for number, clip in enumerate(clips):
-            assert clip.tokens is not None
-            said = (*clip.tokens[0, 1:].tolist(), 2)
-            samples.append(Sample(str(number), dict(clip.inputs), said))
-        return clips, samples
-
     @every_model
     def test_the_first_that_goes_is_the_one_whose_best_repair_misses_least(
         self, tiny: TinyModel
     ) -> None:
         model = tiny.build()
-        clips, samples = self.samples(tiny)
+        clips, samples = samples_of(tiny)
         method = Reconstruction(method="reconstruction")
         found = method.attribute(model, samples, no_loss, Session(), "decoder_neuron").values
         assert tuple(found) == neurons_of(model, DECODER)
@@ -376,7 +335,7 @@ class TestScores:
     def test_slopes_are_those_of_the_loss_when_a_neuron_is_turned_down(
         self, tiny: TinyModel
     ) -> None:
-        model, (_, samples) = tiny.build(), self.samples(tiny, 2)
+        model, (_, samples) = tiny.build(), samples_of(tiny, 2)
         method = Taylor(method="taylor", batch_size=1)
         found = method.attribute(model, samples, loss, Session(), "decoder_neuron").values
         assert tuple(found) == neurons_of(model, DECODER)
@@ -395,18 +354,6 @@ class TestScores:
             column = site.second.weight.detach()[:, unit.index]
             assert len(rows) == (2 if tiny.name == "moonshine" else 1)
             assert found[unit] == pytest.approx(float(rows.norm() * column.norm()), rel=1e-5)
-
-
-def no_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    raise AssertionError("it looks at no loss")
-
-
-def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Mean cross-entropy when the decoder is fed 1 and then all but the last token."""
-    said = torch.tensor([list(target) for target in batch.targets])
-    fed = torch.cat([torch.ones_like(said[:, :1]), said[:, :-1]], 1)
-    found = model(**batch.inputs, decoder_input_ids=fed).logits
-    return nn.functional.cross_entropy(found.transpose(1, 2), said, reduction="none").mean(1)
 
 
 def turned(model: PreTrainedModel, sample: Sample, unit: Unit) -> float:

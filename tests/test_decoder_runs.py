@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from standin import StandIn
 
 from hibprune.compression.plan import Budget
+from hibprune.models.attention import heads_of
 from hibprune.models.feed_forward import neurons_of
 from hibprune.records.transcripts import TranscriptFaults
 from hibprune.records.units import DECODER
@@ -96,6 +97,72 @@ class TestShare:
         assert (pruned.root / "out" / "model.safetensors").read_bytes() == before
 
 
+@pytest.fixture(scope="module")
+def without_heads(
+    stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> StandIn:
+    """A Moonshine that lost heads of all three stacks, in all precisions."""
+    root = tmp_path_factory.mktemp("heads")
+    budget = {"heads": 1, "decoder_heads": 0.4, "cross_heads": 0.5}
+    stand_in = prepared(
+        stand_ins, root, "encoder_decoder_on_waveforms", budget=budget,
+        export={"variants": ["fp32", "int8", "fp16"]},
+    )  # fmt: skip
+    result = run(stand_in)
+    assert result.exit_code == 0, result.output or result.exception
+    return stand_in
+
+
+class TestHeads:
+    def test_what_was_asked_for_goes(self, without_heads: StandIn) -> None:
+        found, out = manifest(without_heads), without_heads.root / "out"
+        assert found.decoder_heads is not None
+        assert found.cross_heads is not None
+        assert (found.decoder_heads.removed_count, found.decoder_heads.total) == (3, 8)
+        assert (found.cross_heads.removed_count, found.cross_heads.total) == (4, 8)
+        assert found.decoder_heads.method == found.cross_heads.method == "reconstruction"
+        assert found.heads.removed_count == 1
+        model = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(out)
+        for summary, stack in (
+            (found.decoder_heads, "decoder.self"), (found.cross_heads, "decoder.cross"),
+        ):  # fmt: skip
+            left = heads_of(model, [stack])
+            assert min(summary.kept.values()) > 0
+            for layer, kept in summary.kept.items():
+                assert sum(head.layer == layer for head in left) == kept
+                assert {head.index for head in left if head.layer == layer} == set(range(4)) - set(
+                    summary.removed.get(layer, ())
+                )
+        assert found.repair is not None
+        assert {one.stack for one in found.repair.sublayers} >= {"decoder.self", "decoder.cross"}
+
+    def test_it_is_told_of(self, without_heads: StandIn) -> None:
+        out = without_heads.root / "out"
+        report, card = (out / "report.md").read_text(), (out / "README.md").read_text()
+        assert "## Decoder heads" in report
+        assert "4 of 8 heads of the decoder's cross-attention went" in report
+        assert "3 decoder heads removed" in manifest(without_heads).variant("pruned").done
+        assert card.count("use_io_binding=False") == 3
+        graph = onnx.load(out / "onnx" / "decoder_model_merged.onnx")
+        told = {one.key: one.value for one in graph.metadata_props}
+        assert sum(json.loads(told["hibprune.removed_cross_heads"]).values()) == 4
+
+    def test_all_variants_answer(self, without_heads: StandIn) -> None:
+        clip = next(without_heads.root.rglob("*.wav"))
+        for variant in ("fp32", "int8", "fp16"):
+            answer = invoke("predict", without_heads.root / "out", clip, "--variant", variant)
+            assert answer.exit_code == 0, answer.output
+
+    def test_it_is_taken_up_and_is_pruned_again(
+        self, without_heads: StandIn, tmp_path: Path
+    ) -> None:
+        assert run(without_heads).exit_code == 0
+        own = without_heads.root / "out"
+        said = invoke("check", without_heads.recipe, "--set", f"model.source={own}")
+        assert said.exit_code == 0, said.output
+        assert "2 of 5 heads of the decoder's self-attention" in said.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "repair"),
@@ -104,12 +171,12 @@ class TestShare:
 def test_one_number_takes_what_kinds_allow(
     stand_ins: Callable[[str], Path], tmp_path: Path, name: str, repair: str
 ) -> None:
-    budget = {"parameters": 0.93, "kinds": ["head", "decoder_neuron"]}
+    budget = {"parameters": 0.93, "kinds": ["head", "decoder_neuron", "cross_head"]}
     stand_in = prepared(stand_ins, tmp_path, name, budget=budget, removal={"repair": repair})
     assert run(stand_in).exit_code == 0
     found = manifest(stand_in)
     assert found.budget is not None
-    assert found.budget.kinds == ("head", "decoder_neuron")
+    assert found.budget.kinds == ("head", "decoder_neuron", "cross_head")
     assert found.neurons is None
     assert found.decoder_neurons is not None
     assert found.decoder_neurons.removed_count > 0
@@ -119,7 +186,7 @@ def test_one_number_takes_what_kinds_allow(
     report = (stand_in.root / "out" / "report.md").read_text()
     section = report.partition("## Mix")[2].partition("## Heads")[0]
     assert "decoder neurons removed" in section
-    assert "of heads and decoder neurons" in section
+    assert "of heads, decoder neurons and cross heads" in section
 
 
 class TestCheck:
@@ -130,16 +197,25 @@ class TestCheck:
         said = invoke("check", stand_in.recipe, "--set", share).stdout
         assert "22 of 74 neurons of the decoder's feed-forwards (global)" in said
         said = invoke("check", stand_in.recipe, "--set", "budget={parameters: 0.9}").stdout
-        assert "heads, neurons and decoder neurons until 90.0% of the parameters" in said
+        kinds = "heads, neurons, decoder neurons, decoder heads, cross heads and ranks"
+        assert f"{kinds} until 90.0% of the parameters" in said
+        heads = "budget={heads: 2, decoder_heads: 0.5, cross_heads: 0.25}"
+        said = invoke("check", stand_in.recipe, "--set", heads).stdout
+        assert "4 of 8 heads of the decoder's self-attention (global)" in said
+        assert "2 of 8 heads of the decoder's cross-attention (global)" in said
 
     def test_a_model_without_a_decoder_has_none(self, reviews: StandIn) -> None:
         for budget, place in (
             ("{heads: 1, decoder_neurons: 0.5}", "budget.decoder_neurons"),
             ("{parameters: 0.9, kinds: [decoder_neuron]}", "budget.kinds"),
+            ("{heads: 1, decoder_heads: 0.5}", "budget.decoder_heads"),
+            ("{heads: 1, cross_heads: 0.5}", "budget.cross_heads"),
+            ("{parameters: 0.9, kinds: [cross_head]}", "budget.kinds"),
         ):
             (line,) = refused(reviews, "--set", f"budget={budget}")
+            kind = "neurons" if "neuron" in budget else "heads"
             assert line == (
-                f"{place}: DistilBertForSequenceClassification has no decoder whose neurons can be "
+                f"{place}: DistilBertForSequenceClassification has no decoder whose {kind} can be "
                 "removed: leave it out (speech recognition with whisper and moonshine has one)"
             )
             content = reviews.content()
@@ -153,6 +229,10 @@ class TestCheck:
         ({"heads": 1, "decoder_neurons": 1.0}, "less than 1"),
         ({"heads": 1, "decoder_neurons": -0.1}, "greater than or equal to 0"),
         ({"parameters": 0.5, "decoder_neurons": 0.5}, "decoder_neurons contradicts parameters"),
+        ({"heads": 1, "decoder_heads": 1.0}, "less than 1"),
+        ({"heads": 1, "cross_heads": -0.1}, "greater than or equal to 0"),
+        ({"parameters": 0.5, "cross_heads": 0.5}, "cross_heads contradicts parameters"),
+        ({"decoder_heads": 0.5}, "give one of fraction, heads"),
         ({"decoder_neurons": 0.5}, "give one of fraction, heads"),
         ({"parameters": 0.5, "kinds": ["decoder"]}, "decoder_neuron"),
     ],

@@ -31,7 +31,7 @@ from hibprune.stages.credibility import (
 
 STEPS = (
     "export-original", "original", "attribute", "plan", "prune", "repair", "export", "pruned",
-    "benchmark",
+    "benchmark", "example",
 )  # fmt: skip
 PUBLISHED = ("config.json", "model.safetensors", "onnx/model.onnx", "predictions/pruned.jsonl")
 
@@ -71,6 +71,7 @@ FORGERIES: dict[str, Callable[[Any], object]] = {
     "benchmark": lambda result: result["latencies"][0]["times"]["model"].update(
         pruned=[0.1, 0.1, 0.1]
     ),
+    "example": lambda result: result["outputs"]["pruned"].update(says="forged"),
 }
 
 
@@ -116,7 +117,12 @@ def test_what_builds_on_another_result_is_done_again(
         result.update(value=1.0, interval=[0.9, 1.0])
 
     let_it_have_found(output / "steps/measure-original.json", better)
-    assert rerun(stand_ins("keyword_spotting"), output) == ["export", "pruned", "benchmark"]
+    assert rerun(stand_ins("keyword_spotting"), output) == [
+        "export",
+        "pruned",
+        "benchmark",
+        "example",
+    ]
 
 
 def test_scores_of_another_model_are_not_believed(
@@ -180,7 +186,7 @@ FEED_FORWARD = SUBLAYER.model_copy(
     update={"kind": "neuron", "name": "feed-forward", "removed": 1, "kept": 36}
 )
 REPAIR = Repair(kind="scale", clips=8, held_out=2, frames=90, sublayers=(SUBLAYER, FEED_FORWARD))
-GONE = (Head(1, 0), Head(1, 3), Unit(1, 5, kind="neuron"), Head(0, 2, "decoder.self"))
+GONE = (Head(1, 0), Head(1, 3), Unit(1, 5, kind="neuron"))
 
 
 def with_sublayer(**values: Any) -> dict[str, Any]:
@@ -214,6 +220,16 @@ def test_a_repair_is_of_these_units_on_so_many_clips(
     change: dict[str, Any], credible: bool
 ) -> None:
     assert credible_repair(REPAIR.model_copy(update=change), "scale", 10, GONE, 0) is credible
+
+
+@pytest.mark.parametrize("stack", ["decoder.self", "decoder.cross"])
+def test_heads_of_a_decoder_are_told_of_as_well(stack: str) -> None:
+    gone = (*GONE, Head(0, 2, stack))
+    assert not credible_repair(REPAIR, "scale", 10, gone, 0)
+    own = REPAIR.sublayers[0].model_copy(update={"layer": 0, "stack": stack, "removed": 1})
+    told = REPAIR.model_copy(update={"sublayers": (*REPAIR.sublayers, own)})
+    assert credible_repair(told, "scale", 10, gone, 0)
+    assert not credible_repair(told, "scale", 10, GONE, 0)
 
 
 @pytest.mark.parametrize(

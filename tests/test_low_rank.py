@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from repairs import clips_of
 from tiny_exports import TASKS, TinyExport, run
 from tiny_models import LAYERS, TINY_MODELS, TinyModel
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from hibprune.compression.truncation import fitted_factors, root_of, truncated
 from hibprune.deployment.export import export_onnx
 from hibprune.models.attention import heads_of
 from hibprune.models.layerwise import CalibrationClip
-from hibprune.models.low_rank import LowRankLinear, projections_of, rank_within
+from hibprune.models.low_rank import LowRankLinear, projections_of, rank_within, ranks_within
 from hibprune.models.moments import Moments
 from hibprune.records.repair import FactoredProjection
 from hibprune.records.units import Unit
@@ -163,18 +164,6 @@ def test_rank_of_a_share(rows: int, columns: int, share: float, rank: int | None
     assert rank_within(rows, columns, share) == rank
 
 
-def clips_of(tiny: TinyModel, count: int) -> list[CalibrationClip]:
-    """Clips that differ."""
-    shape, clips = list(tiny.inputs(batch=1)[tiny.main_input].shape), []
-    for number in range(count):
-        if tiny.takes == "tokens":
-            content = torch.randint(2, 40, shape, generator=generator(number))
-        else:
-            content = torch.randn(shape, generator=generator(number))
-        clips.append(CalibrationClip({tiny.main_input: content}))
-    return clips
-
-
 def outputs(model: PreTrainedModel, tiny: TinyModel) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(**tiny.inputs()).logits
@@ -201,7 +190,7 @@ def factored(
     share: float = 0.5,
 ) -> tuple[FactoredProjection, ...]:
     clips = [] if kind == "none" else clips_of(tiny, 40)
-    return factor(model, pruned, clips, kind, share, scratch, 2**30)
+    return factor(model, pruned, clips, kind, ranks_within(pruned, share), scratch, 2**30)
 
 
 def whole_again(model: PreTrainedModel) -> PreTrainedModel:
@@ -305,7 +294,7 @@ class TestFamilies:
         """Also of families that transformers prunes by itself, where no head is gone."""
         tiny = next(one for one in TINY_MODELS if one.name == "bert")
         model = tiny.build()
-        factor(model, model, [], "none", 0.5, tmp_path, 0)
+        factor(model, model, [], "none", ranks_within(model, 0.5), tmp_path, 0)
         model.save_pretrained(tmp_path)
         code = (
             "import sys, transformers\n"
@@ -318,7 +307,7 @@ class TestFamilies:
     def test_shapes_alone_are_those_of_the_real_thing(self) -> None:
         tiny = TINY_MODELS[0]
         shaped = copy_without(tiny.build(), GONE)
-        take_shape(shaped, 0.5)
+        take_shape(shaped, ranks_within(shaped, 0.5))
         assert [w.shape for w in shaped.parameters()] == [
             w.shape for w in smaller(tiny).parameters()
         ]

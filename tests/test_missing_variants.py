@@ -258,11 +258,13 @@ def test_a_second_run_redoes_nothing(out: Path) -> None:
 
 
 def test_other_variants_redo_conversion_and_what_follows_alone(out: Path) -> None:
-    assert again(out, *INT8) == {"benchmark"}
+    assert again(out, *INT8) == {"benchmark", "example"}
     assert names_in(out) == ALL_FILES - OF_FP16
     assert not any("fp16" in name for name in manifest_of(out).files)
     assert "pruned-fp16" not in (out / "report.md").read_text()
-    assert again(out, *ALL) == {"convert-pruned-fp16", "measure-pruned-fp16", "benchmark"}
+    assert again(out, *ALL) == {
+        "convert-pruned-fp16", "measure-pruned-fp16", "benchmark", "example",
+    }  # fmt: skip
     assert names_in(out) == ALL_FILES
 
 
@@ -284,11 +286,14 @@ def test_settings_of_int8_redo_int8_alone(out: Path) -> None:
     redone = again(out, *ALL, "--set", "quantize.full_range=true")
     assert {name for name in redone if "fp16" not in name} == {
         "convert-original-int8", "convert-pruned-int8", "measure-original-int8",
-        "measure-pruned-int8", "benchmark",
+        "measure-pruned-int8", "benchmark", "example",
     }  # fmt: skip
 
 
-TIMED = ("README.md", "report.md", "figures/latency.png", "manifest.json", "run.log")
+TIMED = (
+    "README.md", "report.md", "report.html", "figures/latency.png", "figures/variants.png",
+    "manifest.json", "run.log",
+)  # fmt: skip
 
 
 def without_times(content: Any) -> Any:

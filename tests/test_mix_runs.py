@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import faults, invoke, manifest, refused, run, words_of_steps
+from manifests import unwrapped
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from standin import StandIn, quick_keyword_spotting, text_classification
 
 from hibprune.compression.plan import Budget
@@ -44,7 +46,7 @@ def test_the_share_of_the_parameters_that_was_asked_for_is_left(pruned: StandIn)
     assert asked - 65 < left <= asked
     assert found.budget is not None
     assert found.budget.reached == pytest.approx(left / stored(pruned.model))
-    assert found.budget.kinds == ("head", "neuron", "channel")
+    assert found.budget.kinds == ("head", "neuron", "channel", "rank")
     assert found.attribution.method == "reconstruction"
 
 
@@ -62,6 +64,78 @@ def test_the_report_shows_what_went_from_where(pruned: StandIn) -> None:
     # Two layers of 4 heads and two feed-forwards, three convolutions of 16 channels.
     assert sum(numbers) == 8 + found.neurons.total + 48
     assert found.neurons.share is None
+
+
+@pytest.fixture(scope="module")
+def thinner(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+    """A model whose projections are of rank 4, so that nothing else has to go."""
+    stand_in = quick_keyword_spotting(
+        tmp_path_factory.mktemp("thinner") / "keywords", {"parameters": 0.72}
+    )
+    path = stand_in.model / "model.safetensors"
+    weights = load_file(path)
+    for name, weight in weights.items():
+        if "encoder.layers" in name and weight.dim() == 2:
+            left, values, right = torch.linalg.svd(weight, full_matrices=False)
+            weights[name] = (left[:, :4] * values[:4]) @ right[:4]
+    save_file(weights, path, {"format": "pt"})
+    result = run(stand_in)
+    assert result.exit_code == 0, result.output or result.exception
+    return stand_in
+
+
+def test_ranks_are_taken_where_they_cost_nothing(thinner: StandIn) -> None:
+    found, out = manifest(thinner), thinner.root / "out"
+    assert found.budget is not None
+    assert found.ranks is not None
+    assert found.heads.removed_count == 0
+    assert {pool: units.removed_count for pool, units in found.others.items()} == {
+        "neuron": 0, "channel": 0,
+    }  # fmt: skip
+    assert found.budget.reached <= 0.72
+    assert found.budget.reached == pytest.approx(stored(out) / stored(thinner.model))
+    assert found.ranks.share is None
+    assert {one.rank for one in found.ranks.factored} <= set(range(4, 16))
+    assert all(one.error is not None and one.error < 1e-4 for one in found.ranks.factored)
+    assert found.variant("pruned").metric == found.original.metric
+    config = json.loads((out / "config.json").read_text())
+    assert config["projection_ranks"] == {
+        str(layer): {one.name: one.rank for one in found.ranks.factored if one.layer == layer}
+        for layer in sorted({one.layer for one in found.ranks.factored})
+    }
+
+
+def test_the_report_shows_ranks_that_are_kept(thinner: StandIn) -> None:
+    report, found = (thinner.root / "out" / "report.md").read_text(), manifest(thinner)
+    section = report.partition("## Mix")[2].partition("## Heads")[0]
+    assert "of heads, neurons, channels and ranks, was decided" in unwrapped(section)
+    assert found.ranks is not None
+    one = found.ranks.factored[0]
+    assert f"{one.rank} of {min(one.rows, one.columns)}" in section
+    assert one.name in section
+    assert "or more were to go" not in report
+    assert f"{len(found.ranks.factored)} projections factored" in found.variant("pruned").done
+
+
+def test_a_run_with_ranks_is_taken_up_and_kinds_limit_it(thinner: StandIn, tmp_path: Path) -> None:
+    again = run(thinner, "--quiet")
+    assert again.exit_code == 0
+    said = words_of_steps(again.stdout)
+    assert said["plan"] == said["repair"] == "done"
+    other_out = tmp_path / "other"
+    shutil.copytree(thinner.root / "out", other_out)
+    units = "budget={parameters: 0.72, kinds: [head, neuron]}"
+    assert run(thinner, "--set", units, "--quiet", output=other_out).exit_code == 0
+    found = Manifest.model_validate_json((other_out / "manifest.json").read_text())
+    assert found.ranks is None
+    assert found.heads.removed_count > 0
+    alone = "budget={parameters: 0.72, kinds: [rank]}"
+    assert run(thinner, "--set", alone, "--quiet", output=other_out).exit_code == 0
+    found = Manifest.model_validate_json((other_out / "manifest.json").read_text())
+    assert found.ranks is not None
+    assert not found.others
+    assert found.heads.removed_count == 0
+    assert 0.7 < found.variant("pruned").parameters / found.original.parameters <= 0.72
 
 
 def test_a_run_is_taken_up_and_another_budget_plans_anew(pruned: StandIn, tmp_path: Path) -> None:
@@ -103,7 +177,10 @@ def test_kinds_limit_what_goes_and_one_alone_goes_by_its_own_scores(
 def test_check_says_what_could_be_had(pruned: StandIn) -> None:
     said = invoke("check", pruned.recipe)
     assert said.exit_code == 0
-    assert "would remove heads, neurons and channels until 80.0% of the parameters" in said.stdout
+    assert (
+        "would remove heads, neurons, channels and ranks until 80.0% of the parameters"
+        in said.stdout
+    )
 
 
 def test_what_cannot_be_had_is_told_before_any_work(tmp_path: Path) -> None:
@@ -111,7 +188,7 @@ def test_what_cannot_be_had_is_told_before_any_work(tmp_path: Path) -> None:
     (line,) = refused(stand_in, "--set", "budget.parameters=0.01")
     assert re.fullmatch(
         r"budget\.parameters: 0\.01 of the parameters cannot be reached: 0\.\d+ stay when all "
-        r"heads, neurons and channels are gone that may go: raise it to more than that",
+        r"heads, neurons, channels and ranks are gone that may go: raise it to more than that",
         line,
     )
     content = stand_in.content()
@@ -133,6 +210,7 @@ def test_what_cannot_be_had_is_told_before_any_work(tmp_path: Path) -> None:
         ({"parameters": 0.5, "scope": "layerwise"}, "scope: layerwise contradicts parameters"),
         ({"fraction": 0.5, "kinds": ["head"]}, "kinds limits what parameters, multiply_adds"),
         ({"parameters": 0.5, "kinds": ["head", "head"]}, "name each kind once"),
+        ({"speedup": 2.0, "kinds": ["head", "rank"]}, "rank has no part in speedup"),
         ({"parameters": 0.5, "kinds": []}, "at least 1"),
         ({"size_mb": 1.0, "parameters": 0.5}, "there are parameters and size_mb"),
         ({"metric_drop": 0.01, "neurons": 0.5}, "neurons contradicts metric_drop"),

@@ -99,7 +99,10 @@ def test_files_and_counts_are_smaller_by_it(pruned: StandIn) -> None:
     weights = sum(weight.numel() for weight in saved_weights(out).values())
     assert found.variant("pruned").parameters == weights
     assert found.variant("pruned").macs < found.original.macs
-    assert found.variant("pruned-int8").size_bytes < found.variant("pruned").size_bytes
+    int8 = found.variant("pruned-int8")
+    assert int8.size_bytes < found.variant("pruned").size_bytes
+    assert int8.guard is not None
+    assert int8.guard.measurements > 0
 
 
 def saved_weights(out: Path) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from hibprune.execution.files import sha256_of
 
 STEPS = (
     "export-original", "original", "attribute", "plan", "prune", "repair", "export", "pruned",
-    "benchmark",
+    "benchmark", "example",
 )  # fmt: skip
+AFTER_EXPORT = ["export", "pruned", "benchmark", "example"]
 LONG = (
     "--set", "attribution.steps=60", "--set", "attribution.batch_size=4",
     "--set", "export.seconds=[1, 3]", "--quiet",
@@ -112,7 +113,7 @@ def test_killed_in_the_middle_of_export(
     assert (output / "steps/repair.json").exists()
     assert not (output / "steps/export.json").exists()
     said = start().finish()
-    assert redone(said) == ["export", "pruned", "benchmark"]
+    assert redone(said) == AFTER_EXPORT
     assert_same_outcome(output, undisturbed)
 
 
@@ -174,9 +175,9 @@ AFTER_PLAN = list(STEPS[3:])
         ("attribution.steps=4", ["attribute", *AFTER_PLAN]),
         ("attribution={method: magnitude}", ["attribute", *AFTER_PLAN]),
         ("calibration.samples=10", ["attribute", *AFTER_PLAN]),
-        ("validation.limit=12", ["original", "export", "pruned", "benchmark"]),
-        ("export.tolerance=0.01", ["export-original", "original", "export", "pruned", "benchmark"]),
-        ("name=other", ["export", "pruned", "benchmark"]),
+        ("validation.limit=12", ["original", *AFTER_EXPORT]),
+        ("export.tolerance=0.01", ["export-original", "original", *AFTER_EXPORT]),
+        ("name=other", AFTER_EXPORT),
         ("benchmark.repetitions=4", ["benchmark"]),
     ],
 )

@@ -140,7 +140,7 @@ def test_the_choice_holds_every_heads_last_score_and_all_that_went() -> None:
 # Runs ------------------------------------------------------------------------------------------
 
 BEFORE = ["export-original", "original"]
-AFTER = ["prune", "repair", "export", "pruned", "benchmark"]
+AFTER = ["prune", "repair", "export", "pruned", "benchmark", "example"]
 ROUNDS = ["attribute", "plan", "attribute-2", "plan-2", "attribute-3", "plan-3"]
 THREE = ("--set", "schedule.rounds=3", "--set", "budget={heads: 5}")
 

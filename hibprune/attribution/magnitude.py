@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from hibprune.attribution.base import Loss, Sample, Session, scores_of
 from hibprune.attribution.methods import Magnitude
-from hibprune.models.attention import attention_sites
+from hibprune.models.attention import attention_sites, heads_of
 from hibprune.models.feed_forward import feed_forward_sites, neurons_of
 from hibprune.models.front_end import channels_of, front_end_parts
 from hibprune.records.units import POOLS, Pool, Scores
@@ -40,10 +40,10 @@ def attribute(
             rows = own.square().sum((0, 2)).sqrt()
             norms.extend((rows * layer.second.weight.detach().float().norm(dim=0)).tolist())
         return scores_of(method, model, (), [tuple(norms)], neurons_of(model, stack))
-    for site in attention_sites(model):
+    for site in attention_sites(model, [stack]):
         rows = site.value.weight.detach().unflatten(0, (-1, site.head_size))
         columns = site.output.get_parameter("weight").detach().unflatten(1, (-1, site.head_size))
         value_norms = rows.float().square().sum((1, 2)).sqrt()
         output_norms = columns.float().square().sum((0, 2)).sqrt()
         norms.extend((value_norms * output_norms).tolist())
-    return scores_of(method, model, (), [tuple(norms)])
+    return scores_of(method, model, (), [tuple(norms)], heads_of(model, [stack]))

@@ -42,7 +42,7 @@ from hibprune.models.layerwise_decoder import LayerwiseDecoder, transcript_batch
 from hibprune.models.moments import Moments
 from hibprune.models.sublayers import sublayers, writing_recorded
 from hibprune.models.units import units_of
-from hibprune.records.units import DECODER, POOLS, Pool, Scores, Unit
+from hibprune.records.units import DECODER, ENCODER, POOLS, Pool, Scores, Unit, is_of_decoder
 from hibprune.tasks.seq2seq import fed_tokens
 
 DAMPING = 1e-6
@@ -76,7 +76,7 @@ def attribute(
 ) -> Scores:
     """Score the units of a pool, all samples together; the loss is not looked at."""
     clips = [CalibrationClip(sample.inputs) for sample in samples]
-    if POOLS[pool][1] == DECODER:
+    if is_of_decoder(POOLS[pool][1]):
         device = next(model.parameters()).device
         fed = [fed_tokens(model.config, [sample.target], device)[0] for sample in samples]
         clips = [replace(clip, tokens=own) for clip, own in zip(clips, fed, strict=True)]
@@ -110,16 +110,16 @@ def sublayer_scores(
     whole model are those that go first everywhere.
     """
     kind, stack = POOLS[pool]
-    in_decoder = stack == DECODER
+    in_decoder = is_of_decoder(stack)
     batches = (transcript_batches if in_decoder else clip_batches)(model, clips)
     scores: dict[Unit, float] = {}
     with frozen(model), unchunked(model):
         through = (LayerwiseDecoder if in_decoder else LayerwiseEncoder)(model, states)
         for batch in batches:
             states.put(str(batch.number), through.start(batch, clips))
-        layers = sublayers(model, stack)
+        layers = sublayers(model, DECODER if in_decoder else ENCODER)
         for number, layer in enumerate(layers):
-            chosen = [one for one in layer if one.kind == kind and one.units]
+            chosen = [one for one in layer if (one.kind, one.stack) == (kind, stack) and one.units]
             sums = [_nothing(one.writer.weight) for one in chosen]
             for batch in batches:
                 with writing_recorded(chosen) as written:

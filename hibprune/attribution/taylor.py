@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,10 @@ from hibprune.attribution.sensitivity import (
     neuron_gradients,
 )
 from hibprune.models.units import units_of
-from hibprune.records.units import POOLS, Head, Pool, Scores
+from hibprune.records.units import POOLS, Head, Kind, Pool, Scores
+
+Gradients = Callable[[PreTrainedModel, CalibrationBatch, Loss], tuple[Tensor, Tensor]]
+"""Slopes of the loss (samples, units), and the loss of every sample."""
 
 
 def attribute(
@@ -32,7 +35,7 @@ def attribute(
     session: Session,
     pool: Pool = "head",
 ) -> Scores:
-    """Score every head of every sample, or all neurons or channels over all samples."""
+    """Score the encoder's heads of every sample, or another pool's units over all samples."""
     if pool != "head":
         return _many(method, model, samples, loss, session, pool)
 
@@ -57,9 +60,14 @@ def _many(
     session: Session,
     pool: Pool,
 ) -> Scores:
-    """Mean over samples of the slopes of neurons or channels; a row a sample would be as long."""
+    """Mean over samples of the slopes of a pool's units; a row a sample would be as long."""
     kind, stack = POOLS[pool]
-    gradients = channel_gradients if kind == "channel" else partial(neuron_gradients, stack=stack)
+    of_kind: dict[Kind, Gradients] = {
+        "head": partial(gate_gradients, stacks=(stack,)),
+        "neuron": partial(neuron_gradients, stack=stack),
+        "channel": channel_gradients,
+    }
+    gradients = of_kind[kind]
     if pool == "channel":
         # In front of the encoder, samples that share a batch would be padded.
         method = method.model_copy(update={"batch_size": 1})

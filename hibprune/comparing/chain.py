@@ -32,7 +32,7 @@ from hibprune.report.numbers import listing
 from hibprune.stages.credibility import credible_evaluation
 from hibprune.stages.load import Material, load_in_step, skipped_lines
 from hibprune.stages.measure import baseline
-from hibprune.stages.outcome import data_summary, model_summary
+from hibprune.stages.provenance import data_summary, model_summary
 from hibprune.stages.run import Run
 from hibprune.stages.score import attribute, calibration_targets
 

@@ -1,32 +1,38 @@
-"""Holds the head scores of two finished runs against each other: two tasks, or two methods."""
+"""Holds the head scores of finished runs against each other: several tasks, or methods."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from hibprune.attribution import METHODS
 from hibprune.errors import UserError, shortened
-from hibprune.execution.files import plain_disk_errors, write_text
+from hibprune.execution.files import digest, plain_disk_errors, write_text
 from hibprune.execution.machine import installed_versions
 from hibprune.execution.output import check_output, open_output, read_manifest
 from hibprune.execution.steps import kept_result
 from hibprune.recipe.settings import MAX_NAME, NAME_PATTERN
 from hibprune.records.base import Interval
-from hibprune.records.comparison import CorrelatedRun, Correlation, Estimate
+from hibprune.records.comparison import CorrelatedRun, Correlation, CorrelationMatrix, Estimate
 from hibprune.records.manifest import FILE_NAME, Manifest
 from hibprune.records.ranking import scores_equal
 from hibprune.records.statistics import bootstrap_interval, pearson, rank_pearson, spearman
 from hibprune.records.units import Head, Scores
-from hibprune.report.correlation import correlation_figure, empty_rankings
+from hibprune.report.correlation import correlation_figure, empty_rankings, matrix_figure
 from hibprune.stages.credibility import well_formed
 from hibprune.stages.score import ATTRIBUTE
 
 STEM = "correlate"
+LONGEST_NAME = 120
+"""Of a directory that is named after its runs."""
+MOST_RUNS = 50
+MOST_SCATTERS = 45
+"""Pairs of runs drawn head against head; of more there is the matrix alone."""
 FEWEST_HEADS = 3
 """Two heads always agree fully or not at all."""
 
@@ -44,6 +50,46 @@ def correlate_runs(first: Path, second: Path, directory: Path) -> Correlation:
             correlation_figure(correlation, directory / f"{STEM}.{suffix}")
         write_text(directory / f"{STEM}.json", correlation.model_dump_json(indent=1) + "\n")
     return correlation
+
+
+def correlate_all(
+    runs: Sequence[Path], directory: Path
+) -> tuple[Correlation | CorrelationMatrix, list[str]]:
+    """Correlate the scores of two or more runs; also says the outcome in lines.
+
+    Raises:
+        UserError: as `correlate_runs`, or there are too few or too many runs.
+    """
+    if not 2 <= len(runs) <= MOST_RUNS:
+        raise UserError(f"correlate: give 2 to {MOST_RUNS} finished runs, not {len(runs)}")
+    if len(runs) == 2:
+        correlation = correlate_runs(runs[0], runs[1], directory)
+        return correlation, correlation_lines(correlation)
+    matrix = correlate_many(runs, directory)
+    return matrix, matrix_lines(matrix)
+
+
+def correlate_many(runs: Sequence[Path], directory: Path) -> CorrelationMatrix:
+    """Correlate the scores of each two of several runs; write numbers, matrix and a scatter each.
+
+    Raises:
+        UserError: as `correlate_runs`.
+    """
+    pairs = tuple(correlation_of(one, other) for one, other in combinations(runs, 2))
+    matrix = CorrelationMatrix(
+        runs=(pairs[0].first, *(pair.second for pair in pairs[: len(runs) - 1])),
+        pairs=tuple(combinations(range(len(runs)), 2)),
+        correlations=pairs,
+    )
+    check_output(directory)
+    with open_output(directory), plain_disk_errors(directory):
+        for suffix in ("png", "svg"):
+            matrix_figure(matrix, directory / f"{STEM}.{suffix}")
+        drawn = list(zip(matrix.pairs, pairs, strict=True))
+        for (one, other), pair in drawn if len(drawn) <= MOST_SCATTERS else ():
+            correlation_figure(pair, directory / f"{STEM}-{one + 1}-{other + 1}.png")
+        write_text(directory / f"{STEM}.json", matrix.model_dump_json(indent=1) + "\n")
+    return matrix
 
 
 def correlation_of(first: Path, second: Path) -> Correlation:
@@ -156,9 +202,17 @@ def _within_layers(heads: tuple[Head, ...], a: list[float], b: list[float]) -> d
     return layers
 
 
-def correlation_name(first: Path, second: Path) -> str:
-    """What to call the directory of a correlation: by the names of both runs, links followed."""
-    return "-".join(("correlate", *(Path(os.path.realpath(run)).name for run in (first, second))))
+def correlation_name(*runs: Path) -> str:
+    """What to call the directory of a correlation: by the names of its runs, links followed."""
+    name = "-".join(("correlate", *(Path(os.path.realpath(run)).name for run in runs)))
+    return name if len(name) <= LONGEST_NAME else f"correlate-{len(runs)}-{digest(name)[:8]}"
+
+
+def matrix_lines(matrix: CorrelationMatrix) -> list[str]:
+    """The outcome of each pair, and a line for each run whose scores say nothing."""
+    return list(
+        dict.fromkeys(line for pair in matrix.correlations for line in correlation_lines(pair))
+    )
 
 
 def correlation_lines(correlation: Correlation) -> list[str]:

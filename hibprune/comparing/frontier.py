@@ -208,6 +208,7 @@ def _frontier(manifests: Mapping[str, Manifest], benchmark: Benchmark, command: 
                 directory=f"{POINTS}/{label}",
                 budget=manifest.budget,
                 removed=removed,
+                factored=0 if manifest.ranks is None else len(manifest.ranks.factored),
                 variants=tuple(
                     timed(one, timed_name(label, one.name))
                     for one in manifest.variants

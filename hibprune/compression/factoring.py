@@ -8,7 +8,7 @@ right as well. Only forward passes are needed, a layer at a time on kept hidden 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hibprune.compression.front_end_repair import front_end_affected
-from hibprune.compression.layer_work import LayerWork, held_out
+from hibprune.compression.layer_work import LayerWork, held_out, layer_by_layer
 from hibprune.compression.projection_ranks import tell_configuration
 from hibprune.compression.remove import NOTE
 from hibprune.compression.settings import RepairKind
@@ -26,7 +26,6 @@ from hibprune.compression.writer_fit import require_frames
 from hibprune.errors import UserError
 from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.attention import frozen
-from hibprune.models.families import family_of
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import (
     CalibrationClip,
@@ -36,7 +35,12 @@ from hibprune.models.layerwise import (
     entering_states,
     unchunked,
 )
-from hibprune.models.low_rank import projection, ranks_within, thinner
+from hibprune.models.low_rank import (
+    ProjectionPlace,
+    projection,
+    readers_and_writer,
+    thinner,
+)
 from hibprune.models.moments import Moments
 from hibprune.models.sublayers import Sublayer, sublayers
 from hibprune.records.repair import FactoredProjection
@@ -47,7 +51,7 @@ def factor(
     pruned: PreTrainedModel,
     clips: Sequence[CalibrationClip],
     kind: RepairKind,
-    share: float,
+    ranks: Mapping[ProjectionPlace, int],
     scratch: Path,
     room_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -55,14 +59,13 @@ def factor(
 ) -> tuple[FactoredProjection, ...]:
     """Let two matrices stand for projections of a pruned model, in place, where that is cheaper.
 
-    Of the weights of each, `share` goes. With the repair `none` the matrices alone are looked at
-    and `clips` are not needed. Hidden states beyond `room_bytes` go to files in `scratch`.
+    Those of `ranks`, which says of what rank. With the repair `none` the matrices alone are looked
+    at and `clips` are not needed. Hidden states beyond `room_bytes` go to files in `scratch`.
 
     Raises:
         UserError: there are fewer frames than a fit has unknowns (says how many clips it takes), or
             the model gives out NaN or infinite values.
     """
-    ranks = ranks_within(pruned, share)
     layers = encoder_layers(pruned)
     found: list[FactoredProjection] = []
     if kind == "none":
@@ -94,13 +97,11 @@ def factor(
                 if parted:
                     entering = entering_states(pruned, batch, clips)
                 states.put(f"pruned/{batch.number}", entering)
-            for layer, before in enumerate(sublayers(original)):
-                work = LayerWork(layer, through, layers[layer], own, states, processes)
-                work.pass_original(before)
+            for work in layer_by_layer(
+                through, sublayers(original), layers, own, states, processes
+            ):
                 found += walk.layer(work)
-                work.drop_targets(len(before))
-                work.pass_repaired()
-                progress(layer + 1, len(layers))
+                progress(work.layer + 1, len(layers))
     if found:
         tell_configuration(pruned)
         pruned.config._hibprune = NOTE
@@ -111,28 +112,18 @@ class _Walk:
     """The projections of a pruned model as they were whole, and what is to become of them."""
 
     def __init__(
-        self, pruned: PreTrainedModel, kind: RepairKind, ranks: dict[tuple[int, str], int]
+        self, pruned: PreTrainedModel, kind: RepairKind, ranks: Mapping[ProjectionPlace, int]
     ) -> None:
         self._kind = kind
         self._ranks = ranks
         self._sublayers = sublayers(pruned)
-        family = family_of(pruned.config.model_type)
-        own, layers = family.encoder, encoder_layers(pruned)
-        self._paths = {
-            ("head", 0): (
-                [f"{own.attention}.{name}" for name in (own.query, own.key, own.value)],
-                own.output,
-            ),
-            **{
-                ("neuron", part): ([one.first], one.second)
-                for part, one in enumerate(family.feed_forwards)
-            },
-        }
+        self._pruned = pruned
+        layers = encoder_layers(pruned)
         self._wholes = {(n, path): _whole(layers[n], path) for n, path in ranks}
 
     def _of(self, sublayer: Sublayer) -> tuple[list[str], str | None]:
         """Which projections of a sublayer become two: those that read, and the one that writes."""
-        readers, writer = self._paths[sublayer.kind, sublayer.part]
+        readers, writer = readers_and_writer(self._pruned, sublayer.kind, sublayer.part)
         layer = sublayer.layer
         return (
             [path for path in readers if (layer, path) in self._ranks],

@@ -8,7 +8,6 @@ hibprune supplies it, which is also what lets `from_pretrained` rebuild a pruned
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -16,17 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import find_pruneable_heads_and_indices, prune_linear_layer
 
+from hibprune.compression.attention_pruning import remove_heads_of_layer
 from hibprune.compression.channel_pruning import rebuilding_channels
+from hibprune.compression.decoder_head_pruning import rebuilding_decoder_heads
 from hibprune.compression.neuron_pruning import rebuilding_neurons
 from hibprune.compression.projection_ranks import rebuilding_ranks
 from hibprune.compression.reloading import teach_rebuilding
 from hibprune.compression.wavlm import wavlm_attention_forward
-from hibprune.models.attention import head_count, stack_layers
+from hibprune.models.attention import gone_heads, head_count, stack_layers
 from hibprune.models.families import FAMILIES
 from hibprune.models.layouts import Family, Stack
-from hibprune.models.low_rank import LowRankLinear, Projection
 
 
 def teach_pruning(module: ModuleType) -> None:
@@ -38,6 +37,7 @@ def teach_pruning(module: ModuleType) -> None:
         if family.modeling_module != module.__name__:
             continue
         rebuilds = (
+            rebuilding_decoder_heads(family),
             rebuilding_neurons(family),
             rebuilding_channels(family),
             rebuilding_ranks(family),
@@ -79,13 +79,13 @@ def _prune_heads_of(stack: Stack | None) -> Callable[[Any, Mapping[int, Iterable
         try:
             _require_known(heads_to_prune, attentions, stack)
             for number, heads in heads_to_prune.items():
-                _remove(layers[number], set(heads), stack)
+                remove_heads_of_layer(layers[number], set(heads), stack)
         finally:
             # prune_heads has written the configuration by now: make it tell the truth.
             self.config.pruned_heads = {
-                number: sorted(_gone(attention))
+                number: sorted(gone_heads(attention))
                 for number, attention in enumerate(attentions)
-                if _gone(attention)
+                if gone_heads(attention)
             }
 
     return _prune_heads
@@ -99,85 +99,10 @@ def _require_known(
         if not -layers <= number < layers:
             raise IndexError(f"the model has layers 0 to {layers - 1}, not {number}")
         attention = attentions[number]
-        count = head_count(attention, stack) + len(_gone(attention))
+        count = head_count(attention, stack) + len(gone_heads(attention))
         beyond = [head for head in heads if not 0 <= head < count]
         if beyond:
             raise IndexError(f"layer {number} has heads 0 to {count - 1}, not {beyond}")
-
-
-def _gone(attention: nn.Module) -> set[int]:
-    gone: set[int] = getattr(attention, "pruned_heads", set())
-    return gone
-
-
-def _remove(layer: nn.Module, heads: set[int], stack: Stack) -> None:
-    attention: Any = layer.get_submodule(stack.attention)
-    count, size = head_count(attention, stack), getattr(attention, stack.head_size)
-    # Rows can be told from one another also where weights have shapes alone.
-    with torch.device("cpu"):
-        new, rows = find_pruneable_heads_and_indices(heads, count, size, _gone(attention))
-    if not new:
-        return
-    with warnings.catch_warnings():
-        # A layer that loses its last head has weights without elements.
-        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-        for name in (stack.query, stack.key, stack.value, *stack.rows_per_head):
-            if hasattr(attention, name):
-                setattr(attention, name, _pruned_linear(getattr(attention, name), rows))
-        path, _, name = stack.output.rpartition(".")
-        parent = layer.get_submodule(path)
-        setattr(parent, name, _pruned_linear(getattr(parent, name), rows, dim=1))
-
-    positions = rows[::size] // size
-    for name, dim in stack.parameters_per_head:
-        if hasattr(attention, name):
-            weight = getattr(attention, name)
-            kept = weight.detach().index_select(dim, positions.to(weight.device)).clone()
-            setattr(attention, name, nn.Parameter(kept, weight.requires_grad))
-    left = count - len(new)
-    if stack.head_count is not None:
-        setattr(attention, stack.head_count, left)
-    if stack.head_count_in_config is not None:
-        shared = getattr(attention.config, "shared", attention.config)
-        attention.config = OwnConfiguration(shared, {stack.head_count_in_config: left})
-    if stack.width is not None:
-        setattr(attention, stack.width, left * size)
-    attention.pruned_heads = _gone(attention) | new
-
-
-class OwnConfiguration:
-    """A model's configuration as one attention module sees it, with values of its own.
-
-    A view, not a copy: what is changed later, such as the attention implementation, reaches it, and
-    what is set on it is set for the whole model, as optimum's exporter does with `use_cache`.
-    """
-
-    shared: Any
-    own: Mapping[str, Any]
-
-    def __init__(self, shared: Any, own: Mapping[str, Any]) -> None:
-        vars(self).update(shared=shared, own=own)
-
-    def __getattr__(self, name: str) -> Any:
-        # Copying and unpickling look for special methods while there are no attributes yet.
-        if name.startswith("__") or name in ("shared", "own"):
-            raise AttributeError(name)
-        return self.own[name] if name in self.own else getattr(self.shared, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("shared", "own", *self.own):
-            raise AttributeError(f"{name} belongs to one layer: it follows from the heads removed")
-        setattr(self.shared, name, value)
-
-
-def _pruned_linear(linear: Projection, kept: Tensor, dim: int = 0) -> Projection:
-    """transformers' own makes it float32, trainable and in training mode, whatever it was."""
-    if isinstance(linear, LowRankLinear):
-        return linear.narrowed(kept, dim)
-    pruned: nn.Linear = prune_linear_layer(linear, kept, dim).to(linear.weight.dtype)
-    for name, weight in pruned.named_parameters():
-        weight.requires_grad_(linear.get_parameter(name).requires_grad)
-    return pruned.train(linear.training)
 
 
 def _without_heads_too(

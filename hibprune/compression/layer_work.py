@@ -124,15 +124,51 @@ class LayerWork:
         return self.through(batch, self.layer, states, self.pruned)
 
 
+def layer_by_layer(
+    through: Layerwise,
+    before: Sequence[Sequence[Sublayer]],
+    pruned: Sequence[nn.Module],
+    batches: Sequence[ClipBatch],
+    states: HiddenStates,
+    ranks: Ranks = ALONE,
+    first: int = 0,
+    parted: bool = True,
+    layer_done: Callable[[], None] = lambda: None,
+) -> Iterator[LayerWork]:
+    """The layers of both models from `first` on, with what the original does in each.
+
+    `before` are the original's sublayers. What is done to a layer of the pruned model, in place,
+    is what its next one sees. Below `first` both models are one, unless they are `parted` before.
+    """
+    for layer, own in enumerate(before):
+        work = LayerWork(layer, through, pruned[layer], batches, states, ranks)
+        if layer < first:
+            work.pass_original(())
+            layer_done()
+            continue
+        if layer == first and not parted:
+            work.part_ways()
+        work.pass_original(own)
+        yield work
+        work.drop_targets(len(own))
+        work.pass_repaired()
+        layer_done()
+
+
 @contextmanager
-def inputs_recorded(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
-    """Collect what goes into some modules, by place, and leave the rest of a pass alone."""
+def inputs_recorded(
+    modules: Sequence[nn.Module], then_stop: bool = True
+) -> Iterator[dict[int, Tensor]]:
+    """Collect what goes into some modules, by place.
+
+    `then_stop` leaves the rest of a pass alone once all is there.
+    """
     recorded: dict[int, Tensor] = {}
 
     def keeping(place: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             recorded[place] = inputs[0]
-            if len(recorded) == len(modules):
+            if then_stop and len(recorded) == len(modules):
                 raise Enough
 
         return hook

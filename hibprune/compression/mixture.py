@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from hibprune.compression.solver import Cost, Group, cheapest_mix
+from hibprune.compression.solver import Cost, Group, added_error, cheapest_mix
 from hibprune.compression.unit_costs import Place, counted_cost, groups_of, in_order
 from hibprune.records.units import Kind, Scores, Unit
-
-TRIES = 10
-"""Of coming below a limit where counts are not quite sums of what units cost."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,15 @@ class Mixture:
         left = [len(own) - number for number, own in zip(gone, places, strict=True)]
         return tuple(units), cost.of(left)
 
-    def within(self, limit: float) -> tuple[Unit, ...]:
-        """The units of least error without which the model, counted, costs at most `limit`.
+    def error(self, units: Collection[Unit]) -> float:
+        """What it adds that some units go, of each place those that go first."""
+        return added_error(self.groups, self._gone(units))
 
-        Raises:
-            ValueError: no removal gets there.
-        """
-        aim = limit
-        for _ in range(TRIES):
-            units, _ = self.cheapest(self.cost, aim)
-            found = self.count(units)
-            if found <= limit:
-                return units
-            aim -= found - limit
-        raise ValueError(f"{limit} is not reached: {found} is left")
+    def foretold(self, units: Collection[Unit]) -> float:
+        """The cost without some units."""
+        sizes = map(len, self.places.values())
+        return self.cost.of([n - gone for n, gone in zip(sizes, self._gone(units), strict=True)])
+
+    def _gone(self, units: Collection[Unit]) -> list[int]:
+        chosen = set(units)
+        return [sum(unit in chosen for unit in own) for own in self.places.values()]

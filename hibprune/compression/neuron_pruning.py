@@ -27,7 +27,7 @@ from hibprune.compression.reloading import (
     remembered,
     require_layers,
 )
-from hibprune.models.attention import stack_layers
+from hibprune.models.attention import has_stack, stack_layers
 from hibprune.models.feed_forward import gone_neurons, neuron_stacks
 from hibprune.models.layouts import Family, FeedForward, NeuronStack
 from hibprune.models.low_rank import LowRankLinear, Projection
@@ -146,7 +146,7 @@ def _rebuild(family: Family, base_model: Any, config: Any) -> None:
     """
     for stack in family.neuron_stacks:
         told = getattr(config, stack.gone_in_config, None)
-        if not told:
+        if not told or not has_stack(base_model, stack):
             continue
         layers = stack_layers(base_model, stack)
         require_layers(stack.gone_in_config, told.keys(), len(layers))

@@ -10,19 +10,24 @@ from typing import get_args
 
 from pydantic import Field, model_validator
 
+from hibprune.compression.ranking import lowest_within
 from hibprune.errors import UserError
 from hibprune.records.base import Settings
 from hibprune.records.units import (
     ENCODER,
+    POOLS,
+    RANK,
     Currency,
     Head,
     HeadShare,
+    MixKind,
     OneNumber,
     Plan,
     Pool,
     Scope,
     Scores,
     Unit,
+    min_kept,
     pool_words,
 )
 
@@ -34,15 +39,17 @@ class Budget(Settings):
     """How much to remove: give one of `fraction` and `heads`, or one number for all kinds of units.
 
     `fraction` is the share of the heads that goes, `heads` their number; shares of other units go
-    beside them: `neurons` of the encoder's feed-forwards, `decoder_neurons` of a decoder's, and
-    `channels` of the convolutions in front of the encoder. `scope: global` removes the lowest
+    beside them: `neurons` of the encoder's feed-forwards, `decoder_neurons` of a decoder's,
+    `channels` of the convolutions in front of the encoder, `decoder_heads` of a decoder's
+    self-attention and `cross_heads` of its cross-attention. `scope: global` removes the lowest
     scores over the whole model, `layerwise` the same number from every layer (`heads` then counts
     per layer), of heads and neurons; channels always go from every layer alike. No layer is left
-    with fewer heads than `min_heads_per_layer`. `ranks` is the share of the weights that goes of
-    each projection of the encoder (query, key, value and output of attention, both matrices of the
-    feed-forwards), as it is once all else is gone: it becomes two thinner matrices, whose rank r is
-    the largest with r · (rows + columns) ≤ (1 − ranks) · rows · columns; where even rank 1 would
-    not be cheaper, it stays one. Ranks have no part yet in one number for all kinds.
+    with fewer heads than `min_heads_per_layer`, and one of a decoder with at least one of each
+    kind, since it tells by their keys how many tokens were said. `ranks` is the share of the
+    weights that goes of each projection of the encoder (query, key, value and output of attention,
+    both matrices of the feed-forwards), as it is once all else is gone: it becomes two thinner
+    matrices, whose rank r is the largest with r · (rows + columns) ≤ (1 − ranks) · rows · columns;
+    where even rank 1 would not be cheaper, it stays one.
 
     One number for all kinds of units together: `parameters` is the share of the whole
     model's parameters that STAYS, `multiply_adds` that of its multiply-adds on an input of the
@@ -53,8 +60,10 @@ class Budget(Settings):
     in fp32 or int8, at the middle one of `benchmark`'s lengths, timed in the run. What goes from
     where is decided by the error that each unit adds for what it saves, all in one round. Errors
     are those of the method `reconstruction`, whatever the sections on attribution say, unless a
-    single kind may go. `kinds` limits what may; left out, it is all that the family has, and heads
-    alone under `attribution.paper`.
+    single kind may go. Projections become two matrices where that adds less for it (`rank`), each
+    of a rank of its own, unless the number is a speed, or what comes of it is not fitted
+    (`removal.repair: least-squares`). `kinds` limits what may go; left out, it is all that the
+    family has, and heads alone under `attribution.paper`.
     """
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
@@ -62,13 +71,15 @@ class Budget(Settings):
     neurons: float = Field(default=0.0, ge=0, lt=1)
     channels: float = Field(default=0.0, ge=0, lt=1)
     decoder_neurons: float = Field(default=0.0, ge=0, lt=1)
+    decoder_heads: float = Field(default=0.0, ge=0, lt=1)
+    cross_heads: float = Field(default=0.0, ge=0, lt=1)
     ranks: float = Field(default=0.0, ge=0, lt=1)
     parameters: float | None = Field(default=None, gt=0, lt=1)
     multiply_adds: float | None = Field(default=None, gt=0, lt=1)
     size_mb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     metric_drop: float | None = Field(default=None, ge=0, lt=1)
     speedup: float | None = Field(default=None, gt=1, allow_inf_nan=False)
-    kinds: tuple[Pool, ...] | None = Field(default=None, min_length=1)
+    kinds: tuple[MixKind, ...] | None = Field(default=None, min_length=1)
     scope: Scope = "global"
     min_heads_per_layer: int = Field(default=0, ge=0)
 
@@ -88,16 +99,22 @@ class Budget(Settings):
                     f"kinds limits what {_either(get_args(OneNumber))} may take: leave it out"
                 )
             return self
-        for name in ("neurons", "channels", "decoder_neurons"):
-            if getattr(self, name):
+        for pool in POOLS:
+            name = f"{pool}s"
+            if pool != "head" and getattr(self, name):
                 raise ValueError(
                     f"{name} contradicts {self.one_number}, which decides by itself what goes: "
                     "leave it out, or limit what may go by kinds"
                 )
         if self.ranks:
             raise ValueError(
-                f"ranks contradicts {self.one_number}, which decides by itself what goes, of units "
-                "alone: leave one of them out"
+                f"ranks contradicts {self.one_number}, which decides by itself what goes: "
+                "leave it out, or limit what may go by kinds"
+            )
+        if self.one_number == "speedup" and RANK in (self.kinds or ()):
+            raise ValueError(
+                "kinds: rank has no part in speedup, whose latency table knows units alone: "
+                "leave rank out"
             )
         if self.scope == "layerwise":
             raise ValueError(
@@ -230,7 +247,7 @@ def lowest_heads(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> tu
     if budget.scope == "global":
         total = _amount(budget, len(ranking) + len(part.gone))
         amount = part.due(total) - len(part.gone)
-        removed = _lowest(ranking, amount, budget.min_heads_per_layer)
+        removed = lowest_within(ranking, amount, budget.min_heads_per_layer)
     else:
         removed = [
             head
@@ -250,7 +267,7 @@ def require_encoder(heads: Iterable[Head]) -> None:
     if others:
         raise UserError(
             f"attribution: heads of {' and '.join(others)} are scored, and only the encoder's can "
-            "be removed: set attribution.stacks to [encoder]"
+            "be removed by it: set attribution.stacks to [encoder]"
         )
 
 
@@ -260,7 +277,7 @@ def lowest_units(scores: Scores, budget: Budget, pool: Pool) -> tuple[Unit, ...]
     A share is rounded down to whole units, so that each convolution keeps a channel.
 
     Raises:
-        UserError: a score is not finite.
+        UserError: a score is not finite, or more heads would go than may.
     """
     values, (share, scope) = scores.values, budget.share_of(pool)
     if not all(map(math.isfinite, values.values())):
@@ -270,10 +287,11 @@ def lowest_units(scores: Scores, budget: Budget, pool: Pool) -> tuple[Unit, ...]
     groups: dict[int | None, list[Unit]] = {}
     for unit in sorted(values, key=lambda unit: (values[unit], unit)):
         groups.setdefault(unit.layer if scope == "layerwise" else None, []).append(unit)
+    keep = min_kept(*POOLS[pool], budget.min_heads_per_layer)
     removed = [
         unit
         for ranking in groups.values()
-        for unit in ranking[: int(round(share * len(ranking), 9))]
+        for unit in lowest_within(ranking, int(round(share * len(ranking), 9)), keep, pool)
     ]
     return tuple(sorted(removed))
 
@@ -288,29 +306,21 @@ def check_budget(budget: Budget, heads: tuple[Head, ...]) -> None:
     make_plan(flat, budget)
 
 
+def check_share(budget: Budget, pool: Pool, units: tuple[Unit, ...]) -> int:
+    """How many units of a pool its share is, whatever their scores turn out to be.
+
+    Raises:
+        UserError: it asks for more than may go.
+    """
+    flat = Scores(method="none", heads=units, samples=(), per_sample=((0.0,) * len(units),))
+    return len(lowest_units(flat, budget, pool))
+
+
 def _amount(budget: Budget, available: int) -> int:
     if budget.heads is not None:
         return budget.heads
     # Rounding first keeps 0.3 × 10 = 2.9999… from losing a head.
     return int(round((budget.fraction or 0.0) * available, 9))
-
-
-def _lowest(ranking: list[Head], amount: int, keep: int) -> list[Head]:
-    left = Counter(head.layer for head in ranking)
-    removable = sum(max(0, count - keep) for count in left.values())
-    if amount > removable:
-        raise UserError(
-            f"budget: {amount} heads to remove, but only {removable} of {len(ranking)} can go with "
-            f"min_heads_per_layer {keep}: lower the budget"
-        )
-    removed: list[Head] = []
-    for head in ranking:
-        if len(removed) == amount:
-            break
-        if left[head.layer] > keep:
-            left[head.layer] -= 1
-            removed.append(head)
-    return removed
 
 
 def _lowest_of_layer(ranking: list[Head], layer: int, budget: Budget, part: Round) -> list[Head]:

@@ -16,16 +16,35 @@ from hibprune.compression.reloading import Rebuild, require_layers
 from hibprune.models.attention import stack_layers
 from hibprune.models.layerwise import encoder_layers
 from hibprune.models.layouts import Family
-from hibprune.models.low_rank import ranks_by_layer, ranks_within, thinner
+from hibprune.models.low_rank import ProjectionPlace, ranks_by_layer, ranks_within, thinner
+from hibprune.records.units import Plan
 
 FIELD = "projection_ranks"
 
 
-def take_shape(model: PreTrainedModel, share: float) -> None:
+def take_shape(model: PreTrainedModel, ranks: Mapping[ProjectionPlace, int]) -> None:
     """Give a live model's projections the shapes that they will have, and no particular values."""
     layers = encoder_layers(model)
-    for (number, path), rank in ranks_within(model, share).items():
+    for (number, path), rank in ranks.items():
         thinner(layers[number], path, rank)
+
+
+def wanted_ranks(model: PreTrainedModel, plan: Plan, share: float) -> dict[ProjectionPlace, int]:
+    """Which projections of a model without a plan's units become two matrices, and their ranks.
+
+    Those that the plan names, or else all of which a `share` of the weights can go.
+    """
+    if not plan.ranks:
+        return ranks_within(model, share) if share else {}
+    return {(layer, path): rank for layer, own in plan.ranks.items() for path, rank in own.items()}
+
+
+def layered(ranks: Mapping[ProjectionPlace, int]) -> dict[int, dict[str, int]]:
+    """Ranks by layer and then by path, as plans have them."""
+    found: dict[int, dict[str, int]] = {}
+    for (layer, path), rank in sorted(ranks.items()):
+        found.setdefault(layer, {})[path] = rank
+    return found
 
 
 def tell_configuration(model: PreTrainedModel) -> None:

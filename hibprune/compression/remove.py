@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from hibprune.compression.channel_pruning import remove_channels
+from hibprune.compression.decoder_head_pruning import remove_decoder_heads
 from hibprune.compression.neuron_pruning import remove_neurons
 from hibprune.records.units import Plan, Unit, heads_by_layer
 
@@ -24,11 +25,15 @@ NOTE = (
 def remove_units(model: PreTrainedModel, units: Iterable[Unit]) -> None:
     """Remove units of any kind from a live model, for good."""
     chosen = tuple(units)
-    heads = tuple(unit for unit in chosen if unit.kind == "head")
+    heads = tuple(unit for unit in chosen if unit.is_of("head"))
+    in_decoder = tuple(unit for unit in chosen if unit.kind == "head" and unit not in heads)
     neurons = tuple(unit for unit in chosen if unit.kind == "neuron")
     channels = tuple(unit for unit in chosen if unit.kind == "channel")
     if heads:
         remove_heads(model, Plan(removed=heads, kept=()))
+    if in_decoder:
+        remove_decoder_heads(model, in_decoder)
+        model.config._hibprune = NOTE
     if neurons:
         remove_neurons(model, neurons)
     if channels:

@@ -31,8 +31,8 @@ class RemovalSettings(Settings):
     decoder that lost units is fed the clips' transcripts, or with `calibration.labels: model` what
     the model says itself. `least-squares` fits all that write where units went,
     and behind; `scale` one factor for each unit that stays; `mean` the biases alone; `none` leaves
-    them. `memory_gib` bounds the hidden states
-    that are held in memory for it; what is more goes to files. `refine` goes on from the fitted
+    them. `memory_gib` bounds the hidden states that are held in memory for it (what is more goes to
+    files), and what recovery keeps of the original's answers. `refine` goes on from the fitted
     weights by gradient steps; left open, it is not done.
     """
 

@@ -8,6 +8,7 @@ it is about numbers: how errors and costs come about is the callers' to say.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -173,3 +174,146 @@ class _Search:
             if gone[place] < group.removable:
                 other[place] = gone[place] + 1
                 yield self.given_back(self.given_back(other, apart_from=place))
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of several ways to have something: what it costs, and the error that it adds."""
+
+    cost: float
+    error: float
+
+
+def cheapest_options(choices: Sequence[Sequence[Option]], limit: float) -> Counts:
+    """Which option to take of each choice, by place, so that together they cost at most `limit`.
+
+    From what adds least error on along the lower convex hull of each choice, the step that adds
+    least error for what it saves first (greedy); what that overshoots is given back, off the hulls
+    as well, and exchanges that lower the error are made until there is none (local search).
+
+    Raises:
+        ValueError: no options get there.
+    """
+    least = sum(min(option.cost for option in choice) for choice in choices)
+    if least > limit:
+        raise ValueError(f"{limit} cannot be reached: the least is {least}")
+    search = _OptionSearch([_Frontier.of(choice) for choice in choices], limit)
+    taken = search.given_back(search.stepped([0] * len(choices)))
+    error = search.error(taken)
+    for _ in range(MAX_EXCHANGES):
+        better = min(search.neighbours(taken), key=search.error, default=taken)
+        if search.error(better) >= error:
+            break
+        taken, error = better, search.error(better)
+    return tuple(one.places[step] for one, step in zip(search.frontiers, taken, strict=True))
+
+
+@dataclass(frozen=True)
+class _Frontier:
+    """The options of a choice than which none costs and errs less, the dearest first.
+
+    `hull` are those on the lower convex hull, by their step among these.
+    """
+
+    places: tuple[int, ...]
+    options: tuple[Option, ...]
+    hull: tuple[int, ...]
+
+    @classmethod
+    def of(cls, choice: Sequence[Option]) -> _Frontier:
+        places: list[int] = []
+        for place in sorted(range(len(choice)), key=lambda n: (choice[n].error, choice[n].cost)):
+            if not places or choice[place].cost < choice[places[-1]].cost:
+                places.append(place)
+        own = tuple(choice[place] for place in places)
+        hull: list[int] = []
+        for step in range(len(own)):
+            while len(hull) > 1 and _slope(own, hull[-2], step) <= _slope(own, *hull[-2:]):
+                hull.pop()
+            hull.append(step)
+        return cls(tuple(places), own, tuple(hull))
+
+    def down(self, step: int) -> int | None:
+        """The next cheaper one on the hull."""
+        place = bisect_right(self.hull, step)
+        return self.hull[place] if place < len(self.hull) else None
+
+    def up(self, step: int) -> int | None:
+        """The next dearer one on the hull."""
+        place = bisect_left(self.hull, step)
+        return self.hull[place - 1] if place else None
+
+    def best_within(self, step: int, room: float) -> int:
+        """The one of least error that costs at most so much more."""
+        most = self.options[step].cost + room
+        return bisect_left(self.options, -most, 0, step, key=lambda option: -option.cost)
+
+
+def _slope(options: Sequence[Option], dearer: int, cheaper: int) -> float:
+    added = options[cheaper].error - options[dearer].error
+    return added / (options[dearer].cost - options[cheaper].cost)
+
+
+@dataclass(frozen=True)
+class _OptionSearch:
+    frontiers: Sequence[_Frontier]
+    limit: float
+
+    def error(self, taken: Sequence[int]) -> float:
+        return sum(one.options[n].error for one, n in zip(self.frontiers, taken, strict=True))
+
+    def cost(self, taken: Sequence[int]) -> float:
+        return sum(one.options[n].cost for one, n in zip(self.frontiers, taken, strict=True))
+
+    def stepped(self, taken: Sequence[int], apart_from: int | None = None) -> list[int]:
+        """Step down the hulls until the cost is within the limit; that of `apart_from` last."""
+        taken = list(taken)
+        steps = [self._step(number, taken, apart_from) for number in range(len(taken))]
+        while self.cost(taken) > self.limit:
+            found = min((one for one in steps if one is not None), default=None)
+            if found is None:
+                # Rounding alone is in the way.
+                break
+            *_, number, after = found
+            taken[number] = after
+            steps[number] = self._step(number, taken, apart_from)
+        return taken
+
+    def _step(
+        self, number: int, taken: Sequence[int], apart_from: int | None
+    ) -> tuple[bool, float, int, int] | None:
+        own = self.frontiers[number]
+        after = own.down(taken[number])
+        if after is None:
+            return None
+        return number == apart_from, _slope(own.options, taken[number], after), number, after
+
+    def given_back(self, taken: Sequence[int], apart_from: int | None = None) -> list[int]:
+        """Take options of less error as long as the cost stays within the limit."""
+        taken = list(taken)
+        while True:
+            room = self.limit - self.cost(taken)
+            if room < 0:
+                return taken
+            better = max(
+                (
+                    (own.options[taken[number]].error - own.options[step].error, number, step)
+                    for number, own in enumerate(self.frontiers)
+                    if number != apart_from
+                    for step in [own.best_within(taken[number], room)]
+                    if step < taken[number]
+                ),
+                default=None,
+            )
+            if better is None:
+                return taken
+            _, number, step = better
+            taken[number] = step
+
+    def neighbours(self, taken: Sequence[int]) -> Iterator[list[int]]:
+        """Choices with one a step up or down its hull, and others made to fit."""
+        for number, own in enumerate(self.frontiers):
+            for step in (own.up(taken[number]), own.down(taken[number])):
+                if step is not None:
+                    moved = [*taken[:number], step, *taken[number + 1 :]]
+                    yield self.given_back(self.stepped(moved, number), number)

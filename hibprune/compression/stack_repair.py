@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from hibprune.compression.layer_work import LayerWork, held_out
+from hibprune.compression.layer_work import LayerWork, held_out, layer_by_layer
 from hibprune.compression.refine import refine_layer, tried
 from hibprune.compression.settings import RepairKind
 from hibprune.compression.writer_fit import first_affected, fit_writer, require_frames
@@ -103,26 +103,27 @@ class StackRepair:
         """Fit every layer in place, and refine it where there are to be gradient steps."""
         found: list[SublayerRepair] = []
         refined: list[LayerRefinement] = []
-        for layer, own in enumerate(self.stack.after):
-            module = self.pruned[layer]
-            work = LayerWork(layer, self.through, module, self.batches, self.states, self.ranks)
-            parts = self.stack.fitted(layer)
-            if not parts:
-                work.pass_original(())
-                layer_done()
-                continue
-            if self.stack.first and layer == self.stack.first[0] and not self.parted:
-                work.part_ways()
-            work.pass_original(self.stack.before[layer])
-            fit = partial(_fitted_layer, work, own, self.stack.gone(layer), parts, kind)
+        if self.stack.first is None:
+            return found, refined
+        for work in layer_by_layer(
+            self.through,
+            self.stack.before,
+            self.pruned,
+            self.batches,
+            self.states,
+            self.ranks,
+            self.stack.first[0],
+            self.parted,
+            layer_done,
+        ):
+            own = self.stack.after[work.layer]
+            parts, gone = self.stack.fitted(work.layer), self.stack.gone(work.layer)
+            fit = partial(_fitted_layer, work, own, gone, parts, kind)
             trial = _tried(work, own, fit, refine_steps) if refine_steps else None
             found += fit(everything=True)
             if trial is not None:
                 refine_layer(work, own, trial, refine_steps)
                 refined.append(trial)
-            work.drop_targets(len(own))
-            work.pass_repaired()
-            layer_done()
         return found, refined
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hibprune.compression.solver import Cost, Group
 from hibprune.errors import UserError
-from hibprune.records.units import FRONT_END, Kind, Scores, Unit
+from hibprune.records.units import FRONT_END, Kind, Scores, Unit, min_kept
 
 Place = tuple[Kind, str, int]
 """Kind, stack and layer: units of one place cost the same and are told apart by their scores."""
@@ -31,8 +31,8 @@ def in_order(scores: Sequence[Scores]) -> dict[Place, tuple[Unit, ...]]:
 
 
 def kept_of(place: Place, min_heads: int) -> int:
-    """How many units of a place have to stay: a convolution gives out at least one channel."""
-    return {"head": min_heads, "neuron": 0, "channel": 1}[place[0]]
+    """How many units of a place have to stay."""
+    return min_kept(place[0], place[1], min_heads)
 
 
 def groups_of(

@@ -142,14 +142,19 @@ def overlap(
     return sorted(pairs)
 
 
-def require_disjoint(calibration: Sequence[Utterance], validation: Sequence[Utterance]) -> None:
-    """Raise UserError with examples when calibration and validation overlap."""
-    pairs = overlap(calibration, validation)
+def require_disjoint(
+    used: Sequence[Utterance],
+    validation: Sequence[Utterance],
+    place: str = "calibration",
+    purpose: str = "the heads were not chosen on",
+) -> None:
+    """Raise UserError with examples when what is used in a `place` and validation overlap."""
+    pairs = overlap(used, validation)
     if pairs:
         examples = _listed([one if one == other else f"{one} = {other}" for one, other in pairs])
         raise UserError(
-            f"calibration and validation share {_counted(len(pairs), validation)}: {examples}; "
-            f"validate on {validation[0].medium.many} that the heads were not chosen on"
+            f"{place} and validation share {_counted(len(pairs), validation)}: {examples}; "
+            f"validate on {validation[0].medium.many} that {purpose}"
         )
 
 

@@ -14,6 +14,7 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from hibprune.data import ContentFault, DurationLimits
 from hibprune.errors import UserError
@@ -55,12 +56,24 @@ class Deployment:
             UserError: the model gives out what cannot be an answer.
         """
         reading = self.preprocessor.read(self.preprocessor.content(argument), limits)
-        inputs = self.preprocessor.inputs(reading)
+        return self.said(self.output(self.preprocessor.inputs(reading)))
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the graphs give out logits, not the tokens that a decoder says."""
+        return self.task.generation is None
+
+    def output(self, inputs: dict[str, Tensor]) -> np.ndarray:
+        """What the model gives out for a batch of one. Raises UserError as `answer`."""
         with _told_of(self.staged, f"{self.directory}: its model cannot be run"):
             outputs = np.asarray(self.predict(inputs))
         fault = self._output_fault(outputs)
         if fault is not None:
             raise UserError(f"{self.directory}: its model {fault}: not as hibprune exports one")
+        return outputs
+
+    def said(self, outputs: np.ndarray) -> Target:
+        """What an output says, in the task's words. Raises UserError where none can be read."""
         with plain_faults(f"{self.directory}: its tokenizer cannot read what its model says"):
             return self.task.decode(outputs[0], self.vocabulary)
 
@@ -90,10 +103,9 @@ def told(
     Raises:
         UserError: the directory is not that of a finished run, or its model is not a sound one.
     """
-    quiet_libraries()
     place = Path(directory)
-    recipe = load_recipe(_file(place, RECIPE_FILE)).recipe
-    deployment = _open(place, recipe.task, precision)
+    deployment = opened(place, precision)
+    recipe = load_recipe(place / RECIPE_FILE).recipe
     yield {}
     for argument in arguments:
         named = _named(argument, recipe.task.medium)
@@ -109,6 +121,17 @@ def told(
             "prediction": said,
             "is_transcript": recipe.task.fields.kind == "text",
         }
+
+
+def opened(directory: Path, precision: Precision) -> Deployment:
+    """A variant of a finished run by its precision, for the task that its recipe names.
+
+    Raises:
+        UserError: the directory is not that of a finished run, or its model is not a sound one.
+    """
+    quiet_libraries()
+    recipe = load_recipe(_file(directory, RECIPE_FILE)).recipe
+    return _open(directory, recipe.task, precision)
 
 
 def _named(argument: str, medium: Medium) -> str:

@@ -16,8 +16,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PretrainedConfig, PreTrainedModel
 
+from hibprune.deployment.decoder_cache import leave_heads_open, own_cache
 from hibprune.errors import UserError
 from hibprune.execution.files import scratch_directory, write_via_temporary
+from hibprune.models.families import has_decoder
 from hibprune.tasks.seq2seq import MERGED_DECODER
 
 
@@ -36,6 +38,7 @@ def export_onnx(
         _export(duplicate, scratch, task, opset)
         if MERGED_DECODER in files:
             _merge_decoders(duplicate, scratch)
+            leave_heads_open(duplicate, scratch / MERGED_DECODER)
         if any(scratch.glob("*_data")):
             raise UserError("export: the model is larger than the 2 GB that one ONNX file holds")
         for name in files:
@@ -53,6 +56,7 @@ def _export(model: PreTrainedModel, directory: Path, task: str, opset: int) -> N
         do_validation=False,
         # What it does depends on what else is installed.
         no_post_process=True,
+        custom_onnx_configs=own_cache(model, task) if has_decoder(model) else None,
         **_window(model),
     )
     model.config.save_pretrained(directory)

@@ -10,9 +10,9 @@ import warnings
 from hibprune.errors import INSTALLED_AS, UserError
 
 PACKAGES = (
-    "datasets", "huggingface_hub", "jinja2", "jiwer", "matplotlib", "numpy", "onnx", "onnxruntime",
-    "optimum", "psutil", "pydantic", "rich", "scipy", "soundfile", "torch", "torchaudio",
-    "transformers", "wrapt", "yaml",
+    "accelerate", "datasets", "huggingface_hub", "jinja2", "jiwer", "markdown_it", "matplotlib",
+    "numpy", "onnx", "onnxruntime", "optimum", "psutil", "pydantic", "rich", "scipy",
+    "soundfile", "torch", "torchaudio", "transformers", "wrapt", "yaml",
 )  # fmt: skip
 """What the package's dependencies are called when they are imported."""
 

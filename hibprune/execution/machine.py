@@ -20,6 +20,7 @@ PACKAGES = (
     "torch",
     "torchaudio",
     "transformers",
+    "accelerate",
     "optimum",
     "optimum-onnx",
     "onnx",

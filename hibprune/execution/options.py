@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from dataclasses import dataclass
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +98,53 @@ def compared_options(command: Command) -> Command:
     return reduce(lambda done, option: option(done), reversed(COMPARED), command)
 
 
+EXPLAINED = (
+    click.option(
+        "--clip",
+        "clips",
+        multiple=True,
+        metavar="FILE",
+        help="A sound file to explain, for a text task a text; may be repeated. Default: the first "
+        "two of the validation set.",
+    ),
+    click.option(
+        "--head",
+        "heads",
+        multiple=True,
+        metavar="L.H",
+        help="A head to draw, layer and head from 0 on; may be repeated. Default: the four that "
+        "AttAttr finds most on.",
+    ),
+    click.option(
+        "--parts",
+        metavar="PART,…",
+        help="What to find out: maps, inputs, tree, degradation, functions, stacks, triggers, or "
+        "all. Default: all; with --clip maps, inputs, tree and functions, which take seconds.",
+    ),
+    click.option(
+        "--layer",
+        type=click.IntRange(min=0),
+        metavar="NUMBER",
+        help="Behind which layer the bottleneck sits that attributes to frames or tokens. Default: "
+        "three quarters of the way up.",
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(min=0),
+        default=40,
+        show_default=True,
+        metavar="NUMBER",
+        help="Of the validation set, for degradation, stacks and triggers; 0 for all.",
+    ),
+)
+"""Those of `explain`, in the order they are told of."""
+
+
+def explained_options(command: Command) -> Command:
+    """All options of an explanation."""
+    return reduce(lambda done, option: option(done), reversed(EXPLAINED), command)
+
+
 class NamedPath(click.Path):
     """A path that has a name: an empty one, such as of a variable that is not set, is no path.
 
@@ -110,10 +158,60 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+JUNIT = click.option(
+    "--junit",
+    metavar="FILE",
+    type=NamedPath(path_type=Path, dir_okay=False),
+    help="Write the gates as JUnit XML, which CI services show as tests.",
+)
+
+
 def output_option(name: str, remark: str = "") -> Callable[[Command], Command]:
     """`--output` of a command that writes to a directory of this name unless it is told another."""
     said = f"Directory to write; default exported_models/{name}. {remark}".strip()
     return click.option("--output", type=NamedPath(path_type=Path), help=said)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is said to every command that works through a recipe into a directory."""
+
+    recipe: Path
+    output: Path | None
+    overrides: tuple[str, ...]
+    as_json: bool
+    quiet: bool
+
+    def directory(self, name: str) -> Path:
+        """Where to write; a default of this name unless another was asked for."""
+        return self.output or Path("exported_models") / name
+
+
+def recipe_options(
+    name: str, remark: str = "", printed: str = "the result"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A recipe and the options that go with it, handed to a command as one `Given`."""
+    told = f"Print {printed} on standard output."
+    json = click.option("--json", "as_json", is_flag=True, help=told)
+    options = (RECIPE, output_option(name, remark), OVERRIDES, DEVICE, json, QUIET)
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(
+            recipe: Path,
+            output: Path | None,
+            overrides: tuple[str, ...],
+            device: str | None,
+            as_json: bool,
+            quiet: bool,
+            **others: Any,
+        ) -> None:
+            told = with_device(overrides, device)
+            command(Given(recipe, output, told, as_json, quiet), **others)
+
+        return reduce(lambda done, option: option(done), reversed(options), called)
+
+    return decorated
 
 
 def with_device(overrides: tuple[str, ...], device: str | None) -> tuple[str, ...]:

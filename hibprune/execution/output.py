@@ -22,13 +22,16 @@ from hibprune.records.manifest import FILE_NAME, Manifest
 
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "run.log"
-LAST_WRITTEN = (FILE_NAME, "README.md", "report.md")
+LAST_WRITTEN = (FILE_NAME, "README.md", "report.md", "report.html")
 """What says that a run is finished."""
 STEPS = "steps"
 PREDICTIONS = "predictions"
 """What each variant said of every validation clip, one file each."""
 COMPARISON = "compare"
 """Stem of the files of a comparison, which may share the directory of a run."""
+EXPLANATION = "explain"
+"""Stem of the files of an explanation, which may, too."""
+BESIDE = (COMPARISON, EXPLANATION)
 MARKER = f"{STEPS}/.hibprune"
 """Written before anything else; tells a directory of ours from any other."""
 
@@ -147,7 +150,7 @@ def graph_bytes(directory: Path, graphs: Sequence[str]) -> dict[str, int]:
 def file_digests(directory: Path) -> dict[str, str]:
     """sha256 of every file a user may deploy or read, by its path in the directory."""
     own = {LOG_FILE, FILE_NAME}
-    others = (f"{STEPS}/", f"{COMPARISON}.", f"{COMPARISON}-")
+    others = (f"{STEPS}/", *(f"{stem}{sign}" for stem in BESIDE for sign in ".-"))
     paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
     names = ((path, path.relative_to(directory).as_posix()) for path in paths)
     return {

@@ -74,6 +74,8 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
         ("pruned_neurons", partial(_units_fault, "neurons")),
         ("pruned_decoder_neurons", partial(_units_fault, "neurons")),
         ("pruned_channels", partial(_units_fault, "channels")),
+        ("pruned_decoder_heads", partial(_units_fault, "heads")),
+        ("pruned_cross_heads", partial(_units_fault, "heads")),
         ("pruned_heads", _heads_fault),
         ("projection_ranks", _ranks_fault),
     )
@@ -97,7 +99,7 @@ def _require_sane(said: dict[str, object], usual: Any, place: str) -> None:
 def _units_fault(units: str, remembered: dict[str, Any]) -> str | None:
     """Why this is not what each layer had and lost: pairs of a number and a mask in hexadecimal.
 
-    A layer has a pair for each of its feed-forwards, and one of channels.
+    A layer has a pair for each of its feed-forwards, and one of channels or of heads.
     """
     count: Any
     mask: Any

@@ -55,11 +55,9 @@ def attention_sites(
                 f"{type(model).__name__} has no decoder, and no attention heads '{name}': "
                 f"use {ENCODER}"
             )
-        # Only the encoder's heads are ever removed, so the configuration speaks of no others.
-        pruned = model.config.pruned_heads if name == ENCODER else {}
         for number, layer in enumerate(stack_layers(model.base_model, stack)):
             module = layer.get_submodule(stack.attention)
-            gone = set(pruned.get(number, ()))
+            gone = gone_heads(module)
             count = head_count(module, stack) + len(gone)
             sites.append(
                 AttentionSite(
@@ -79,6 +77,11 @@ def stack_layers(base_model: nn.Module, stack: Stack | NeuronStack) -> list[nn.M
     return list(base_model.get_submodule(stack.layers).children())
 
 
+def has_stack(base_model: nn.Module, stack: Stack | NeuronStack) -> bool:
+    """Whether a stack is there: a classifier may have taken the place of a decoder."""
+    return hasattr(base_model, stack.layers.partition(".")[0])
+
+
 def head_count(attention: nn.Module, stack: Stack) -> int:
     """How many heads an attention module has now.
 
@@ -92,6 +95,11 @@ def head_count(attention: nn.Module, stack: Stack) -> int:
             f"{rows[1]} of values), which hibprune cannot prune: use a model without"
         )
     return int(rows[1] // getattr(attention, stack.head_size))
+
+
+def gone_heads(attention: nn.Module) -> frozenset[int]:
+    """The original indices of the heads that were removed from an attention module."""
+    return frozenset(getattr(attention, "pruned_heads", ()))
 
 
 def heads_of(model: PreTrainedModel, stacks: Iterable[str] = (ENCODER,)) -> tuple[Head, ...]:

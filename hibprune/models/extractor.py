@@ -103,9 +103,8 @@ def longest_heard(extractor: Any, staged: StagedCheckpoint) -> float:
             if unheard(0):
                 raise UserError(f"{named} hears nothing: {remedy}")
             # Where it says so itself, two clips do for what else takes some twenty.
-            said = getattr(extractor, "n_samples", None)
-            limited = isinstance(said, int) and 0 < said < samples
-            if limited and unheard(said) and not unheard(said - 1):
+            said = int(getattr(extractor, "n_samples", None) or 0)
+            if 0 < said < samples and unheard(said) and not unheard(said - 1):
                 return said / rate
             nearly = _first_unheard(unheard, 0, samples, rate)
             shorter = _listening(extractor, min(samples, nearly + rate))

@@ -39,7 +39,12 @@ MOONSHINE = Stack(
 
 def with_decoder(encoder: Stack, cross_residual: str) -> tuple[Stack, ...]:
     """The three stacks of an encoder–decoder model whose attention modules are all alike."""
-    decoder_self = replace(encoder, name="decoder.self", layers="decoder.layers")
+    decoder_self = replace(
+        encoder,
+        name="decoder.self",
+        layers="decoder.layers",
+        gone_in_config="pruned_decoder_heads",
+    )
     output = encoder.output.rpartition(".")[2]
     return (
         encoder,
@@ -50,6 +55,7 @@ def with_decoder(encoder: Stack, cross_residual: str) -> tuple[Stack, ...]:
             attention="encoder_attn",
             output=f"encoder_attn.{output}",
             residual=cross_residual,
+            gone_in_config="pruned_cross_heads",
         ),
     )
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.errors import UserError
 from hibprune.models.attention import stack_layers
-from hibprune.models.families import FAMILIES, family_of, has_decoder
+from hibprune.models.families import family_of, has_decoder
 from hibprune.models.layouts import FeedForward, NeuronStack
-from hibprune.records.units import DECODER, ENCODER, Unit
+from hibprune.records.units import ENCODER, Unit
 
 Silencing = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
@@ -75,20 +74,6 @@ def feed_forward_sites(model: PreTrainedModel, name: str = ENCODER) -> tuple[Fee
             )
             offset += count
     return tuple(sites)
-
-
-def require_decoder_neurons(model: PreTrainedModel, place: str = "budget.decoder_neurons") -> None:
-    """See that a model has a decoder whose neurons can be removed, which `place` in a recipe wants.
-
-    Raises:
-        UserError: it has not; names the model types that have.
-    """
-    if neuron_stack(model, DECODER) is None:
-        types = " and ".join(one.model_type for one in FAMILIES if one.decoder_feed_forwards)
-        raise UserError(
-            f"{place}: {type(model).__name__} has no decoder whose neurons can be removed: leave "
-            f"it out (speech recognition with {types} has one)"
-        )
 
 
 def gone_neurons(first: nn.Module) -> frozenset[int]:

@@ -12,7 +12,7 @@ class Stack:
     """The layout of one stack of attention, a module a layer. Paths are dotted attribute names."""
 
     name: str = "encoder"
-    """`encoder` is the one whose heads can be removed; the others can be scored and silenced."""
+    """`encoder`, or `decoder.self` and `decoder.cross`."""
     layers: str = "encoder.layers"
     """From the base model to the list of layers."""
     attention: str = "attention"
@@ -38,6 +38,9 @@ class Stack:
     """Further linear layers in the attention module whose output rows belong to heads."""
     parameters_per_head: tuple[tuple[str, int], ...] = ()
     """Further parameters in the attention module: name and the dimension that counts heads."""
+    gone_in_config: str | None = None
+    """Attribute of the configuration that remembers which heads are gone; None where that is
+    `pruned_heads`, which transformers reads."""
 
     @property
     def projects_inside(self) -> bool:
@@ -170,7 +173,7 @@ class Family:
 
     @property
     def encoder(self) -> Stack:
-        """The stack whose heads can be removed."""
+        """The stack of the encoder."""
         return self.stacks[0]
 
     @property

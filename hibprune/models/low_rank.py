@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hibprune.errors import UserError
 from hibprune.models.attention import stack_layers
 from hibprune.models.families import family_of
+from hibprune.records.units import Kind
 
 
 class LowRankLinear(nn.Module):
@@ -107,7 +108,22 @@ def thinner(layer: nn.Module, path: str, rank: int) -> LowRankLinear:
     return made
 
 
-def projections_of(model: PreTrainedModel) -> dict[tuple[int, str], Projection]:
+ProjectionPlace = tuple[int, str]
+"""A layer of the encoder, and the path of a projection within it."""
+
+
+def readers_and_writer(model: PreTrainedModel, kind: Kind, part: int) -> tuple[list[str], str]:
+    """The paths of the projections of a sublayer of the encoder's layers: of those that read the
+    stream for it, and of the one that writes what comes of it."""
+    family = family_of(model.config.model_type)
+    if kind == "neuron":
+        layout = family.feed_forwards[part]
+        return [layout.first], layout.second
+    own = family.encoder
+    return [f"{own.attention}.{name}" for name in (own.query, own.key, own.value)], own.output
+
+
+def projections_of(model: PreTrainedModel) -> dict[ProjectionPlace, Projection]:
     """The projections of an encoder, by layer and path."""
     family = family_of(model.config.model_type)
     layers = stack_layers(model.base_model, family.encoder)
@@ -144,7 +160,7 @@ def rank_within(rows: int, columns: int, share: float) -> int | None:
     return rank if rank * (rows + columns) < rows * columns else None
 
 
-def ranks_within(model: PreTrainedModel, share: float) -> dict[tuple[int, str], int]:
+def ranks_within(model: PreTrainedModel, share: float) -> dict[ProjectionPlace, int]:
     """The rank of every projection that two matrices are cheaper for, by layer and path."""
     ranks = {
         place: rank_within(one.out_features, one.in_features, share)

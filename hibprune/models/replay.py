@@ -6,8 +6,8 @@ computed it; the model is left as it was found, also after an exception.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -71,9 +71,14 @@ Layers = Mapping[int, object]
 """What layers of the encoder give out, by number: a tensor, or a tuple that begins with it."""
 
 
+def layers_recorded(model: PreTrainedModel) -> AbstractContextManager[dict[int, object]]:
+    """Collect, in a forward pass, what each layer of the encoder gives out."""
+    return outputs_recorded(encoder_layers(model))
+
+
 @contextmanager
-def layers_recorded(model: PreTrainedModel) -> Iterator[dict[int, object]]:
-    """Collect, in a forward pass without gradients, what each layer of the encoder gives out."""
+def outputs_recorded(modules: Sequence[nn.Module]) -> Iterator[dict[int, object]]:
+    """Collect, in a forward pass, what some modules give out, by their place; gradients pass."""
     recorded: dict[int, object] = {}
 
     def keep(number: int) -> Callable[[nn.Module, object, object], None]:
@@ -83,8 +88,8 @@ def layers_recorded(model: PreTrainedModel) -> Iterator[dict[int, object]]:
         return hook
 
     with ExitStack() as stack:
-        for number, layer in enumerate(encoder_layers(model)):
-            stack.callback(layer.register_forward_hook(keep(number)).remove)
+        for number, module in enumerate(modules):
+            stack.callback(module.register_forward_hook(keep(number)).remove)
         yield recorded
 
 

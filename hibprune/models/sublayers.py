@@ -20,12 +20,12 @@ from hibprune.models.families import family_of
 from hibprune.models.feed_forward import feed_forward_sites
 from hibprune.models.layerwise import Enough, name_of_states
 from hibprune.models.layouts import FeedForward, Stack, column_blocks
-from hibprune.records.units import ENCODER, Kind, Unit
+from hibprune.records.units import DECODER_CROSS, DECODER_SELF, ENCODER, Kind, Unit
 
 ATTENTION = {
     ENCODER: "attention",
-    "decoder.self": "decoder self-attention",
-    "decoder.cross": "decoder cross-attention",
+    DECODER_SELF: "decoder self-attention",
+    DECODER_CROSS: "decoder cross-attention",
 }
 """What reports call the attention of a stack."""
 

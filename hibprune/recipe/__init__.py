@@ -1,14 +1,8 @@
 """The typed recipe: everything a run depends on."""
 
+from hibprune.recipe.inputs import Calibration, InputLimits, RecoverSettings, Validation
 from hibprune.recipe.load import LoadedRecipe, load_recipe
-from hibprune.recipe.settings import (
-    METRIC_GATES,
-    Calibration,
-    Gates,
-    InputLimits,
-    Recipe,
-    Validation,
-)
+from hibprune.recipe.settings import METRIC_GATES, Gates, Recipe
 
 __all__ = [
     "METRIC_GATES",
@@ -17,6 +11,7 @@ __all__ = [
     "InputLimits",
     "LoadedRecipe",
     "Recipe",
+    "RecoverSettings",
     "Validation",
     "load_recipe",
 ]

@@ -24,8 +24,8 @@ This page is made by `hibprune schema --markdown`; a test sees that it is up to 
 """
 
 
-TOLD_ONCE = ("validation.source", "channel_attribution")
-"""Both sets of data take the same sources, and channels the methods of neurons."""
+TOLD_ONCE = ("validation.source", "recover.data", "channel_attribution")
+"""All sets of data take the same sources, and channels the methods of neurons."""
 
 
 def reference_markdown() -> str:

@@ -11,13 +11,14 @@ from hibprune.attribution.methods import AnyUnitMethod, Reconstruction
 from hibprune.compression.plan import Budget, Schedule
 from hibprune.compression.quantize.settings import QuantizeSettings
 from hibprune.compression.settings import RemovalSettings
-from hibprune.data import DataSource, DurationLimits
+from hibprune.data import DataSource
 from hibprune.deployment.settings import ExportSettings
 from hibprune.evaluation.latency import BenchmarkSettings
 from hibprune.models.source import ModelSource
+from hibprune.recipe.inputs import Calibration, RecoverSettings, Validation
 from hibprune.records.base import Settings
 from hibprune.records.medium import Unit
-from hibprune.records.units import Pool
+from hibprune.records.units import RANK, MixKind, Pool
 from hibprune.records.variants import VariantName, precision_of
 from hibprune.tasks import Task
 
@@ -28,7 +29,7 @@ MAX_NAME = 100
 SHORTEST_EXAMPLE: dict[Unit, float] = {"seconds": 0.1, "tokens": 1}
 """The convolutions of models of sound want some hundreds of samples."""
 
-TIMED = ("min_seconds", "max_seconds", "crop_seconds")
+TIMED = ("min_seconds", "max_seconds", "crop_seconds", "batch_seconds", "augment")
 """Keys about data that only sound has."""
 
 
@@ -39,57 +40,6 @@ METRIC_GATES = {
 }
 """The gate on each metric, named in small letters."""
 MAX_REPETITIONS, MAX_THREADS, MAX_BATCH = 100_000, 1024, 1024
-
-
-class InputLimits(Settings):
-    """Which clips can be used, and what share of them may be unusable before the run stops.
-
-    Texts have no seconds: the longest that can be used is the model's to say.
-    """
-
-    min_seconds: float = Field(default=0.1, gt=0)
-    max_seconds: float = Field(default=40.0, gt=0)
-    max_unreadable: float = Field(default=0.01, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _some_clip_fits(self) -> InputLimits:
-        if self.min_seconds > self.max_seconds:
-            raise ValueError(
-                f"min_seconds {self.min_seconds:g} is more than max_seconds {self.max_seconds:g}"
-            )
-        return self
-
-    @property
-    def durations(self) -> DurationLimits:
-        return DurationLimits(min_seconds=self.min_seconds, max_seconds=self.max_seconds)
-
-
-class Calibration(InputLimits):
-    """What units are scored on, drawn by the recipe's seed and balanced over classes.
-
-    Removal is repaired on `repair_samples`: those and, where it is more, others behind them; left
-    open, on those alone. `labels: model` takes the model's own predictions for the truth, for data
-    without labels. `crop_seconds` scores on the beginning of each clip, for tasks with labels: the
-    memory of attribution grows with the square of the length.
-    """
-
-    source: DataSource
-    samples: int = Field(default=200, ge=1)
-    repair_samples: int | None = Field(default=None, ge=1)
-    labels: Literal["dataset", "model"] = "dataset"
-    crop_seconds: float | None = Field(default=None, gt=0)
-
-
-class Validation(InputLimits):
-    """What the metric is measured on: all of it, or `limit` drawn by the recipe's seed.
-
-    A run stops where the original model is no better than chance, since all that follows would
-    compare guesses; `allow_chance_baseline` lets it go on, and the report say so.
-    """
-
-    source: DataSource
-    limit: int | None = Field(default=None, ge=1)
-    allow_chance_baseline: bool = False
 
 
 class Gates(Settings):
@@ -121,8 +71,8 @@ class Gates(Settings):
 class Recipe(Settings):
     """Everything a run depends on.
 
-    `neuron_attribution` scores the neurons of a decoder as well; `channel_attribution` is one of
-    its methods.
+    `neuron_attribution` scores the neurons of a decoder as well; `channel_attribution`, and
+    `decoder_head_attribution` for the heads of a decoder, are of its methods.
     """
 
     former_names: ClassVar[dict[str, str]] = {
@@ -137,9 +87,11 @@ class Recipe(Settings):
     attribution: Method = HeadInformationBottleneck(method="hib")
     neuron_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
     channel_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
+    decoder_head_attribution: AnyUnitMethod = Reconstruction(method="reconstruction")
     budget: Budget
     schedule: Schedule = Schedule()
     removal: RemovalSettings = RemovalSettings()
+    recover: RecoverSettings | None = None
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings = QuantizeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
@@ -148,7 +100,16 @@ class Recipe(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @property
-    def kinds(self) -> tuple[Pool, ...] | None:
+    def sources(self) -> tuple[tuple[str, DataSource], ...]:
+        """Every set of data that is named, by the key that names it."""
+        named = [("calibration.source", self.calibration.source)]
+        named += [("validation.source", self.validation.source)]
+        if self.recover is not None and self.recover.data is not None:
+            named += [("recover.data", self.recover.data)]
+        return tuple(named)
+
+    @property
+    def kinds(self) -> tuple[MixKind, ...] | None:
         """The kinds of units that one number for all kinds may take; None: all that there are."""
         return ("head",) if getattr(self.attribution, "paper", False) else self.budget.kinds
 
@@ -163,6 +124,8 @@ class Recipe(Settings):
             "neuron": self.neuron_attribution,
             "channel": self.channel_attribution,
             "decoder_neuron": self.neuron_attribution,
+            "decoder_head": self.decoder_head_attribution,
+            "cross_head": self.decoder_head_attribution,
         }
         chosen = own[pool]
         if self.budget.one_number is not None and self.kinds != (pool,):
@@ -181,22 +144,60 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _ranks_are_fitted(self) -> Recipe:
+        if RANK in (self.budget.kinds or ()) and self.removal.repair != "least-squares":
+            raise ValueError(
+                "budget.kinds: rank, which counts on projections that are fitted, but "
+                f"removal.repair is {self.removal.repair}: set it to least-squares, or leave rank "
+                "out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _data_and_lengths_are_of_what_goes_in(self) -> Recipe:
         medium = self.task.medium
         takes = f"{self.task.kind} takes {medium.name}"
-        for place, data in (("calibration", self.calibration), ("validation", self.validation)):
-            if medium not in data.source.media:
-                held = " or ".join(one.name for one in data.source.media)
+        sets = [("calibration", self.calibration), ("validation", self.validation)]
+        for key, source in self.sources:
+            if medium not in source.media:
+                held = " or ".join(one.name for one in source.media)
                 raise ValueError(
-                    f"{place}.source: {data.source.kind} holds {held}, but {takes}: "
+                    f"{key}: {source.kind} holds {held}, but {takes}: "
                     "choose another data source or task"
                 )
+        for place, data in (*sets, *([("recover", self.recover)] if self.recover else [])):
             timed = [key for key in TIMED if key in data.model_fields_set]
             if timed and medium.unit != "seconds":
                 raise ValueError(f"{place}.{timed[0]}: {takes}, which has no seconds: leave it out")
+            if "batch_tokens" in data.model_fields_set and medium.unit != "tokens":
+                raise ValueError(f"{place}.batch_tokens: {takes}: give batch_seconds")
         for place, settings in (("benchmark", self.benchmark), ("export", self.export)):
             for unit in settings.model_fields_set & {"seconds", "tokens"} - {medium.unit}:
                 raise ValueError(f"{place}.{unit}: {takes}: give {medium.unit}")
+        return self
+
+    @model_validator(mode="after")
+    def _recovery_has_something_to_go_by(self) -> Recipe:
+        recover = self.recover
+        if recover is None:
+            return self
+        if getattr(self.attribution, "paper", False):
+            raise ValueError(
+                "recover trains what is left, and under attribution.paper nothing is trained: "
+                "leave one of them out"
+            )
+        if recover.data is None and recover.labels == self.calibration.labels == "dataset":
+            return self
+        if recover.data is None and recover.labels == "dataset":
+            raise ValueError(
+                "recover.labels: dataset, but the calibration clips that it learns from are taken "
+                "to have none (calibration.labels: model): give recover.data or leave it out"
+            )
+        if recover.train == "repaired" and self.removal.repair == "none":
+            raise ValueError(
+                "recover.train: repaired, but removal.repair is none, so that nothing is: set "
+                "recover.train to all or norms+biases"
+            )
         return self
 
     @model_validator(mode="after")

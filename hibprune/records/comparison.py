@@ -178,3 +178,11 @@ class Correlation(Record):
     pearson: Estimate
     layers: dict[int, float]
     versions: dict[str, str]
+
+
+class CorrelationMatrix(Record):
+    """How far each two of several runs agree: `pairs` of places among `runs`, and each one's."""
+
+    runs: tuple[CorrelatedRun, ...]
+    pairs: tuple[tuple[int, int], ...]
+    correlations: tuple[Correlation, ...]

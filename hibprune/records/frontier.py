@@ -13,7 +13,8 @@ from hibprune.records.variants import MissingVariant, Variant
 class FrontierPoint(Record):
     """One budget: what it came to, and the variants that were made of it.
 
-    `directory` holds the whole run, within that of the frontier; `removed` counts units by kind.
+    `directory` holds the whole run, within that of the frontier; `removed` counts units by kind,
+    `factored` the projections that became two matrices.
     Latencies of variants are those of the frontier, all models timed in turn.
     """
 
@@ -21,6 +22,7 @@ class FrontierPoint(Record):
     directory: str
     budget: BudgetSummary
     removed: dict[Pool, int]
+    factored: int = 0
     variants: tuple[Variant, ...]
     missing: tuple[MissingVariant, ...] = ()
 

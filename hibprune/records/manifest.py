@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from hibprune.records.base import Record
+from hibprune.records.base import Interval, Record
+from hibprune.records.example import Example
 from hibprune.records.generation import GenerationSettings
-from hibprune.records.measurements import AtWork, Gate
+from hibprune.records.measurements import AtWork, Gate, Measurement
 from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
+from hibprune.records.recovery import Recovery
 from hibprune.records.repair import FactoredProjection, Repair, factored_weights
 from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
-from hibprune.records.units import POOLS, Currency, HeadShare, OneNumber, Pool, Scope
+from hibprune.records.units import POOLS, Currency, HeadShare, MixKind, OneNumber, Pool, Scope
 from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
 
 FILE_NAME = "manifest.json"
@@ -64,7 +66,7 @@ class BudgetSummary(Record):
     asked: float
     counted_in: Currency
     reached: float
-    kinds: tuple[Pool, ...]
+    kinds: tuple[MixKind, ...]
     speed: SpeedFound | None = None
 
 
@@ -84,7 +86,7 @@ class HeadSummary(Record):
 
 
 class UnitSummary(Record):
-    """How many neurons of a stack or channels of the front end went, and by what scores.
+    """How many units of a pool beside the encoder's heads went, and by what scores.
 
     `removed` maps a layer to the original indices of those that are gone, `kept` to how many stay.
     There is no share where one number for all kinds decided.
@@ -107,11 +109,12 @@ class UnitSummary(Record):
 class RankSummary(Record):
     """The projections of the encoder that became two matrices, of `total`.
 
-    `share` is that of each one's weights which was to go.
+    `share` is that of each one's weights which was to go, None where one number for all kinds
+    decided.
     """
 
     total: int
-    share: float
+    share: float | None
     factored: tuple[FactoredProjection, ...]
 
     @property
@@ -184,12 +187,27 @@ class DataSummary(Record):
     skipped: tuple[SkippedClip, ...]
 
 
+class RecoverySummary(Record):
+    """What recovery came to, on which `data`.
+
+    `repaired` is the metric of the model before it, under PyTorch on the validation data; `change`
+    the 95 % interval of what recovery added to it, input by input.
+    """
+
+    recovery: Recovery
+    seconds: float
+    repaired: Measurement
+    change: Interval | None
+    data: DataSummary
+
+
 class Manifest(Record):
     """Everything a run found out.
 
     `variants` are the models that were measured, the original first; `missing` those that could not
     be made. Gates hold the variant `judged`. Multiply-adds of all are for `counted_work`. `files`
     maps a path in the directory to its sha256. `generation` is what a model with a decoder is told.
+    `example` is an input with what each variant gives out for it.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -207,8 +225,11 @@ class Manifest(Record):
     neurons: UnitSummary | None = None
     channels: UnitSummary | None = None
     decoder_neurons: UnitSummary | None = None
+    decoder_heads: UnitSummary | None = None
+    cross_heads: UnitSummary | None = None
     ranks: RankSummary | None = None
     repair: Repair | None = None
+    recovery: RecoverySummary | None = None
     rounds: tuple[RoundSummary, ...] = ()
     counted_work: CountedWork
     generation: GenerationSettings | None = None
@@ -216,6 +237,7 @@ class Manifest(Record):
     variants: tuple[Variant, ...]
     missing: tuple[MissingVariant, ...] = ()
     judged: str = PRUNED
+    example: Example | None = None
     gates: tuple[Gate, ...]
     steps: dict[str, float]
     machine: Machine

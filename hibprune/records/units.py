@@ -15,6 +15,7 @@ from hibprune.records.statistics import split_half_correlation
 ENCODER = "encoder"
 FRONT_END = "front_end"
 DECODER = "decoder"
+DECODER_SELF, DECODER_CROSS = "decoder.self", "decoder.cross"
 
 
 Scope = Literal["global", "layerwise"]
@@ -25,7 +26,7 @@ Kind = Literal["head", "neuron", "channel"]
 """What a unit is: an attention head, a neuron of a feed-forward, or a channel of a convolution."""
 
 
-Pool = Literal["head", "neuron", "channel", "decoder_neuron"]
+Pool = Literal["head", "neuron", "channel", "decoder_neuron", "decoder_head", "cross_head"]
 """What a budget names and scores are compared within: the units of one kind in one stack."""
 
 POOLS: Mapping[Pool, tuple[Kind, str]] = {
@@ -33,11 +34,37 @@ POOLS: Mapping[Pool, tuple[Kind, str]] = {
     "neuron": ("neuron", ENCODER),
     "channel": ("channel", FRONT_END),
     "decoder_neuron": ("neuron", DECODER),
+    "decoder_head": ("head", DECODER_SELF),
+    "cross_head": ("head", DECODER_CROSS),
 }
 """The kind and the stack of each."""
 
 
-def pool_words(pool: Pool, number: int = 2) -> str:
+def is_of_decoder(stack: str) -> bool:
+    """Whether a stack's units lie in the layers of a decoder."""
+    return stack in (DECODER, DECODER_SELF, DECODER_CROSS)
+
+
+def min_kept(kind: Kind, stack: str, min_heads: int = 0) -> int:
+    """How many units of a layer have to stay, of heads at least `min_heads`.
+
+    A convolution gives out something. So does a decoder's attention, whose keys and values a
+    decoder keeps from step to step: without any, transformers no longer knows how many tokens were
+    said.
+    """
+    if kind == "channel":
+        return 1
+    return max(min_heads, int(is_of_decoder(stack))) if kind == "head" else 0
+
+
+MixKind = Literal[
+    "head", "neuron", "channel", "decoder_neuron", "decoder_head", "cross_head", "rank"
+]
+"""What one number for all kinds together may take: units of a pool, or ranks of projections."""
+RANK: Literal["rank"] = "rank"
+
+
+def pool_words(pool: MixKind, number: int = 2) -> str:
     """What so many units of a pool are called: `head`, `decoder neurons`."""
     return f"{pool.replace('_', ' ')}{'' if number == 1 else 's'}"
 
@@ -160,7 +187,10 @@ class Plan(Record):
 
     `neurons` maps a layer of the encoder to the original indices of the neurons that go, `channels`
     one of the front end to those of its channels, `decoder_neurons` one of the decoder to those of
-    its neurons. JSON leaves out channels and neurons of a decoder where none go.
+    its neurons, `decoder_heads` and `cross_heads` to those of the heads of its self- and
+    cross-attention. `ranks` maps a layer of the encoder to the ranks of its projections, by path,
+    that become two matrices by a number for all kinds. JSON leaves out what is not of heads and
+    neurons where none go.
     """
 
     removed: tuple[Head, ...]
@@ -168,15 +198,23 @@ class Plan(Record):
     neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
     channels: dict[int, tuple[int, ...]] = Field(default_factory=dict)
     decoder_neurons: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    decoder_heads: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    cross_heads: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    ranks: dict[int, dict[str, int]] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_the_unusual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialise(self)
-        unusual = ("channels", "decoder_neurons")
+        unusual = ("channels", "decoder_neurons", "decoder_heads", "cross_heads", "ranks")
         return {name: value for name, value in content.items() if name not in unusual or value}
 
     @classmethod
-    def of(cls, units: Iterable[Unit], heads: Iterable[Head]) -> Plan:
+    def of(
+        cls,
+        units: Iterable[Unit],
+        heads: Iterable[Head],
+        ranks: Mapping[int, Mapping[str, int]] | None = None,
+    ) -> Plan:
         """The plan by which units of any kind go, of a model that has these heads."""
         gone = set(units)
 
@@ -184,11 +222,14 @@ class Plan(Record):
             return units_by_layer(unit for unit in gone if unit.is_of(pool))
 
         return cls(
-            removed=tuple(sorted(unit for unit in gone if unit.kind == "head")),
+            removed=tuple(sorted(unit for unit in gone if unit.is_of("head"))),
             kept=tuple(sorted(set(heads) - gone)),
             neurons=by_layer("neuron"),
             channels=by_layer("channel"),
             decoder_neurons=by_layer("decoder_neuron"),
+            decoder_heads=by_layer("decoder_head"),
+            cross_heads=by_layer("cross_head"),
+            ranks={layer: dict(own) for layer, own in (ranks or {}).items()},
         )
 
     def by_layer(self, pool: Pool) -> dict[int, tuple[int, ...]]:

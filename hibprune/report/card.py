@@ -141,7 +141,9 @@ def _limits(manifest: Manifest) -> list[str]:
         caution(manifest),
         f"The metric holds for the {manifest.metric.n} validation {medium.many}; try other "
         f"{medium.variety} before deploying.",
-        "No training followed the removal of heads.",
+        "No training followed the removal of heads."
+        if manifest.recovery is None
+        else "Training followed the removal: towards the original, not towards better answers.",
         "Licence and intended use are those of the original model.",
     ]
     if manifest.original.latency:

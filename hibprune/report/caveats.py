@@ -8,6 +8,7 @@ from hibprune.records.manifest import Manifest
 from hibprune.records.statistics import FEW
 from hibprune.report.numbers import capitalised, listing, percent
 from hibprune.report.ranking import empty_ranking_sentence
+from hibprune.report.recovery import recovery_caveats
 from hibprune.report.wording import metric_name
 
 LONGEST = 40
@@ -21,6 +22,7 @@ def caveats(manifest: Manifest) -> list[str]:
         *_constant(manifest),
         *_derailed(manifest),
         *filter(None, [empty_ranking_sentence(manifest)]),
+        *recovery_caveats(manifest),
         *_few(manifest),
     ]
 

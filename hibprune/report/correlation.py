@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hibprune.records.comparison import Correlation
+from hibprune.records.comparison import Correlation, CorrelationMatrix
 from hibprune.records.ranking import scores_equal
 from hibprune.report.figures import FAINT, INK, KEPT, REMOVED, TEXT_SIZE, dress, save
 from hibprune.report.ranking import ranking_finding
@@ -82,4 +82,41 @@ def correlation_figure(correlation: Correlation, path: Path) -> None:
         by_layer.set_yticks([])
     dress(by_layer, "Within each layer", "Spearman's rank correlation", "layer")
     by_layer.set_xticks(np.linspace(-1, 1, 5))
+    save(figure, path)
+
+
+def matrix_figure(matrix: CorrelationMatrix, path: Path) -> None:
+    """Draw the rank correlation of each two runs, with its interval, as a matrix of colours."""
+    from matplotlib.figure import Figure
+
+    labels = [textwrap.fill(run.label, NAME_WIDTH // 2) for run in matrix.runs]
+    number = len(labels)
+    values = np.eye(number)
+    told = {}
+    for (one, other), pair in zip(matrix.pairs, matrix.correlations, strict=True):
+        values[one, other] = values[other, one] = pair.spearman.value
+        low, high = pair.spearman.interval
+        told[other, one] = f"{low:.2f}\nto {high:.2f}"
+        told[one, other] = f"{pair.spearman.value:.2f}"
+    side = 0.85 * number
+    figure = Figure(figsize=(side + 3.4, side + 1.9), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, shrink=0.8)
+    bar.set_label("Spearman's rank correlation", size=TEXT_SIZE - 1, color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=TEXT_SIZE - 1, labelcolor=INK, color=FAINT)
+    for (row, column), text in told.items():
+        light = abs(values[row, column]) > 0.6
+        axes.text(
+            column, row, text, ha="center", va="center",
+            size=TEXT_SIZE if column > row else TEXT_SIZE - 2, color="white" if light else INK,
+        )  # fmt: skip
+    axes.set_xticks(range(number), labels, rotation=90)
+    axes.set_yticks(range(number), labels)
+    axes.tick_params(length=0, labelsize=TEXT_SIZE - 1, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    axes.set_title(
+        "Above: correlation; below: its 95 % interval", loc="left", size=TEXT_SIZE, color=INK
+    )
     save(figure, path)

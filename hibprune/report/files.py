@@ -7,24 +7,37 @@ from pathlib import Path
 from hibprune.execution.files import write_text
 from hibprune.records.manifest import Manifest
 from hibprune.records.units import Plan, Scores
+from hibprune.report.answers import changed_answers
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_map, latency_figure, score_spread
+from hibprune.report.html import report_html
 from hibprune.report.page import report_markdown
 from hibprune.report.ranking import score_label
+from hibprune.report.recovery import FIGURE, recovery_figure
+from hibprune.report.variants_figure import variants_figure
 
 
 def write_report(
     manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str, directory: Path
 ) -> list[str]:
-    """Write pictures, `report.md` and the model card; return their paths inside `directory`."""
+    """Write pictures, report and model card; return their paths inside `directory`."""
     label = score_label(manifest)
-    written = ["figures/heads.png", "figures/spread.png"]
+    written = ["figures/variants.png", "figures/heads.png", "figures/spread.png"]
+    variants_figure(manifest, directory / "figures/variants.png")
     head_map(scores, plan, directory / "figures/heads.png", label)
     one_round = len(manifest.rounds) < 2
     score_spread(scores, plan, directory / "figures/spread.png", label, with_cut=one_round)
     if manifest.original.latency:
         written.append("figures/latency.png")
         latency_figure(manifest.variants, directory / "figures/latency.png")
-    write_text(directory / "report.md", report_markdown(manifest, scores, plan, recipe_yaml))
+    if manifest.recovery is not None:
+        written.append(FIGURE)
+        recovery_figure(manifest.recovery, directory / FIGURE)
+    markdown = report_markdown(
+        manifest, scores, plan, recipe_yaml, changed_answers(manifest, directory)
+    )
+    write_text(directory / "report.md", markdown)
+    page = report_html(manifest.recipe, markdown, scores, plan, label, directory)
+    write_text(directory / "report.html", page)
     write_text(directory / "README.md", model_card(manifest, recipe_yaml))
-    return [*written, "report.md", "README.md"]
+    return [*written, "report.md", "report.html", "README.md"]

@@ -22,7 +22,8 @@ from hibprune.report.mix import COUNTED, FIGURES, figure
 from hibprune.report.numbers import capitalised, count, listing, percent
 from hibprune.report.terminal import cell
 from hibprune.report.variants import VariantRow, latency_work, variant_row
-from hibprune.report.wording import by_setting, metric_name
+from hibprune.report.variants_figure import across
+from hibprune.report.wording import by_setting, factored_words, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,10 +61,10 @@ def original_of(frontier: Frontier) -> Variant:
 
 
 def removed_units(point: FrontierPoint) -> str:
-    """What a budget took, e.g. `19 heads, 2111 neurons and 295 channels`."""
-    return listing(
-        [f"{number} {pool_words(pool, number)}" for pool, number in point.removed.items()]
-    )
+    """What a budget took, e.g. `19 heads and 295 channels; 5 projections factored`."""
+    units = [f"{number} {pool_words(pool, number)}" for pool, number in point.removed.items()]
+    factored = f"; {factored_words(point.factored)}" if point.factored else ""
+    return f"{listing(units)}{factored}"
 
 
 def _headings(frontier: Frontier) -> tuple[str, str, list[str]]:
@@ -203,12 +204,12 @@ def frontier_figure(frontier: Frontier, path: Path) -> None:
             known = list(precisions)
             at = known.index(rival.precision) if rival.precision in known else len(known)
             _draw(axes, [rival], place, COLOURS[at], MARKERS[at], rival.name, hollow=True)
-        across = "size of the ONNX files (MB)"
+        axis = "size of the ONNX files (MB)"
         title = f"{name} ({aim} is better) against size"
         if place is not None:
-            across = "median latency (ms)"
+            axis = "median latency (ms)"
             title = f"{name} against latency, {latency_work(frontier.rivals[0].latency[place])}"
-        dress(axes, title, across, "")
+        dress(axes, title, axis, "")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=_decimals(axes)))
         axes.set_xlim(left=0)
@@ -232,7 +233,7 @@ def _draw(
     label: str,
     hollow: bool = False,
 ) -> None:
-    points = [_across(variant, place) for variant in variants]
+    points = [across(variant, place) for variant in variants]
     values = [variant.metric.value for variant in variants]
     axes.errorbar(
         [x for x, _, _ in points],
@@ -257,14 +258,3 @@ def _decimals(axes: Axes) -> int:
     """Of percentages on an axis whose ticks may be less than a point apart."""
     low, high = axes.get_ylim()
     return 0 if high - low > 0.06 else 1
-
-
-def _across(variant: Variant, place: int | None) -> tuple[float, float, float]:
-    """Where a model stands and how sure that is: its latency in ms, or its size in MB."""
-    if place is None:
-        size = variant.size_bytes / 1e6
-        return size, size, size
-    one = variant.latency[place]
-    time, (low, high) = one.times.p50, one.ratio_interval
-    # The original's time is the same for all: what is unsure is the ratio.
-    return time, min(time, time * one.ratio / high), max(time, time * one.ratio / low)

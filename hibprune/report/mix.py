@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from hibprune.records.manifest import BudgetSummary, Manifest, UnitSummary
+from collections.abc import Collection
+
+from hibprune.records.manifest import BudgetSummary, Manifest, RankSummary, UnitSummary
+from hibprune.records.repair import FactoredProjection
 from hibprune.records.speedup import SpeedFound
-from hibprune.records.units import OneNumber, Plan, Pool, Scores, pool_words
+from hibprune.records.units import POOLS, OneNumber, Plan, Pool, Scores, is_of_decoder, pool_words
 from hibprune.report.markdown import table
 from hibprune.report.numbers import listing, percent
 
@@ -13,7 +16,6 @@ COUNTED = {"parameters": "parameters", "multiply_adds": "multiply-adds"}
 CONVOLUTIONS = (
     "*Layers of channels are the convolutions of the front end, others those of the encoder.*"
 )
-DECODER = "*Layers of decoder neurons are those of the decoder, others those of the encoder.*"
 
 
 def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
@@ -42,13 +44,42 @@ def mix_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
             "## Mix",
             f"The budget leaves {asked(budget)}; "
             f"{percent(budget.reached, 1)} of the {counted} are left. What went from where, of "
-            f"{kinds}, was decided by the error that each unit adds for what it saves.",
+            f"{kinds}, was decided by the error that each adds for what it saves.",
             *([] if budget.speed is None else [_found(budget.speed)]),
             table("r" * len(header), header, rows),
+            *_ranks(manifest.ranks),
             *([CONVOLUTIONS] if "channel" in columns else []),
-            *([DECODER] if "decoder_neuron" in columns else []),
+            *_decoders_note(columns),
         ]
     )
+
+
+def _decoders_note(pools: Collection[Pool]) -> list[str]:
+    own = [pool_words(pool) for pool in pools if is_of_decoder(POOLS[pool][1])]
+    if not own:
+        return []
+    return [f"*Layers of {listing(own)} are those of the decoder, others those of the encoder.*"]
+
+
+def _ranks(ranks: RankSummary | None) -> list[str]:
+    """The ranks that projections keep, a column for each; nothing where all are as they were."""
+    if ranks is None or not ranks.factored:
+        return []
+    kept = {(one.layer, one.name): f"{one.rank} of {full_rank(one)}" for one in ranks.factored}
+    names = list(dict.fromkeys(one.name for one in ranks.factored))
+    rows = [
+        (layer, *(kept.get((layer, name), "whole") for name in names))
+        for layer in sorted({layer for layer, _ in kept})
+    ]
+    return [
+        table("r" * (1 + len(names)), ["layer", *names], rows),
+        "*Ranks kept of the encoder's projections that became two matrices, of those that there "
+        "were; layers and projections that are not named are whole.*",
+    ]
+
+
+def full_rank(one: FactoredProjection) -> int:
+    return min(one.rows, one.columns)
 
 
 def _heads(scores: Scores, plan: Plan) -> dict[int, tuple[int, int]]:

@@ -20,6 +20,7 @@ from hibprune.report.heads import heads_section, scoring_section
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.mix import mix_section
 from hibprune.report.ranking import samples
+from hibprune.report.recovery import recovery_section
 from hibprune.report.repair import others_sections, ranks_section, repair_section
 from hibprune.report.template import filled
 from hibprune.report.transcripts import faults_table, transcripts_sentence
@@ -33,19 +34,25 @@ from hibprune.report.variants import (
 NAMED_CLIPS = 20
 
 
-def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str) -> str:
-    """Write the report; pictures are referenced under `figures/` beside it."""
+def report_markdown(
+    manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str, answers: str = ""
+) -> str:
+    """Write the report; pictures are referenced under `figures/` beside it.
+
+    `answers` is its section on answers that changed, where there are answers to compare.
+    """
     units = [heads_section(manifest, scores, plan), scoring_section(manifest)]
     return filled(
         "report.md.jinja",
         {
             "recipe": plain(manifest.recipe),
-            "verdict": _verdict(manifest),
-            "variants": _variants(manifest),
+            "verdict": verdict(manifest),
+            "variants": variants_table(manifest),
             "metric_name": numbers.capitalised(wording.metric_name(manifest.metric.name)),
             "metric": _metric(manifest),
             "transcripts": transcripts_sentence(manifest.metric.transcripts),
             "faults": faults_table(manifest.variants),
+            "answers": answers,
             "latency": latency_section(manifest),
             "size": size_section(manifest),
             "judged": manifest.judged,
@@ -55,6 +62,7 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
                 *units,
                 *others_sections(manifest),
                 repair_section(manifest),
+                recovery_section(manifest),
                 ranks_section(manifest),
             ],
             "parity": parity_section(manifest),
@@ -69,7 +77,8 @@ def report_markdown(manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml:
     )
 
 
-def _verdict(manifest: Manifest) -> list[str]:
+def verdict(manifest: Manifest) -> list[str]:
+    """What came out, in paragraphs of Markdown: metric, what to deploy, speed, size, gates."""
     metric = wording.metric_sentence(manifest)
     return [
         f"**{wording.heads_sentence(manifest)}** {metric}",
@@ -82,7 +91,8 @@ def _verdict(manifest: Manifest) -> list[str]:
     ]
 
 
-def _variants(manifest: Manifest) -> str:
+def variants_table(manifest: Manifest) -> str:
+    """A row for every variant that was measured, in Markdown."""
     rows = [
         (
             one.name,
@@ -142,7 +152,9 @@ def _gate_row(gate: Gate) -> tuple[str, ...]:
 
 
 def _data(manifest: Manifest) -> list[str]:
-    parts = (("calibration", manifest.calibration), ("validation", manifest.validation))
+    parts = [("calibration", manifest.calibration), ("validation", manifest.validation)]
+    if manifest.recovery is not None:
+        parts.append(("recovery", manifest.recovery.data))
     rows = [(use, data.kind, data.n, len(data.skipped), data.identity[:12]) for use, data in parts]
     header = ["use", "kind", manifest.medium.many, "skipped", "digest"]
     return [table("llrrl", header, rows), *(_skipped(use, data) for use, data in parts)]
@@ -188,7 +200,11 @@ def _not_measured(manifest: Manifest) -> list[str]:
     return [
         f"Other data: the metric holds for the {metric.n} validation {medium.many}; other "
         f"{medium.variety} may give other figures.",
-        "Retraining on labels: the pruned model saw none; training might win back a loss.",
+        *(
+            ["Retraining on labels: the pruned model saw none; training might win back a loss."]
+            if manifest.recovery is None
+            else []
+        ),
         _ranking_limits(manifest),
         _latency_limits(manifest),
         "Memory in use, energy, and time to load the model.",

@@ -57,8 +57,7 @@ def ranks_section(manifest: Manifest) -> str:
     return "\n\n".join(
         [
             "## Ranks",
-            f"{wording.ranks_sentence(manifest).strip()} Of each one's weights "
-            f"{percent(ranks.share, 1)} or more were to go.",
+            wording.ranks_sentence(manifest).strip() + _to_go(ranks.share),
             *(
                 [
                     table("r" * len(header), header, rows),
@@ -70,6 +69,12 @@ def ranks_section(manifest: Manifest) -> str:
             ),
         ]
     )
+
+
+def _to_go(share: float | None) -> str:
+    if share is None:
+        return ""
+    return f" Of each one's weights {percent(share, 1)} or more were to go."
 
 
 def _rank(one: FactoredProjection | None) -> str:

@@ -1,4 +1,4 @@
-"""The skeletons of report and card: Markdown templates that are filled with finished parts."""
+"""The skeletons of report, card and pages: templates that are filled with finished parts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ def filled(name: str, parts: Mapping[str, object]) -> str:
         autoescape=False,  # Markdown: its parts escape themselves.
     )
     environment.filters["paragraphs"] = paragraphs
+    return environment.get_template(name).render(parts)
+
+
+def filled_page(name: str, parts: Mapping[str, object]) -> str:
+    """An HTML template of `templates/` with its parts put in, whatever they hold escaped."""
+    environment = Environment(
+        loader=PackageLoader("hibprune.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=True,
+    )
     return environment.get_template(name).render(parts)
 
 

@@ -14,6 +14,10 @@ WAVEFORM_WITH_MASK = ("moonshine",)
 """Families whose graphs take a mask beside the samples."""
 
 
+UNBOUND = "use_io_binding=False"
+"""What keeps Optimum from making room on a GPU for what a graph gives out, before it does."""
+
+
 class Usage(NamedTuple):
     """How the Hub and the two libraries call what a task needs, and the lines that use it."""
 
@@ -65,6 +69,35 @@ USAGES = {
     ),
 }
 
+PLAIN_PYTHON = """\
+import json
+import numpy
+import onnxruntime
+import soundfile
+
+session = onnxruntime.InferenceSession("onnx/model.onnx")
+about = session.get_modelmeta().custom_metadata_map
+sound, rate = soundfile.read("clip.wav", dtype="float32")  # one channel, 16 kHz
+if json.loads(about["hibprune.normalised"]):
+    sound = (sound - sound.mean()) / numpy.sqrt(sound.var() + 1e-7)
+(logits,) = session.run(["logits"], {"input_values": sound[None]})
+print(json.loads(about["hibprune.labels"])[logits.argmax()])"""
+PLAIN_JAVASCRIPT = """\
+import { InferenceSession, Tensor } from "onnxruntime-node"; // or "onnxruntime-web"
+import { readFileSync } from "node:fs";
+
+const settings = JSON.parse(readFileSync("preprocessor_config.json"));
+const { id2label } = JSON.parse(readFileSync("config.json"));
+if (settings.do_normalize) {
+  const mean = samples.reduce((sum, one) => sum + one, 0) / samples.length;
+  const variance = samples.reduce((sum, one) => sum + (one - mean) ** 2, 0) / samples.length;
+  samples = samples.map((one) => (one - mean) / Math.sqrt(variance + 1e-7));
+}
+const session = await InferenceSession.create("onnx/model.onnx");
+const input = new Tensor("float32", samples, [1, samples.length]);
+const { logits } = await session.run({ input_values: input });
+console.log(id2label[logits.data.indexOf(Math.max(...logits.data))]);"""
+
 
 def usage_section(manifest: Manifest) -> str:
     """On the command line, with ONNX Runtime and with PyTorch."""
@@ -78,6 +111,7 @@ def usage_section(manifest: Manifest) -> str:
             "With ONNX Runtime through Optimum (hibprune not needed):",
             fenced(_onnx_example(usage, manifest), "python"),
             *_other_precisions(usage, manifest),
+            *_plain_runtime(manifest),
             "With PyTorch. Layers with fewer heads need hibprune's loading code, so import it "
             "before `from_pretrained`, which else stops at a missing `_prune_heads`; transformers "
             "must be 4.57, later ones cannot read pruned heads:",
@@ -91,14 +125,32 @@ def _other_precisions(usage: Usage, manifest: Manifest) -> list[str]:
     lower = [one for one in manifest.variants if one.precision != "fp32" and not one.is_rival]
     if not lower:
         return []
-    loading = "\n".join(_loading(usage, one) for one in lower)
+    loading = "\n".join(_loading(usage, one, manifest) for one in lower)
     return [
         "The same model in lower precision lies beside it; load it by its names:",
         fenced(f"from optimum.onnxruntime import {usage.onnx_class}\n\n{loading}", "python"),
     ]
 
 
-def _loading(usage: Usage, variant: Variant) -> str:
+def _plain_runtime(manifest: Manifest) -> list[str]:
+    """How to do without any library of models, of tasks where that takes a few lines."""
+    told = (
+        "`example/` holds an input, the tensors that the graphs take of it, and what each variant "
+        "gives out: whoever feeds the model elsewhere can compare. `hibprune verify .` does so, "
+        "and checks every file."
+    )
+    if USAGES[manifest.task] is not AUDIO_CLASSIFICATION:
+        return [told]
+    return [
+        "With ONNX Runtime alone; the graph says what it wants and which label is which:",
+        fenced(PLAIN_PYTHON, "python"),
+        "The same in JavaScript, `samples` being a Float32Array of one channel:",
+        fenced(PLAIN_JAVASCRIPT, "js"),
+        told,
+    ]
+
+
+def _loading(usage: Usage, variant: Variant, manifest: Manifest) -> str:
     names = [PurePosixPath(file.path).name for file in variant.files if file.path is not None]
     options = {"file_name": names[0]}
     if len(names) > 1:
@@ -110,19 +162,28 @@ def _loading(usage: Usage, variant: Variant) -> str:
             "decoder_with_past_file_name": decoder,
         }
     named = "".join(f'    {option}="{name}",\n' for option, name in options.items())
+    named += f"    {UNBOUND},\n" if _has_fewer_keys(manifest) else ""
     return (
         f"model = {usage.onnx_class}.from_pretrained(  # {variant.precision}\n"
         f'    ".",\n    subfolder="onnx",\n{named})'
     )
 
 
+def _has_fewer_keys(manifest: Manifest) -> bool:
+    """Whether a decoder lost heads: of its keys Optimum would bind as many as if all were there."""
+    pools = (manifest.decoder_heads, manifest.cross_heads)
+    return any(units is not None and units.removed_count for units in pools)
+
+
 def _onnx_example(usage: Usage, manifest: Manifest) -> str:
+    arguments = 'directory, subfolder="onnx"'
+    arguments += f", {UNBOUND}" if _has_fewer_keys(manifest) else ""
     return f"""\
 {_sound_import(manifest)}from optimum.onnxruntime import {usage.onnx_class}
 from transformers import {usage.preprocessor_class}
 
 directory = "."  # this directory, or its id on the Hub
-model = {usage.onnx_class}.from_pretrained(directory, subfolder="onnx")
+model = {usage.onnx_class}.from_pretrained({arguments})
 {_from_input_to_answer(usage, manifest)}"""
 
 

@@ -26,6 +26,8 @@ NAMED: Mapping[Pool, str] = {
     "neuron": "neurons of the feed-forwards",
     "channel": "channels of the front end",
     "decoder_neuron": "neurons of the decoder's feed-forwards",
+    "decoder_head": "heads of the decoder's self-attention",
+    "cross_head": "heads of the decoder's cross-attention",
 }
 """What goes beside heads."""
 SERIOUS = 0.25
@@ -257,6 +259,11 @@ def others_sentence(manifest: Manifest) -> str:
     return f"{went} What stays was fitted to the original on {clips}, {how}."
 
 
+def factored_words(number: int) -> str:
+    """How many projections became two matrices, in few words."""
+    return f"{number} projection{'' if number == 1 else 's'} factored"
+
+
 def ranks_sentence(manifest: Manifest) -> str:
     """How many projections became two thinner matrices; begins with a space.
 
@@ -280,8 +287,11 @@ def ranks_sentence(manifest: Manifest) -> str:
 
 
 def training_sentence(manifest: Manifest) -> str:
-    """What was not done for the pruned model after removal."""
-    repair = manifest.repair
+    """What was done, or not, for the pruned model after removal."""
+    repair, recovery = manifest.repair, manifest.recovery
+    if recovery is not None:
+        steps, clips = recovery.recovery.steps, manifest.medium.counted(recovery.recovery.clips)
+        return f"it was then trained towards the original, {steps} steps on {clips}"
     if repair is not None and repair.refined:
         return "beyond gradient steps without labels, layer by layer, it was not trained afterwards"
     return "it was not trained afterwards"

@@ -2,67 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from hibprune.compression.projection_ranks import take_shape
+from hibprune.compression.rank_mixture import CountMix
 from hibprune.compression.remove import copy_without
 from hibprune.compression.unit_costs import Place, kept_of
 from hibprune.errors import UserError
 from hibprune.evaluation.footprint import measure_footprint
 from hibprune.evaluation.work import window_of
 from hibprune.models.checkpoint import Checkpoint
-from hibprune.models.feed_forward import require_decoder_neurons
 from hibprune.models.front_end import require_front_end
-from hibprune.models.units import units_of
+from hibprune.models.low_rank import LowRankLinear, ProjectionPlace, ranks_within
+from hibprune.models.units import require_decoder, units_of
 from hibprune.recipe import Recipe
 from hibprune.records.measurements import Footprint
-from hibprune.records.units import POOLS, Currency, Pool, Unit, pool_words
+from hibprune.records.units import POOLS, RANK, Currency, Pool, Unit, pool_words
 from hibprune.records.variants import precision_of
 from hibprune.report.mix import COUNTED
 from hibprune.report.numbers import listing
 from hibprune.tasks import Target
 
+FITTED = "least-squares"
+"""The repair that ranks are foretold for."""
+Ranks = Mapping[ProjectionPlace, int]
+
 
 @dataclass(frozen=True)
 class Counting:
-    """Counts what a recipe's model costs without some of its units."""
+    """Counts what a recipe's model costs without some units, and with some projections thinner."""
 
     recipe: Recipe
     checkpoint: Checkpoint
     references: Sequence[Target]
 
-    def footprint(self, units: Sequence[Unit]) -> Footprint:
+    def _without(self, units: Sequence[Unit], ranks: Ranks | None) -> PreTrainedModel:
+        if not units and not ranks:
+            return self.checkpoint.model
+        smaller = copy_without(self.checkpoint.model, units)
+        take_shape(smaller, ranks or {})
+        return smaller
+
+    def footprint(self, units: Sequence[Unit], ranks: Ranks | None = None) -> Footprint:
         """Parameters, and multiply-adds at the first length of the benchmark."""
         task, preprocessor = self.recipe.task, self.checkpoint.preprocessor
         length = self.recipe.benchmark.lengths(task.medium)[0]
         return measure_footprint(
-            copy_without(self.checkpoint.model, units) if units else self.checkpoint.model,
+            self._without(units, ranks),
             preprocessor.example(length, 1),
             length,
             task.decoded_tokens(self.references, self.checkpoint.vocabulary),
             window_of(preprocessor),
         )
 
-    def weight_bytes(self, units: Sequence[Unit]) -> float:
+    def weight_bytes(self, units: Sequence[Unit], ranks: Ranks | None = None) -> float:
         """What the weights take up in the precision of `gates.variant`: int8 is for matrices."""
-        model = copy_without(self.checkpoint.model, units) if units else self.checkpoint.model
+        model = self._without(units, ranks)
         small = precision_of(self.recipe.gates.variant) == "int8"
         matrices = {
-            id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)
+            id(module.weight)
+            for module in model.modules()
+            if isinstance(module, nn.Linear | LowRankLinear)
         }
         return sum(
             float(weight.numel()) * (1 if small and id(weight) in matrices else 4)
             for weight in model.parameters()
         )
 
-    def in_currency(self, currency: Currency) -> Callable[[Sequence[Unit]], float]:
+    def in_currency(self, currency: Currency) -> CountMix:
         """The cost alone, in what a budget is counted in."""
 
-        def count(units: Sequence[Unit]) -> float:
-            found = self.footprint(units)
+        def count(units: Sequence[Unit], ranks: Ranks | None = None) -> float:
+            found = self.footprint(units, ranks)
             return found.parameters if currency == "parameters" else found.macs
 
         return count
@@ -73,6 +88,22 @@ def mixed_kinds(recipe: Recipe, model: PreTrainedModel) -> tuple[Pool, ...]:
     return tuple(
         pool for pool in POOLS if pool in (recipe.kinds or POOLS) and units_of(model, pool)
     )
+
+
+def takes_ranks(recipe: Recipe) -> bool:
+    """Whether one number for all kinds may make two matrices of a projection.
+
+    Not where a latency table, which knows units alone, decides, nor where what comes of it would
+    not be fitted.
+    """
+    named = RANK in recipe.kinds if recipe.kinds else True
+    return named and recipe.budget.one_number != "speedup" and recipe.removal.repair == FITTED
+
+
+def mix_words(recipe: Recipe, model: PreTrainedModel) -> str:
+    """What one number for all kinds may take: `heads, neurons and ranks`."""
+    kinds = [*mixed_kinds(recipe, model), *([RANK] if takes_ranks(recipe) else [])]
+    return listing([pool_words(kind) for kind in kinds])
 
 
 def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Target]) -> str | None:
@@ -88,16 +119,16 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
         return None
     if "channel" in (recipe.kinds or ()):
         require_front_end(model, "budget.kinds")
-    if "decoder_neuron" in (recipe.kinds or ()):
-        require_decoder_neurons(model, "budget.kinds")
+    for pool in POOLS:
+        if pool in (recipe.kinds or ()):
+            require_decoder(model, pool, "budget.kinds")
     of_files = {"size_mb": "size", "speedup": "speed"}.get(budget.one_number)
     if of_files is not None and precision_of(recipe.gates.variant) == "fp16":
         raise UserError(
             f"budget.{budget.one_number}: the {of_files} of pruned-fp16 is not known before it is "
             "made: set gates.variant to pruned or pruned-int8"
         )
-    kinds = mixed_kinds(recipe, model)
-    taken = listing(list(map(pool_words, kinds)))
+    taken = mix_words(recipe, model)
     if budget.one_number == "metric_drop":
         return f"{taken} until the metric has fallen by {budget.amount:g}"
     if budget.one_number == "speedup":
@@ -106,9 +137,11 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
             f"{taken} until {recipe.gates.variant} is {budget.amount:g} times as fast at {length}"
         )
     counting = Counting(recipe, checkpoint, references)
-    most = _all_that_may_go(recipe, model, kinds)
+    most = _all_that_may_go(recipe, model, mixed_kinds(recipe, model))
+    # Of rank 1 where that is cheaper than to be one.
+    thinnest = ranks_within(copy_without(model, most), 1.0) if takes_ranks(recipe) else {}
     if budget.one_number == "size_mb":
-        least = counting.weight_bytes(most) / 1e6
+        least = counting.weight_bytes(most, thinnest) / 1e6
         if least > budget.amount:
             raise UserError(
                 f"budget.size_mb: {budget.amount:g} MB cannot be reached: the weights alone take "
@@ -116,7 +149,7 @@ def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Targe
             )
         return f"{taken} until {recipe.gates.variant} takes {budget.amount:g} MB"
     count, named = counting.in_currency(budget.currency), COUNTED[budget.currency]
-    least = count(most) / count(())
+    least = count(most, thinnest) / count(())
     if least > budget.amount:
         raise UserError(
             f"budget.{budget.currency}: {budget.amount:g} of the {named} cannot be reached: "

@@ -24,8 +24,9 @@ from hibprune.stages.load import (
     try_loss,
     validation_order,
 )
+from hibprune.stages.recovery_clips import labels_used, recovery_order, require_apart
 from hibprune.stages.score_others import others_to_go
-from hibprune.stages.sources import CALIBRATION, VALIDATION, require_sources
+from hibprune.stages.sources import RECOVERY, VALIDATION, require_sources
 
 
 def check_recipe(
@@ -59,21 +60,21 @@ def check_recipe(
             if not offline:
                 require_on_hub("model", recipe.model.source, recipe.model.revision)
 
-    checks = [
-        check_data(loaded, use, checkpoint, offline, progress) for use in (CALIBRATION, VALIDATION)
-    ]
+    uses = [key.partition(".")[0] for key, _ in recipe.sources]
+    checks = [check_data(loaded, use, checkpoint, offline, progress) for use in uses]
     for check in checks:
         faults += check.faults
         not_checked += check.not_checked
         notes += check.notes
-    calibration, validation = (check.listed for check in checks)
-    if checkpoint is not None and checks[-1].targeted:
+    calibration, validation = (check.listed for check in checks[:2])
+    targeted = checks[uses.index(VALIDATION)].targeted
+    if checkpoint is not None and targeted:
         with _gathered(faults):
             try_loss(recipe, checkpoint, validation)
     measured = validation_order(recipe, validation)[: recipe.validation.limit]
     if checkpoint is not None:
         with _gathered(faults):
-            known = measured if checks[-1].targeted else []
+            known = measured if targeted else []
             references = [one.target for one in known if one.target is not None]
             mix = check_mix(recipe, checkpoint, references)
             removes += () if mix is None else (mix,)
@@ -85,6 +86,16 @@ def check_recipe(
             require_disjoint(
                 calibration_order(recipe, calibration)[: recipe.calibration.samples], measured
             )
+    if recipe.recover is not None and RECOVERY in uses:
+        learned = recovery_order(recipe, checks[uses.index(RECOVERY)].listed)[
+            : recipe.recover.limit
+        ]
+        with _gathered(faults):
+            if learned and measured:
+                require_apart(learned, measured)
+    elif recipe.recover is not None and calibration:
+        with _gathered(faults):
+            labels_used(recipe, calibration)
     return CheckReport(
         recipe=name,
         ok=not faults,

@@ -23,12 +23,13 @@ from hibprune.data import (
 from hibprune.data.dataset_files import is_cached
 from hibprune.errors import UserError, shortened
 from hibprune.models.checkpoint import Checkpoint
-from hibprune.recipe import LoadedRecipe
+from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.records.check import CheckedData
 from hibprune.records.manifest import SkippedClip
 from hibprune.stages.hub import require_on_hub, require_split
 from hibprune.stages.load import calibration_order, validation_order
-from hibprune.stages.sources import CALIBRATION
+from hibprune.stages.recovery_clips import labels_used, recovery_order
+from hibprune.stages.sources import CALIBRATION, VALIDATION
 from hibprune.stages.targets import with_targets
 
 MOST_LOOKED_AT = 20_000
@@ -81,14 +82,15 @@ def check_data(
     Faults are noted, not raised; without a checkpoint its labels and limits are not known.
     """
     recipe, medium = loaded.recipe, loaded.recipe.task.medium
-    settings = recipe.calibration if use == CALIBRATION else recipe.validation
-    check = DataCheck(CheckedData(use=use, kind=settings.source.kind, medium=medium.name))
+    key, source = next(one for one in recipe.sources if one[0].startswith(f"{use}."))
+    check = DataCheck(CheckedData(use=use, kind=source.kind, medium=medium.name))
     try:
-        absent = _elsewhere(use, settings.source, loaded.root, offline)
+        absent = _elsewhere(use, source, loaded.root, offline)
         if absent is not None:
             check.not_checked.append(absent)
             return check
-        listing = settings.source.listing(recipe.task.fields, loaded.root)
+        listing = source.listing(recipe.task.fields, loaded.root)
+        labelled = _labelled(recipe, use, listing.utterances)
     except UserError as error:
         check.faults.append(str(error))
         return check
@@ -101,8 +103,8 @@ def check_data(
             "passed_over": tuple(passed_over),
         }
     )
-    measured = use != CALIBRATION
-    if checkpoint and (measured or recipe.calibration.labels == "dataset"):
+    measured = use == VALIDATION
+    if checkpoint and labelled:
         try:
             targeted = with_targets(use, check.listed, recipe.task, checkpoint.vocabulary, measured)
         except UserError as error:
@@ -114,12 +116,31 @@ def check_data(
     missing = missing_audio(listing.utterances)
     if missing:
         check.faults.append(
-            f"{loaded.path}: {use}.source: {len(missing)} audio files are missing, "
+            f"{loaded.path}: {key}: {len(missing)} audio files are missing, "
             f"the first {shortened(missing[0])}"
         )
         return check
     _look_into(check, loaded, checkpoint, progress)
     return check
+
+
+def _labelled(recipe: Recipe, use: str, clips: Sequence[Utterance]) -> bool:
+    """Whether the targets that a set gives are used. Raises UserError where there should be some"""
+    if use == CALIBRATION:
+        return recipe.calibration.labels == "dataset"
+    return use == VALIDATION or labels_used(recipe, clips) == "dataset"
+
+
+def _drawing(
+    recipe: Recipe, use: str, clips: Sequence[Utterance]
+) -> tuple[InputLimits, list[Utterance], int | None]:
+    """The limits of a set, its clips in the order they are drawn, and how many are; None: all."""
+    if use == CALIBRATION:
+        return recipe.calibration, calibration_order(recipe, clips), recipe.calibration.samples
+    if use == VALIDATION:
+        return recipe.validation, validation_order(recipe, clips), recipe.validation.limit
+    assert recipe.recover is not None
+    return recipe.recover, recovery_order(recipe, clips), recipe.recover.limit
 
 
 def _elsewhere(use: str, source: DataSource, root: Path, offline: bool) -> str | None:
@@ -150,8 +171,7 @@ def _look_into(
     progress: Progress,
 ) -> None:
     recipe, use = loaded.recipe, check.about.use
-    settings = recipe.calibration if use == CALIBRATION else recipe.validation
-    ordered = (calibration_order if use == CALIBRATION else validation_order)(recipe, check.listed)
+    settings, ordered, samples = _drawing(recipe, use, check.listed)
     limits = settings.durations
     if checkpoint is not None and checkpoint.preprocessor.medium.unit == "seconds":
         preprocessor = checkpoint.preprocessor
@@ -167,7 +187,6 @@ def _look_into(
             f"{use}: {len(ordered) - look.looked_at:,} of "
             f"{recipe.task.medium.counted(len(ordered))}, those drawn last"
         )
-    samples = recipe.calibration.samples if use == CALIBRATION else recipe.validation.limit
     drawn = None
     if use == CALIBRATION and recipe.calibration.samples > len(ordered):
         check.faults.append(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hibprune.compression.plan import Round
 from hibprune.models.attention import heads_of
 from hibprune.stages.mix import choose_mix
+from hibprune.stages.recover import recovered_between
 from hibprune.stages.rounds import Choice, FinishedRound
 from hibprune.stages.run import Run
 from hibprune.stages.score import attribute, calibration_targets, plan
@@ -23,9 +24,14 @@ def choose(run: Run) -> Choice:
         choice = Choice(())
         for number in range(1, rounds + 1):
             part = Round(number, rounds, choice.removed)
-            scores = attribute(run, targets, part)
+            scores = attribute(run, targets, part, start=choice.recovered)
             planned = plan(run, scores, part)
-            choice = Choice((*choice.rounds, FinishedRound(scores, planned)))
+            finished, start = FinishedRound(scores, planned), choice.recovered
+            if number < rounds and recipe.recover is not None:
+                gone = (*choice.removed, *planned.result.removed)
+                done, start = recovered_between(run, number, gone, choice.recovered)
+                finished = replace(finished, recovered=done)
+            choice = replace(choice, rounds=(*choice.rounds, finished), recovered=start)
         choice = replace(choice, others=choose_others(run, targets))
     run.ranks.tell(None)
     return choice

@@ -19,6 +19,7 @@ from hibprune.records.measurements import (
     Removal,
 )
 from hibprune.records.precision import Precision
+from hibprune.records.recovery import RecoveredModel
 from hibprune.records.repair import FactoredProjection, Repair
 from hibprune.records.units import ENCODER, POOLS, Head, Scores, Unit
 from hibprune.records.variants import Converted
@@ -154,6 +155,25 @@ def credible_repair(
             0 <= one.steps <= refine_steps and min(one.before, one.after) >= 0
             for one in repair.refinements
         )
+    )
+
+
+def credible_recovery(kept: RecoveredModel, clips: int) -> bool:
+    """Whether a training on up to so many clips can have gone so."""
+    found = kept.recovery
+    steps = [one.step for one in found.curve]
+    losses = [loss for one in found.curve for loss in (one.training, one.held_out)]
+    return (
+        kept.seconds >= 0
+        and len(kept.files) > 0
+        and 0 < found.clips <= clips - found.held_out <= clips
+        and 0 <= found.best_step <= found.steps <= found.planned
+        and steps[:1] == [0]
+        and steps == sorted(set(steps))
+        and found.best_step in steps
+        and steps[-1] <= found.steps
+        and found.parameters > 0
+        and all(loss is None or loss >= 0 for loss in losses)
     )
 
 

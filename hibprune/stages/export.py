@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.execution.steps import Done, Step
 from hibprune.models.checkpoint import Checkpoint
 from hibprune.models.low_rank import ranks_by_layer
+from hibprune.models.preprocessing import SoundPreprocessor
 from hibprune.records.measurements import Evaluation, Parity
-from hibprune.records.repair import PrunedModel
-from hibprune.records.units import Plan, heads_by_layer
+from hibprune.records.units import POOLS, Plan, heads_by_layer
 from hibprune.stages.credibility import credible_parity
 from hibprune.stages.run import Run, once
 
@@ -34,16 +35,17 @@ def original_parity(run: Run, directory: Path) -> Parity:
 
 
 def export(
-    run: Run, plan: Done[Plan], saved: Done[PrunedModel], pruned: Checkpoint, original: Evaluation
+    run: Run, plan: Done[Plan], made: str, pruned: Checkpoint, original: Evaluation
 ) -> Done[Parity]:
     """Write the ONNX files of the pruned model and compare them with PyTorch.
 
-    Files that differ are not left.
+    `made` is a key of its weights. Files that differ are not left.
     """
     settings, task = run.recipe.export, run.recipe.task
 
     def export(_: Step[Parity], narration: StepNarration) -> Parity:
         properties = graph_properties(run, plan.result, original.metric, original.value)
+        properties |= input_properties(run)
         if ranks := ranks_by_layer(pruned.model):
             properties["hibprune.projection_ranks"] = ranks
         with scratch_directory(run.directory) as scratch:
@@ -58,7 +60,7 @@ def export(
         {
             "name": run.recipe.name,
             "original": [original.metric, original.value],
-            "model": saved.key,
+            "model": made,
             "settings": settings.model_dump(mode="json", exclude={"variants"}),
         },
         Parity,
@@ -69,7 +71,7 @@ def export(
         ),
         lambda _: [f"{ONNX_DIRECTORY}/{name}" for name in task.exported_files],
         lambda kept: credible_parity(kept, settings.tolerance),
-        version=3,
+        version=4,
     )
 
 
@@ -79,17 +81,49 @@ def graph_properties(run: Run, plan: Plan, metric: str, original: float) -> dict
         "hibprune.recipe": run.recipe.name,
         "hibprune.task": run.recipe.task.kind,
         "hibprune.removed_heads": heads_by_layer(plan.removed),
-        "hibprune.removed_neurons": {
-            layer: len(neurons) for layer, neurons in plan.neurons.items()
-        },
-        "hibprune.removed_channels": {
-            layer: len(channels) for layer, channels in plan.channels.items()
-        },
-        "hibprune.removed_decoder_neurons": {
-            layer: len(neurons) for layer, neurons in plan.decoder_neurons.items()
+        **{
+            f"hibprune.removed_{pool}s": {
+                layer: len(indices) for layer, indices in plan.by_layer(pool).items()
+            }
+            for pool in POOLS
+            if pool != "head"
         },
         "hibprune.metric": {"name": metric, "original": original},
     }
+
+
+def input_properties(run: Run) -> dict[str, object]:
+    """What whoever runs the graphs elsewhere has to know of them, of what goes in and comes out.
+
+    `normalised` sound has mean 0 and variance 1 clip by clip; limits are None where there are none.
+    """
+    task, prepare = run.recipe.task, run.checkpoint.preprocessor
+    longest = prepare.longest if math.isfinite(prepare.longest) else None
+    properties: dict[str, object] = {
+        f"hibprune.min_{task.medium.unit}": prepare.shortest,
+        f"hibprune.max_{task.medium.unit}": longest,
+    }
+    if isinstance(prepare, SoundPreprocessor):
+        extractor = prepare.feature_extractor
+        properties["hibprune.sampling_rate"] = prepare.sampling_rate
+        properties["hibprune.normalised"] = bool(getattr(extractor, "do_normalize", False))
+        waveform = run.checkpoint.model.main_input_name == "input_values"
+        properties["hibprune.padding"] = (
+            "none: clips in a batch are of equal length"
+            if waveform
+            else "silence, up to the length that the feature extractor fills"
+        )
+    if task.fields.kind != "text":
+        properties["hibprune.labels"] = run.checkpoint.vocabulary.labels
+    removal, recover = run.recipe.removal, run.recipe.recover
+    properties["hibprune.repair"] = {
+        "kind": removal.repair,
+        "refined": removal.refine is not None,
+        "recovered": recover is not None,
+    }
+    if task.generation is not None:
+        properties["hibprune.generation"] = task.generation.model_dump(mode="json")
+    return properties
 
 
 def write_graphs(

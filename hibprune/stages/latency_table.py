@@ -11,7 +11,7 @@ from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step, kept_result
 from hibprune.models.units import units_of
 from hibprune.records.latency_table import LatencyTable, LevelTimes
-from hibprune.records.units import POOLS, Kind, Pool, Unit
+from hibprune.records.units import POOLS, Kind, Pool, Unit, min_kept
 from hibprune.records.variants import precision_of
 from hibprune.stages.export import write_graphs
 from hibprune.stages.run import Run, once
@@ -23,7 +23,7 @@ LEVELS: Mapping[Kind, tuple[float, ...]] = {
     "neuron": (0.5, 0.0),
     "channel": (0.5, 0.25),
 }
-"""Shares that every layer keeps; a convolution gives out something."""
+"""Shares that every layer keeps, of what has to stay at least that."""
 
 
 def latency_table(run: Run, pools: Sequence[Pool]) -> Done[LatencyTable]:
@@ -39,10 +39,13 @@ def latency_table(run: Run, pools: Sequence[Pool]) -> Done[LatencyTable]:
 
     def measure(_: Step[LatencyTable], narration: StepNarration) -> LatencyTable:
         wanted = [
-            (units, _left(units, share))
+            (units, left)
             for pool in pools
             for units in [units_of(run.checkpoint.model, pool)]
             for share in LEVELS[POOLS[pool][0]]
+            for left in [left_by_layer(units, share, pool)]
+            # Where layers have but what has to stay, there is nothing to time.
+            if sum(left.values()) < len(units)
         ]
         with scratch_directory(run.directory) as scratch:
             whole, original = scratch / "whole", scratch / "whole"
@@ -93,12 +96,15 @@ def latency_table(run: Run, pools: Sequence[Pool]) -> Done[LatencyTable]:
     )
 
 
-def _left(units: Sequence[Unit], share: float) -> dict[int, int]:
+def left_by_layer(units: Sequence[Unit], share: float, pool: Pool) -> dict[int, int]:
+    """How many units each layer keeps of a pool: about a share, and something of what has some.
+
+    Nothing at all only where nothing is asked for, and of what may be emptied.
+    """
     layers: dict[int, int] = {}
     for unit in units:
         layers[unit.layer] = layers.get(unit.layer, 0) + 1
-    # A channel at least; of other kinds nothing where nothing is asked for.
-    least = 1 if share else 0
+    least = max(1 if share else 0, min_kept(*POOLS[pool]))
     return {layer: max(least, round(share * number)) for layer, number in layers.items()}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hibprune.attribution.base import Sample
 from hibprune.attribution.batches import read_unmodified
-from hibprune.compression.plan import check_budget, require_encoder
+from hibprune.compression.plan import check_budget, check_share, require_encoder
 from hibprune.data import (
     Content,
     Selection,
@@ -26,17 +26,25 @@ from hibprune.execution.runtime import choose_device
 from hibprune.models.architecture import graph_fault
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
-from hibprune.models.feed_forward import require_decoder_neurons
 from hibprune.models.front_end import require_front_end
 from hibprune.models.low_rank import require_whole_projections
 from hibprune.models.parts import plain_faults
 from hibprune.models.preprocessing import Reading
 from hibprune.models.trial import REMEDY
+from hibprune.models.units import require_decoder, units_of
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
+from hibprune.records.units import POOLS
 from hibprune.report.checking import passed_over_lines
 from hibprune.stages.budget import check_mix
+from hibprune.stages.held_out import held_out_of
 from hibprune.stages.memory_needed import room_fault
-from hibprune.stages.sources import CALIBRATION, VALIDATION, require_sources, sources
+from hibprune.stages.recovery_clips import (
+    held_out_count,
+    labels_used,
+    recovery_clips,
+    require_precision,
+)
+from hibprune.stages.sources import CALIBRATION, RECOVERY, VALIDATION, require_sources
 from hibprune.stages.targets import with_targets
 from hibprune.tasks import Encoded, Target
 
@@ -52,6 +60,8 @@ class Material:
     validation: Selection
     repair: Selection
     """Clips that removal is repaired on: the calibration clips first, then others."""
+    recovery: Selection
+    """Clips that it is recovered on, where it is: those of repair, or others."""
     passed_over: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Files beside the clips that are taken for none, by the set, each with the reason."""
     held_out: Selection | None = None
@@ -80,8 +90,12 @@ def load(
     """
     recipe = loaded.recipe
     require_sources(loaded)
-    listings = [source.listing(recipe.task.fields, loaded.root) for _, source in sources(recipe)]
-    calibration, validation = (listing.utterances for listing in listings)
+    require_precision(recipe, device)
+    listings = {
+        key.partition(".")[0]: source.listing(recipe.task.fields, loaded.root)
+        for key, source in recipe.sources
+    }
+    calibration, validation = (listings[use].utterances for use in (CALIBRATION, VALIDATION))
     checkpoint = load_checkpoint(recipe.model, recipe.task, loaded.root, device)
     check_model(recipe, checkpoint, exports)
     notes = list(model_notes(recipe, checkpoint))
@@ -118,40 +132,26 @@ def load(
     )
     require_disjoint(drawn.utterances, measured.utterances)
     require_distinct_labels(recipe, measured.utterances)
-    passed_over = {
-        use: listing.passed_over
-        for (use, _), listing in zip(sources(recipe), listings, strict=True)
-    }
+    passed_over = {use: listing.passed_over for use, listing in listings.items()}
     references = [one.target for one in measured.utterances if one.target is not None]
     check_mix(recipe, checkpoint, references)
     repaired = drawn.first(recipe.calibration.repair_samples or recipe.calibration.samples)
     held_out = None
     if recipe.budget.one_number == "metric_drop":
-        scored, repaired, held_out = _held_out(drawn, scored, repaired)
-    return Material(checkpoint, scored, measured, repaired, passed_over, held_out, tuple(notes))
-
-
-def _held_out(
-    drawn: Selection, scored: Selection, repaired: Selection
-) -> tuple[Selection, Selection, Selection]:
-    """The last quarter of the calibration clips apart from those that are scored and repaired on.
-
-    Raises:
-        UserError: there are too few of them, or they have no labels.
-    """
-    number = len(drawn.utterances) // 4
-    if not number:
-        raise UserError(
-            f"budget.metric_drop: a quarter of {len(drawn.utterances)} calibration clips is none: "
-            "raise calibration.samples"
+        scored, repaired, held_out = held_out_of(drawn, scored, repaired)
+    recovery = repaired
+    if RECOVERY in listings:
+        recovery, more = recovery_clips(
+            recipe, checkpoint, listings[RECOVERY].utterances, measured.utterances, progress
         )
-    rest = len(drawn.utterances) - number
-    if any(clip.target is None for clip in drawn.utterances[rest:]):
-        raise UserError(
-            "budget.metric_drop: the calibration clips have no labels: set calibration.labels to "
-            "dataset, or give another budget"
-        )
-    return scored.first(rest), repaired.first(rest), drawn.after(rest)
+        notes += more
+    elif recipe.recover is not None:
+        labels_used(recipe, repaired.utterances)
+    if recipe.recover is not None:
+        held_out_count(recipe, len(recovery.utterances))
+    return Material(
+        checkpoint, scored, measured, repaired, recovery, passed_over, held_out, tuple(notes)
+    )
 
 
 def calibration_inputs(
@@ -218,8 +218,10 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
         require_encoder(scored)
     if recipe.budget.channels:
         require_front_end(checkpoint.model)
-    if recipe.budget.decoder_neurons:
-        require_decoder_neurons(checkpoint.model)
+    for pool in POOLS:
+        if pool != "head" and recipe.budget.share_of(pool)[0]:
+            require_decoder(checkpoint.model, pool, f"budget.{pool}s")
+            check_share(recipe.budget, pool, units_of(checkpoint.model, pool))
     medium = recipe.task.medium
     for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
         for length in settings.lengths(medium):
@@ -304,6 +306,7 @@ def skipped_lines(material: Material) -> list[str]:
         for place, selection in (
             (CALIBRATION, material.calibration),
             (VALIDATION, material.validation),
+            *((RECOVERY, one) for one in (material.recovery,) if one is not material.repair),
         )
         for clip, reason in selection.skipped
     ]

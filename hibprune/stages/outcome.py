@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hibprune.data import Selection
 from hibprune.evaluation.chance import chance_level
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
@@ -16,38 +15,55 @@ from hibprune.execution.output import RECIPE_FILE, file_digests
 from hibprune.execution.steps import Done
 from hibprune.models.low_rank import projections_of
 from hibprune.recipe import LoadedRecipe
+from hibprune.records.example import Example
 from hibprune.records.manifest import (
     FILE_NAME,
     AttributionSummary,
     BudgetSummary,
     CountedWork,
-    DataSummary,
     HeadSummary,
     Manifest,
     MetricSummary,
-    ModelSummary,
     RankSummary,
+    RecoverySummary,
     RoundSummary,
-    SkippedClip,
     UnitSummary,
 )
-from hibprune.records.measurements import Benchmark, Removal, paired_change
+from hibprune.records.measurements import (
+    Benchmark,
+    Evaluation,
+    Measurement,
+    Removal,
+    paired_change,
+)
+from hibprune.records.recovery import RecoveredModel
 from hibprune.records.repair import PrunedModel
-from hibprune.records.units import POOLS, Head, Pool, heads_by_layer, pool_words
+from hibprune.records.units import POOLS, RANK, Head, Pool, heads_by_layer, pool_words
 from hibprune.records.variants import (
     ORIGINAL,
+    PRUNED,
     MissingVariant,
     ParitySummary,
     Variant,
     VariantLatency,
 )
 from hibprune.report.files import write_report
-from hibprune.stages.budget import mixed_kinds
+from hibprune.report.wording import factored_words
+from hibprune.stages.budget import mixed_kinds, takes_ranks
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
+from hibprune.stages.provenance import data_summary, model_summary
 from hibprune.stages.rounds import Choice, step_name
 from hibprune.stages.score_others import wanted
+
+
+@dataclass(frozen=True)
+class Training:
+    """The recovered model, and the metric of the repaired one it was made of."""
+
+    recovered: Done[RecoveredModel]
+    before: Done[Evaluation]
 
 
 @dataclass(frozen=True)
@@ -60,8 +76,10 @@ class Outcome:
     choice: Choice
     removal: Done[Removal]
     saved: Done[PrunedModel]
+    training: Training | None
     found: Findings
     benchmark: Done[Benchmark]
+    example: Done[Example]
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -73,7 +91,11 @@ class Outcome:
             **{
                 step_name(name, number): done
                 for number, one in enumerate(choice.rounds, start=1)
-                for name, done in (("attribute", one.scores), ("plan", one.plan))
+                for name, done in (
+                    ("attribute", one.scores),
+                    ("plan", one.plan),
+                    ("recover-round", one.recovered),
+                )
             },
             **{
                 f"{step}-{pool_words(pool).replace(' ', '-')}": done
@@ -82,12 +104,15 @@ class Outcome:
             },
             "prune": self.removal,
             "repair": self.saved,
+            "evaluate-repaired": None if self.training is None else self.training.before,
+            "recover": None if self.training is None else self.training.recovered,
             "export": next(
                 (one.parity for name, one in made.items() if one.parity and name != ORIGINAL), None
             ),
             **{f"convert-{name}": one.converted for name, one in made.items()},
             **{f"measure-{name}": done for name, done in self.found.measured.items()},
             "benchmark": self.benchmark,
+            "example": self.example,
         }
         return {name: step.seconds for name, step in steps.items() if step is not None}
 
@@ -139,8 +164,11 @@ def _manifest(outcome: Outcome) -> Manifest:
         neurons=_others(outcome, "neuron"),
         channels=_others(outcome, "channel"),
         decoder_neurons=_others(outcome, "decoder_neuron"),
+        decoder_heads=_others(outcome, "decoder_head"),
+        cross_heads=_others(outcome, "cross_head"),
         ranks=_ranks(outcome),
         repair=outcome.saved.result.repair,
+        recovery=_recovery(outcome),
         rounds=tuple(
             RoundSummary(
                 removed=_by_layer(one.plan.result.removed),
@@ -171,6 +199,7 @@ def _manifest(outcome: Outcome) -> Manifest:
             for name, reason in outcome.found.faults.items()
         ),
         judged=recipe.gates.variant,
+        example=outcome.example.result,
         gates=check_gates(recipe.gates, {one.name: one for one in variants}),
         steps=outcome.seconds,
         machine=describe_machine(),
@@ -221,12 +250,30 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
             if number or pool == "head":
                 done.append(f"{number or 'no'} {pool_words(pool, number)} removed")
         if factored := len(outcome.saved.result.factored):
-            done.append(f"{factored} projection{'' if factored == 1 else 's'} factored")
+            done.append(factored_words(factored))
         if repair is not None:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
+        training = outcome.training
+        if training is not None and (steps := training.recovered.result.recovery.best_step):
+            done.append(f"recovered ({steps} step{'' if steps == 1 else 's'})")
     if precision != "fp32":
         done.append(f"converted to {precision}")
     return tuple(done)
+
+
+def _recovery(outcome: Outcome) -> RecoverySummary | None:
+    training, settings = outcome.training, outcome.loaded.recipe.recover
+    if training is None or settings is None:
+        return None
+    before, after = training.before.result, outcome.found.measured[PRUNED].result.evaluation
+    source = settings.data or outcome.loaded.recipe.calibration.source
+    return RecoverySummary(
+        recovery=training.recovered.result.recovery,
+        seconds=training.recovered.result.seconds,
+        repaired=Measurement(**{name: getattr(before, name) for name in Measurement.model_fields}),
+        change=paired_change(before, after),
+        data=data_summary(outcome.material.recovery, source.kind),
+    )
 
 
 def _budget(outcome: Outcome) -> BudgetSummary | None:
@@ -243,7 +290,10 @@ def _budget(outcome: Outcome) -> BudgetSummary | None:
         asked=recipe.budget.amount,
         counted_in=currency,
         reached=counts[1] / counts[0],
-        kinds=mixed_kinds(recipe, outcome.material.checkpoint.model),
+        kinds=(
+            *mixed_kinds(recipe, outcome.material.checkpoint.model),
+            *((RANK,) if takes_ranks(recipe) else ()),
+        ),
         speed=None if outcome.choice.speed is None else outcome.choice.speed.result.found,
     )
 
@@ -272,36 +322,14 @@ def _others(outcome: Outcome, pool: Pool) -> UnitSummary | None:
 
 def _ranks(outcome: Outcome) -> RankSummary | None:
     recipe, model = outcome.loaded.recipe, outcome.material.checkpoint.model
-    if not recipe.budget.ranks:
+    if not recipe.budget.ranks and not outcome.choice.plan.result.ranks:
         return None
     return RankSummary(
         total=len(projections_of(model)),
-        share=recipe.budget.ranks,
+        share=recipe.budget.ranks or None,
         factored=outcome.saved.result.factored,
     )
 
 
 def _by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
     return {layer: tuple(indices) for layer, indices in heads_by_layer(heads).items()}
-
-
-def model_summary(loaded: LoadedRecipe, material: Material) -> ModelSummary:
-    """Which checkpoint a run works on."""
-    source = loaded.recipe.model
-    return ModelSummary(
-        source=source.source,
-        on_hub=source.local_directory(loaded.root) is None,
-        revision=source.revision,
-        family=material.checkpoint.family.model_type,
-        identity=material.checkpoint.identity,
-    )
-
-
-def data_summary(selection: Selection, kind: str) -> DataSummary:
-    """Which clips a run works on, from a source of some kind."""
-    return DataSummary(
-        kind=kind,
-        n=len(selection.utterances),
-        identity=selection.identity,
-        skipped=tuple(SkippedClip(id=clip, reason=why) for clip, why in selection.skipped),
-    )

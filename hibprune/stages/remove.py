@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hibprune.compression.projection_ranks import take_shape
+from hibprune.compression.projection_ranks import take_shape, wanted_ranks
 from hibprune.compression.remove import copy_without
 from hibprune.evaluation.footprint import measure_footprint
 from hibprune.evaluation.work import window_of
@@ -25,8 +25,7 @@ def prune(run: Run, plan: Done[Plan]) -> Done[Removal]:
 
     def prune(_: Step[Removal], narration: StepNarration) -> Removal:
         smaller = copy_without(run.checkpoint.model, plan.result.units)
-        if share:
-            take_shape(smaller, share)
+        take_shape(smaller, wanted_ranks(smaller, plan.result, share))
         example = run.checkpoint.preprocessor.example(length, 1)
         before, after = (
             measure_footprint(model, example, length, tokens, window)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,22 +14,27 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.compression.factoring import factor
+from hibprune.compression.projection_ranks import wanted_ranks
 from hibprune.compression.remove import copy_without, save_model
 from hibprune.compression.repair import repair
 from hibprune.data import Utterance
 from hibprune.evaluation.metric import predict_targets
-from hibprune.execution.files import scratch_directory, write_files_via_temporary
+from hibprune.execution.files import (
+    plain_disk_errors,
+    scratch_directory,
+    write_files_via_temporary,
+)
+from hibprune.execution.output import STEPS
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
-from hibprune.models.low_rank import ranks_within
 from hibprune.records.repair import (
     FactoredProjection,
     PrunedModel,
     Repair,
     factored_weights,
 )
-from hibprune.records.units import DECODER, Plan, Unit
+from hibprune.records.units import Plan, Unit, is_of_decoder
 from hibprune.report.numbers import count
 from hibprune.stages.credibility import credible_factors, credible_repair
 from hibprune.stages.load import encoded_target
@@ -36,43 +42,64 @@ from hibprune.stages.run import Run, once
 from hibprune.tasks import Target
 from hibprune.tasks.seq2seq import fed_tokens
 
+REPAIRED = f"{STEPS}/repaired"
+"""Where the repaired model lies that a recovered one is made of."""
 
-def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
-    """Remove a plan's units from a copy of the model, repair what stays, and save it."""
+
+@dataclass(frozen=True)
+class Start:
+    """A model that lost some units and was recovered, from which others go; all of its weights.
+
+    `key` stands for the step that made it.
+    """
+
+    units: tuple[Unit, ...]
+    weights: Mapping[str, Tensor]
+    key: str
+
+    def model(self, run: Run) -> PreTrainedModel:
+        """The model itself, on the run's device."""
+        made = copy_without(run.checkpoint.model, self.units)
+        made.load_state_dict(dict(self.weights))
+        return made
+
+
+def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[PrunedModel]:
+    """Remove a plan's units from a copy of the model, repair what stays, and save it.
+
+    Where some are gone already, from the model recovered in between (`start`).
+    """
     settings, share = run.recipe.removal, run.recipe.budget.ranks
+    units = plan.result.units
+    # What is trained on is kept as it was, or a killed training could not be taken up.
+    place = "" if run.recipe.recover is None else REPAIRED
 
     def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
         if settings.repair != "none":
-            run.ranks.tell(plan.result.units)
-        model, found, factored = _finished_copy(run, plan.result.units, narration.advance)
+            run.ranks.tell((plan.result, start))
+        model, found, factored = finished_copy(run, plan.result, narration.advance, start=start)
 
-        def write(place: Path) -> None:
-            task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
-            save_model(task.deployed(model), place)
-            for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
-                if part is not None:
-                    part.save_pretrained(place)
-
-        files = write_files_via_temporary(run.directory, write)
-        return PrunedModel(repair=found, files=tuple(files), factored=factored)
+        files = saved_files(run, model, place)
+        return PrunedModel(repair=found, files=files, factored=factored)
 
     def credible(kept: PrunedModel) -> bool:
-        ranks = {}
-        if share:
-            ranks = ranks_within(copy_without(run.checkpoint.model, plan.result.units), share)
+        ranks = wanted_ranks(copy_without(run.checkpoint.model, units), plan.result, share)
         if not credible_factors(kept.factored, ranks, settings.repair):
             return False
         if not kept.files or kept.repair is None:
             return len(kept.files) > 0 and settings.repair == "none"
         clips = len(run.material.repair.utterances)
-        return credible_repair(
-            kept.repair, settings.repair, clips, plan.result.units, settings.refine_steps
-        )
+        return credible_repair(kept.repair, settings.repair, clips, units, settings.refine_steps)
 
     done = once(
         run,
         "repair",
-        {"plan": plan.key, **repair_inputs(run), **({"ranks": share} if share else {})},
+        {
+            "plan": plan.key,
+            **repair_inputs(run),
+            **({"ranks": share} if share else {}),
+            **({"place": place} if place else {}),
+        },
         PrunedModel,
         compute,
         lambda done: "; ".join(
@@ -85,10 +112,32 @@ def repaired(run: Run, plan: Done[Plan]) -> Done[PrunedModel]:
     return done
 
 
+def saved_files(run: Run, model: PreTrainedModel, place: str = "") -> tuple[str, ...]:
+    """Save a model with what its users need beside it, in a place below the directory; the files.
+
+    Raises:
+        OutputError: the disk is full, or the directory cannot be written to.
+    """
+
+    def write(directory: Path) -> None:
+        task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
+        save_model(task.deployed(model), directory)
+        for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
+            if part is not None:
+                part.save_pretrained(directory)
+
+    target = run.directory / place
+    with plain_disk_errors(run.directory):
+        target.mkdir(parents=True, exist_ok=True)
+    names = write_files_via_temporary(target, write)
+    return tuple(f"{place}/{name}" if place else name for name in names)
+
+
 def help_repairing(run: Run) -> None:
     """Take a share of the repair whenever the leader has one to do, until it is over."""
-    while (units := run.ranks.hear()) is not None:
-        _finished_copy(run, units)
+    while (told := run.ranks.hear()) is not None:
+        plan, start = told
+        finished_copy(run, plan, start=start)
 
 
 def repair_inputs(run: Run) -> dict[str, Any]:
@@ -106,17 +155,21 @@ def repaired_copy(
     units: Iterable[Unit],
     progress: Callable[[int, int], None] = lambda done, total: None,
     clips: Sequence[CalibrationClip] | None = None,
+    start: Start | None = None,
 ) -> tuple[PreTrainedModel, Repair | None]:
     """A copy of the model without some units, repaired together with the run's other processes.
 
-    `clips` are those of `calibration_clips`, where they are at hand. With `removal.repair: none`
+    `clips` are those of `calibration_clips`, where they are at hand; `start` is the model that lost
+    some of the units before. With `removal.repair: none`
     there is no repair, and the weights stay.
 
     Raises:
         UserError: as `repair`.
     """
     settings, gone = run.recipe.removal, tuple(units)
-    model = copy_without(run.checkpoint.model, gone)
+    before = run.checkpoint.model if start is None else start.model(run)
+    gone_before = set() if start is None else set(start.units)
+    model = copy_without(before, [unit for unit in gone if unit not in gone_before])
     if settings.repair == "none":
         return model, None
     with _scratch(run) as scratch:
@@ -134,16 +187,24 @@ def repaired_copy(
     return model, found
 
 
-def _finished_copy(
+def finished_copy(
     run: Run,
-    units: Iterable[Unit],
+    plan: Plan,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    clips: Sequence[CalibrationClip] | None = None,
+    start: Start | None = None,
 ) -> tuple[PreTrainedModel, Repair | None, tuple[FactoredProjection, ...]]:
-    """A repaired copy, of which projections have become two matrices where the budget says so."""
-    settings, share, gone = run.recipe.removal, run.recipe.budget.ranks, tuple(units)
-    clips = [] if settings.repair == "none" else calibration_clips(run, gone)
-    model, found = repaired_copy(run, gone, progress, clips)
-    if not share:
+    """A repaired copy, of which projections have become two matrices where that is planned.
+
+    `clips` are those of `calibration_clips`, where they are at hand; `start` is the model that lost
+    some units before.
+    """
+    settings, gone = run.recipe.removal, plan.units
+    if clips is None:
+        clips = [] if settings.repair == "none" else calibration_clips(run, gone)
+    model, found = repaired_copy(run, gone, progress, clips, start)
+    ranks = wanted_ranks(model, plan, run.recipe.budget.ranks)
+    if not ranks:
         return model, found, ()
     with _scratch(run) as scratch:
         factored = factor(
@@ -151,7 +212,7 @@ def _finished_copy(
             model,
             clips,
             settings.repair,
-            share,
+            ranks,
             scratch,
             int(settings.memory_gib * 2**30),
             progress,
@@ -183,7 +244,7 @@ def calibration_clips(run: Run, units: Iterable[Unit] = ()) -> list[CalibrationC
     limits, checkpoint = run.recipe.calibration.durations, run.checkpoint
     utterances = run.material.repair.utterances
     fed: Sequence[Tensor | None] = [None] * len(utterances)
-    if any(unit.stack == DECODER for unit in units):
+    if any(is_of_decoder(unit.stack) for unit in units):
         fed = _transcripts_fed(run, utterances)
     return [
         calibration_clip(checkpoint, checkpoint.read(clip.content, limits), tokens)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from hibprune.execution.files import digest
 from hibprune.execution.steps import Done
+from hibprune.records.recovery import RecoveredModel
 from hibprune.records.speedup import SpeedSearch
 from hibprune.records.units import Head, Plan, Pool, Scores
+from hibprune.stages.repair import Start
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class FinishedRound:
 
     scores: Done[Scores]
     plan: Done[Plan]
+    recovered: Done[RecoveredModel] | None = None
+    """The model behind it, where it is recovered before the next round."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Choice:
     """What goes beside heads, where the budget is of it too: the scores of all, and which go."""
     speed: Done[SpeedSearch] | None = None
     """How the mix was found, where the budget is a speed."""
+    recovered: Start | None = None
+    """The model that the last of them took from, where it is recovered between rounds."""
 
     @property
     def removed(self) -> tuple[Head, ...]:
@@ -41,7 +47,7 @@ class Choice:
         gone = [unit for one in others for unit in one.result.units]
         return Done(
             key=digest(last.key, *(one.key for one in others)) if others else last.key,
-            result=Plan.of([*self.removed, *gone], last.result.kept),
+            result=Plan.of([*self.removed, *gone], last.result.kept, last.result.ranks),
             seconds=sum(one.plan.seconds for one in self.rounds),
             resumed=last.resumed,
         )

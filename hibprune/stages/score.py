@@ -19,7 +19,8 @@ from hibprune.records.units import Head, Plan, Scores, heads_by_layer
 from hibprune.report.ranking import SAYS_NOTHING
 from hibprune.stages.credibility import credible_partial, credible_scores, credible_targets
 from hibprune.stages.load import calibration_sample
-from hibprune.stages.repair import repair_inputs, repaired_copy
+from hibprune.stages.recover import Training, help_training
+from hibprune.stages.repair import Start, repair_inputs, repaired_copy
 from hibprune.stages.rounds import step_name
 from hibprune.stages.run import Run, once
 from hibprune.tasks import Target
@@ -65,11 +66,12 @@ def attribute(
     name: str = ATTRIBUTE,
     label: str = "",
     method: MethodBase | None = None,
+    start: Start | None = None,
 ) -> Done[Scores]:
     """Score the heads that are left on the calibration clips.
 
     Where heads have gone in earlier rounds, the model is scored as it will be: without them, and
-    repaired as the recipe says.
+    repaired as the recipe says, or as it was recovered in between (`start`).
 
     `name` keeps the scores of several methods apart in one directory; `label` is how to call them.
     `method` is the recipe's unless another is given.
@@ -90,7 +92,7 @@ def attribute(
             run.narrator.say(f"{said}: going on after {len(before.rows)} samples scored before")
         if before.training:
             run.narrator.say(f"{said}: going on after {before.training.steps} steps of training")
-        work = Work(tuple(part.gone), targets[0], before)
+        work = Work(tuple(part.gone), targets[0], before, start)
         if method.by_sample:
             run.ranks.tell(work)
         session = Session(save=step.save_partial, progress=progress, notice=run.narrator.say)
@@ -117,6 +119,7 @@ def attribute(
             "method": method.model_dump(mode="json", exclude=set(method.resources)),
             "seed": run.recipe.seed,
             **_gone_inputs(run, part.gone),
+            **({} if start is None else {"recovered": start.key}),
         },
         Scores,
         attribute,
@@ -148,6 +151,7 @@ class Work:
     gone: tuple[Head, ...]
     targets: dict[str, Target]
     before: Partial
+    start: Start | None = None
 
 
 def _scored(
@@ -171,7 +175,9 @@ def _scored(
         ranks=run.ranks,
     )
     model = run.checkpoint.model
-    if work.gone:
+    if work.start is not None:
+        model = work.start.model(run)
+    elif work.gone:
         # The others are there only where they have a share of the samples.
         present = run if method.by_sample else replace(run, ranks=ALONE)
         model, _ = repaired_copy(present, work.gone, repairing)
@@ -185,9 +191,12 @@ def _scored(
 
 
 def help_scoring(run: Run) -> None:
-    """Score a share of the samples whenever the leader has work, until it has chosen."""
+    """Score a share of the samples, or train between rounds, until the leader has chosen."""
     while (work := run.ranks.hear()) is not None:
-        _scored(run, work, Session(), recipes_method(run))
+        if isinstance(work, Training):
+            help_training(run, work)
+        else:
+            _scored(run, work, Session(), recipes_method(run))
 
 
 def plan(run: Run, scores: Done[Scores], part: Round) -> Done[Plan]:

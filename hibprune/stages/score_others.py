@@ -10,19 +10,19 @@ from transformers import PreTrainedModel
 from hibprune.attribution import MethodBase
 from hibprune.attribution.base import Session
 from hibprune.attribution.passes import effort_measured
-from hibprune.compression.plan import lowest_units
+from hibprune.compression.plan import check_share, lowest_units
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.low_rank import projections_of, ranks_within
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
 from hibprune.records.units import (
-    DECODER,
     POOLS,
     Plan,
     Pool,
     Scope,
     Scores,
+    is_of_decoder,
     pool_words,
 )
 from hibprune.report.numbers import count
@@ -80,9 +80,8 @@ def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
         if want.share is None:
             continue
         units = units_of(model, want.pool)
-        flat = Scores(method="none", heads=units, samples=(), per_sample=((0.0,) * len(units),))
-        gone = lowest_units(flat, recipe.budget, want.pool)
-        lines.append(f"{len(gone)} of {len(units)} {NAMED[want.pool]} ({want.scope})")
+        gone = check_share(recipe.budget, want.pool, units)
+        lines.append(f"{gone} of {len(units)} {NAMED[want.pool]} ({want.scope})")
     if recipe.budget.ranks:
         lines.append(_ranks_line(model, recipe.budget.ranks))
     return tuple(lines)
@@ -138,7 +137,7 @@ def attribute_others(
     """Score the units of a pool on the calibration clips."""
     recipe, model, method = run.recipe, run.checkpoint.model, want.method
     units = units_of(model, want.pool)
-    in_decoder = POOLS[want.pool][1] == DECODER
+    in_decoder = is_of_decoder(POOLS[want.pool][1])
 
     def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
         samples = [

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hibprune.data import DataSource
 from hibprune.errors import UserError
-from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
+from hibprune.recipe import LoadedRecipe, load_recipe
 
-CALIBRATION, VALIDATION = "calibration", "validation"
+CALIBRATION, VALIDATION, RECOVERY = "calibration", "validation", "recover"
 
 
 def open_recipe(path: Path, overrides: Sequence[str] = (), offline: bool = False) -> LoadedRecipe:
@@ -31,17 +30,7 @@ def require_sources(loaded: LoadedRecipe, offline: bool = False) -> None:
     """
     recipe, root = loaded.recipe, loaded.root
     faults = [f"{loaded.path}: model.source: {line}" for line in recipe.model.problems(root)]
-    for place, source in sources(recipe):
-        faults += [
-            f"{loaded.path}: {place}.source: {line}" for line in source.problems(root, offline)
-        ]
+    for key, source in recipe.sources:
+        faults += [f"{loaded.path}: {key}: {line}" for line in source.problems(root, offline)]
     if faults:
         raise UserError("\n".join(faults))
-
-
-def sources(recipe: Recipe) -> tuple[tuple[str, DataSource], ...]:
-    """Both sets of data with what each is for."""
-    return (
-        (CALIBRATION, recipe.calibration.source),
-        (VALIDATION, recipe.validation.source),
-    )

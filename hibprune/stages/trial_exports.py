@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hibprune.compression.factoring import factor
 from hibprune.compression.quantize.guard import write_guarded
 from hibprune.compression.remove import copy_without
 from hibprune.evaluation.latency import Times, measure_latency
 from hibprune.execution.files import link_or_copy, scratch_directory
 from hibprune.execution.runtime import ONNX_DIRECTORY, Timed
 from hibprune.models.attention import heads_of
+from hibprune.models.low_rank import ProjectionPlace
 from hibprune.records.units import Plan, Unit
 from hibprune.records.variants import precision_of
 from hibprune.stages.export import graph_properties, write_graphs
@@ -21,21 +23,25 @@ MANY_DIGITS = 0.1 + 0.2
 """For the metric that graphs are told: as many as it can have."""
 
 
-def export_without(run: Run, units: Sequence[Unit], place: Path) -> None:
+def export_without(
+    run: Run, units: Sequence[Unit], place: Path, ranks: Mapping[ProjectionPlace, int] | None = None
+) -> None:
     """Write the graphs of the variant that gates hold, without some units, to `place`/onnx.
 
-    Weights that stay are not repaired, which changes neither size nor speed, and int8 is as it
-    comes, without what a guard may leave in float32.
+    Projections of `ranks` are two matrices. Weights that stay are not repaired, which changes
+    neither size nor speed, and int8 is as it comes, without what a guard may leave in float32.
     """
     task, settings = run.recipe.task, run.recipe.quantize
-    model = run.checkpoint.model
+    model, smaller = run.checkpoint.model, copy_without(run.checkpoint.model, units)
+    # Not of zeros, of which a graph would store but one.
+    factor(model, smaller, (), "none", ranks or {}, place, 0)
     plan = Plan.of(units, heads_of(model))
     properties = graph_properties(run, plan, task.metric_name, MANY_DIGITS) if units else None
     if precision_of(run.recipe.gates.variant) != "int8":
-        write_graphs(run, copy_without(model, units), place, properties)
+        write_graphs(run, smaller, place, properties)
         return
     with scratch_directory(run.directory) as scratch:
-        write_graphs(run, copy_without(model, units), scratch, properties)
+        write_graphs(run, smaller, scratch, properties)
         source, target = scratch / ONNX_DIRECTORY, place / ONNX_DIRECTORY
         target.mkdir(parents=True)
         for name in task.beside_graphs:

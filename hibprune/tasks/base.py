@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,6 +33,17 @@ from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Logits (batch, places, classes) that one choice each is made by, where `counts` is true.
+
+    `counts` (batch, places) is false on padding.
+    """
+
+    logits: Tensor
+    counts: Tensor
 
 
 class TaskBase(Settings, ABC):
@@ -109,9 +121,29 @@ class TaskBase(Settings, ABC):
         """Why the metric says little of these references, and the remedy; None when it does."""
         return None
 
-    @abstractmethod
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Task loss of each clip or text, shape (batch,), with gradients."""
+        return self.loss_of(model, self.logits(model, batch), batch)
+
+    def logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """What a model gives out for a batch, with gradients, in float32.
+
+        Raises:
+            AttributeError: it gives out no logits.
+        """
+        logits: Tensor = model(**batch.inputs).logits.float()
+        return logits
+
+    @abstractmethod
+    def loss_of(self, model: PreTrainedModel, logits: Tensor, batch: Batch) -> Tensor:
+        """Task loss of each clip or text, shape (batch,), from the model's `logits`."""
+
+    def choices(self, logits: Tensor, batch: Batch) -> tuple[Choice, ...]:
+        """What a model chooses among, and where: one choice, made once for each clip or text."""
+        import torch
+
+        every = torch.ones(len(logits), 1, dtype=torch.bool, device=logits.device)
+        return (Choice(logits[:, None], every),)
 
     def on_trial(self) -> TaskBase:
         """The task with as little to predict as shows whether a model can."""

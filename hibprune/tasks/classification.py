@@ -51,13 +51,12 @@ class Classification(TaskBase):
     def encode(self, target: Target, vocabulary: Vocabulary) -> Encoded:
         return (class_number(str(target), vocabulary.labels),)
 
-    def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+    def loss_of(self, model: PreTrainedModel, logits: Tensor, batch: Batch) -> Tensor:
         import torch
         from torch.nn import functional
 
-        logits = model(**batch.inputs).logits
         classes = torch.tensor([target[0] for target in batch.targets], device=logits.device)
-        return functional.cross_entropy(logits.float(), classes, reduction="none")
+        return functional.cross_entropy(logits, classes, reduction="none")
 
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
         return vocabulary.labels[int(output.argmax())]

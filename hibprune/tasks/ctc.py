@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from hibprune.tasks.base import Choice
 from hibprune.tasks.normalising import lowered, uppered
 from hibprune.tasks.tokens import blank_fault, delimiter_fault, letters_fault, special_tokens
 from hibprune.tasks.transcripts import SpeechRecognition
@@ -64,12 +65,19 @@ class SpeechRecognitionCTC(SpeechRecognition):
             )
         return tuple(number for number in numbers if number is not None)
 
-    def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+    def choices(self, logits: Tensor, batch: Batch) -> tuple[Choice, ...]:
+        """A choice for each frame."""
+        import torch
+
+        frames = torch.arange(logits.shape[1], device=logits.device)
+        own = torch.tensor(batch.logits, device=logits.device)
+        return (Choice(logits, frames < own[:, None]),)
+
+    def loss_of(self, model: PreTrainedModel, logits: Tensor, batch: Batch) -> Tensor:
         """CTC loss divided by the number of target tokens, torch's and SUPERB's 'mean'."""
         import torch
         from torch.nn import functional
 
-        logits = model(**batch.inputs).logits.float()
         lengths = torch.tensor([len(target) for target in batch.targets], device=logits.device)
         losses = functional.ctc_loss(
             functional.log_softmax(logits, dim=-1).transpose(0, 1),

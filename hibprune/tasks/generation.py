@@ -30,6 +30,8 @@ INPUTS_PER_SECOND = {"input_values": 16_000, "input_features": 100}
 """Samples that every published Moonshine takes, mel frames that every Whisper takes."""
 COMPARED_TOKENS, COMPARED_STEPS = 4, 2
 """Tokens that parity feeds to a decoder at once, and then one by one on what it has kept."""
+FEWER_HEADS = ("pruned_decoder_heads", "pruned_cross_heads")
+"""Where a configuration speaks of heads of a decoder that are gone."""
 GREEDY: dict[str, object] = {
     "do_sample": False,
     "num_beams": 1,
@@ -127,6 +129,9 @@ def load_exported(directory: Path, device: str, threads: int | None = None) -> A
             local_files_only=True,
         )
     require_provider(exported.encoder.session, provider, directory)
+    if any(getattr(exported.config, name, None) for name in FEWER_HEADS):
+        # It would make room for as many keys as if all heads were there.
+        exported.use_io_binding = False
     return exported
 
 

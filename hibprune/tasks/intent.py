@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from hibprune.data import TargetFields
 from hibprune.records.measurements import Evaluation
-from hibprune.tasks.base import TaskBase
+from hibprune.tasks.base import Choice, TaskBase
 from hibprune.tasks.classification import accuracy
 from hibprune.tasks.labels import class_number, labels_fault, problem_fault
 from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
@@ -121,12 +121,19 @@ class IntentClassification(TaskBase):
                 raise ValueError(f"slot '{name}': {error}") from error
         return tuple(numbers)
 
-    def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+    def choices(self, logits: Tensor, batch: Batch) -> tuple[Choice, ...]:
+        """A choice for each slot."""
+        import torch
+
+        every = torch.ones(len(logits), 1, dtype=torch.bool, device=logits.device)
+        slots = self._ranges()
+        return tuple(Choice(logits[:, None, start:end], every) for _, start, end in slots)
+
+    def loss_of(self, model: PreTrainedModel, logits: Tensor, batch: Batch) -> Tensor:
         """Sum over slots of the cross-entropy within the slot's logits, as SUPERB trains it."""
         import torch
         from torch.nn import functional
 
-        logits = model(**batch.inputs).logits.float()
         targets = torch.tensor(batch.targets, device=logits.device)
         losses = [
             functional.cross_entropy(logits[:, start:end], targets[:, slot], reduction="none")

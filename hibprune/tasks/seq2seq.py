@@ -17,6 +17,7 @@ from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import error_rate_interval
 from hibprune.records.transcripts import Normaliser
+from hibprune.tasks.base import Choice
 from hibprune.tasks.decoder_prompt import language_fault, steering_tokens
 from hibprune.tasks.languages import ENGLISH, TWO_LETTERS, language_code
 from hibprune.tasks.loops import transcript_faults
@@ -148,10 +149,18 @@ class SpeechRecognitionSeq2Seq(SpeechRecognition):
             )
         return encoded
 
-    def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+    def logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Those of a decoder that is fed the truth (batch, tokens, vocabulary)."""
+        return teacher_forced(model, batch.inputs, batch.targets)[0]
+
+    def choices(self, logits: Tensor, batch: Batch) -> tuple[Choice, ...]:
+        """A choice for each token of the transcript and its end; what steers is not chosen."""
+        return (Choice(logits, said_tokens(batch.targets, logits.device) != IGNORED),)
+
+    def loss_of(self, model: PreTrainedModel, logits: Tensor, batch: Batch) -> Tensor:
         from torch.nn import functional
 
-        logits, said = teacher_forced(model, batch.inputs, batch.targets)
+        said = said_tokens(batch.targets, logits.device)
         losses = functional.cross_entropy(logits.transpose(1, 2), said, reduction="none")
         return losses.sum(1) / (said != IGNORED).sum(1)
 
@@ -257,15 +266,28 @@ def fed_tokens(
     """
     import torch
 
-    longest = max(len(target) for target in targets)
-    said = torch.full((len(targets), longest), IGNORED, device=device)
-    for place, target in enumerate(targets):
-        said[place, : len(target)] = torch.tensor(target, device=device)
-    steering = said < IGNORED
-    fed = torch.where(steering, IGNORED - said, said)
+    said = _stacked(targets, device)
+    fed = torch.where(said < IGNORED, IGNORED - said, said)
     fed = fed.masked_fill(said == IGNORED, config.eos_token_id)
     start = torch.full_like(fed[:, :1], config.decoder_start_token_id)
     return torch.cat([start, fed[:, :-1]], dim=1), said.masked_fill(said < 0, IGNORED)
+
+
+def said_tokens(targets: Sequence[Encoded], device: torch.device) -> Tensor:
+    """What a decoder should say (batch, tokens); steering tokens and padding are `IGNORED`."""
+    said = _stacked(targets, device)
+    return said.masked_fill(said < 0, IGNORED)
+
+
+def _stacked(targets: Sequence[Encoded], device: torch.device) -> Tensor:
+    """Encoded targets (batch, tokens), `IGNORED` behind their ends."""
+    import torch
+
+    longest = max(len(target) for target in targets)
+    stacked = torch.full((len(targets), longest), IGNORED, device=device)
+    for place, target in enumerate(targets):
+        stacked[place, : len(target)] = torch.tensor(target, device=device)
+    return stacked
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,110 @@
+"""Commands on the directories that runs leave: show, verify, predict and correlate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hibprune.errors import UserError
+from hibprune.execution.console import say, say_json
+from hibprune.execution.libraries import quiet_libraries, require_packages
+from hibprune.execution.options import TIMEOUT, VARIANT, output_option
+
+DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@output_option("correlate-<run>-<run>…")
+@click.option("--json", "as_json", is_flag=True, help="Print the result on standard output.")
+def correlate(runs: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
+    """Correlate the head scores of finished RUNS, by directory: of several tasks, or methods.
+
+    Prints Spearman's and Pearson's correlation of each two and writes correlate.json, .png and
+    .svg: of two runs head against head, of more a matrix, and correlate-1-2.png and so on beside.
+    """
+    require_packages()
+    quiet_libraries()
+
+    from hibprune.comparing.correlate import correlate_all, correlation_name
+
+    directory = output or Path("exported_models") / correlation_name(*runs)
+    correlation, lines = correlate_all(runs, directory)
+    if as_json:
+        say_json(correlation.model_dump_json(indent=1))
+    else:
+        for line in lines:
+            say(line)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True)
+@VARIANT
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@TIMEOUT
+def predict(
+    directory: Path, inputs: tuple[str, ...], variant: str, as_json: bool, timeout: float
+) -> None:
+    """Run the exported model of DIRECTORY on INPUTS and print what it says of each.
+
+    INPUTS are sound files; for a text task they are the texts themselves, each one argument.
+    """
+    require_packages()
+    quiet_libraries()
+
+    from hibprune.deployment.predict import answers
+
+    for answer in answers(directory, inputs, timeout, variant):
+        if as_json:
+            line = {answer.argument_name: answer.argument, "prediction": answer.prediction}
+            click.echo(json.dumps(line))
+        else:
+            say(answer.line)
+
+
+@click.command()
+@DIRECTORY
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+def show(directory: Path, as_json: bool) -> None:
+    """Print what a finished run in DIRECTORY found: its variants, which to deploy, its gates."""
+    from hibprune.execution.output import read_manifest
+
+    manifest = read_manifest(directory)
+    if as_json:
+        say_json(manifest.model_dump_json(indent=1))
+        return
+
+    from hibprune.execution.progress import Terminal
+    from hibprune.report.terminal import closing_table
+
+    Terminal().print(closing_table(manifest))
+
+
+@click.command()
+@DIRECTORY
+@TIMEOUT
+def verify(directory: Path, timeout: float) -> None:
+    """Check DIRECTORY, copied from wherever it was made: every file, and every variant at work.
+
+    Compares the digests that the run left, loads each variant that is there, runs the example that
+    comes with it, and holds what comes out against what the run found. Needs neither the original
+    model nor data.
+
+    Exit codes: 0 in order, 2 something is wrong.
+    """
+    require_packages()
+    quiet_libraries()
+
+    from hibprune.deployment.verify import verify as verified
+
+    faults = []
+    for check in verified(directory, timeout):
+        if check.is_fault:
+            faults.append(check.line)
+        else:
+            say(check.line)
+    if faults:
+        raise UserError("\n".join(f"{directory}: {fault}" for fault in faults))

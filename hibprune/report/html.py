@@ -1,0 +1,153 @@
+"""`report.html`: the report as one file for people, with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+from hibprune.execution.files import read_bounded
+from hibprune.records.units import Plan, Scores
+from hibprune.report.figures import head_grid
+from hibprune.report.spread import score_limits, spread_of
+from hibprune.report.template import filled_page
+
+HEADS = "figures/heads.png"
+"""The picture that is a table here, whose cells tell their figures."""
+MAX_PICTURE_BYTES = 2**22
+LIGHT, DARK = "#ffffff", "#22272e"
+
+
+class Section(NamedTuple):
+    """A heading of the second order, and the anchor it is found by."""
+
+    title: str
+    anchor: str
+
+
+class HeadCell(NamedTuple):
+    """A head in the table: its colour, one that is read on it, and its figures in words."""
+
+    colour: str
+    on: str
+    told: str
+    removed: bool
+
+
+class LayerRow(NamedTuple):
+    """The heads of a layer, None where there is none, and how many stay."""
+
+    layer: int
+    cells: list[HeadCell | None]
+    kept: str
+
+
+def report_html(
+    recipe: str, markdown: str, scores: Scores, plan: Plan, label: str, directory: Path
+) -> str:
+    """The report's Markdown as a page that needs nothing else: no network, no other file.
+
+    Pictures are read from `directory`; the map of heads becomes a table that tells each head's
+    score, error, rank and fate to pointer, keyboard and screen reader.
+    """
+    heads = heads_table(scores, plan, label)
+    page, sections = _rendered(markdown, heads, directory)
+    return filled_page(
+        "report.html.jinja", {"recipe": recipe, "sections": sections, "body": Markup(page)}
+    )
+
+
+def _rendered(markdown: str, heads: str, directory: Path) -> tuple[str, list[Section]]:
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = reader.parse(markdown)
+    sections = _anchored(tokens)
+    _lift_pictures(tokens)
+
+    def image(_: Any, inline: Sequence[Token], at: int, *rest: Any) -> str:
+        source = str(inline[at].attrs["src"])
+        if source == HEADS:
+            return heads
+        picture = base64.b64encode(_picture(directory, source)).decode()
+        text = Markup.escape(inline[at].content)
+        source = f"data:image/png;base64,{picture}"
+        return f'<figure><img src="{source}" alt="{text}"></figure>\n'
+
+    def table_open(*_: Any) -> str:
+        return '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>\n'
+
+    rules = {
+        "image": image, "table_open": table_open, "table_close": lambda *_: "</table></div>\n",
+    }  # fmt: skip
+    for name, rule in rules.items():
+        reader.add_render_rule(name, rule)
+    return str(reader.renderer.render(tokens, reader.options, {})), sections
+
+
+def _anchored(tokens: Sequence[Token]) -> list[Section]:
+    """Give headings of the second order anchors; returns them."""
+    sections: list[Section] = []
+    for opening, inline in pairwise(tokens):
+        if opening.type == "heading_open" and opening.tag == "h2":
+            words = "".join(child.content for child in inline.children or ())
+            stem = re.sub(r"\W+", "-", words.lower()).strip("-") or "section"
+            taken = {section.anchor for section in sections}
+            anchor = stem if stem not in taken else f"{stem}-{len(sections)}"
+            opening.attrSet("id", anchor)
+            sections.append(Section(words, anchor))
+    return sections
+
+
+def _lift_pictures(tokens: Sequence[Token]) -> None:
+    """Let a picture that is alone in its paragraph stand without one."""
+    for opening, inline, closing in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        children = inline.children or ()
+        if opening.type == "paragraph_open" and [one.type for one in children] == ["image"]:
+            opening.hidden = closing.hidden = True
+
+
+def _picture(directory: Path, source: str) -> bytes:
+    """A picture of ours; its place is in our own text, and no other place is read."""
+    if PurePosixPath(source).parent != PurePosixPath("figures"):
+        raise ValueError(f"a picture that is not among the report's: {source}")
+    return read_bounded(directory / source, MAX_PICTURE_BYTES, within=directory)
+
+
+def heads_table(scores: Scores, plan: Plan, label: str) -> str:
+    """Layers as rows, the last one first as in the picture; a cell tells a head's figures."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize, to_hex
+
+    grid, spread = head_grid(scores, plan), spread_of(scores, plan)
+    ranks = {head: place for place, head in enumerate(spread.heads, start=1)}
+    errors = {} if spread.errors is None else dict(zip(spread.heads, spread.errors, strict=True))
+    places = {(head.layer, head.index): head for head in spread.heads}
+    scale, shades = Normalize(*score_limits(scores)), colormaps["viridis"]
+    rows = []
+    for layer in reversed(range(len(grid.scores))):
+        cells: list[HeadCell | None] = []
+        for index, score in enumerate(grid.scores[layer]):
+            head, removed = places.get((layer, index)), bool(grid.removed[layer, index])
+            if head is None or np.isnan(score):
+                cells.append(None)
+                continue
+            error = f" ± {errors[head]:.2g}" if head in errors else ""
+            fate = "removed" if removed else "kept"
+            told = (
+                f"Layer {layer}, head {index}: {score:.4g}{error}, "
+                f"rank {ranks[head]} of {len(ranks)} from the lowest, {fate}"
+            )
+            shade = shades(scale(score))
+            on = DARK if np.dot(shade[:3], (0.2126, 0.7152, 0.0722)) > 0.4 else LIGHT
+            cells.append(HeadCell(to_hex(shade), on, told, removed))
+        there = [cell for cell in cells if cell is not None]
+        kept = sum(not cell.removed for cell in there)
+        rows.append(LayerRow(layer, cells, f"{kept} of {len(there)} kept"))
+    return filled_page("heads.html.jinja", {"rows": rows, "label": label})
