@@ -171,6 +171,23 @@ def finished_in_int8(
     return lambda name: made_once(f"in-int8-{name}", _finishing(stand_ins, name, *wanted)) / name
 
 
+@pytest.fixture(scope="session")
+def recogniser_in_all_precisions(
+    stand_ins: Callable[[str], Path], made_once: Callable[[str, Callable[[Path], object]], Path]
+) -> Path:
+    """The run of an encoder–decoder in fp32, int8 and fp16 on six clips."""
+    wanted = (
+        "export.variants=[fp32,int8,fp16]", "benchmark.rivals=true",
+        "attribution={method: magnitude}", "export.batches=[1]", "export.seconds=[0.5]",
+        "validation.limit=6", "calibration.samples=4", "benchmark.repetitions=2",
+        # The guard is not what this is about, and would measure dozens of files.
+        "quantize.max_drop=10",
+    )  # fmt: skip
+    name = "encoder_decoder"
+    options = [f"--set={one}" for one in wanted]
+    return made_once(f"in-all-{name}", _finishing(stand_ins, name, *options)) / name
+
+
 def _finishing(
     stand_ins: Callable[[str], Path], name: str, *options: str
 ) -> Callable[[Path], None]:
