@@ -42,21 +42,27 @@ class Deployment:
 
     directory: Path
     task: TaskBase
+    limits: DurationLimits
+    """The clips that the recipe accepts."""
     predict: Predict
     preprocessor: Preprocessor
     vocabulary: Vocabulary
     staged: StagedCheckpoint
     """What it was opened from, there while it is used."""
 
-    def answer(self, argument: str, limits: DurationLimits) -> Target:
+    def answer(self, argument: str) -> Target:
         """What the model says of a sound file or a text.
 
         Raises:
             ContentFault: the argument cannot be used.
             UserError: the model gives out what cannot be an answer.
         """
-        reading = self.preprocessor.read(self.preprocessor.content(argument), limits)
-        return self.said(self.output(self.preprocessor.inputs(reading)))
+        return self.said(self.output(self.prepared(argument)))
+
+    def prepared(self, argument: str) -> dict[str, Tensor]:
+        """What the graphs take of a sound file or a text. Raises ContentFault."""
+        content = self.preprocessor.content(argument)
+        return self.preprocessor.inputs(self.preprocessor.read(content, self.limits))
 
     @property
     def gives_logits(self) -> bool:
@@ -103,23 +109,22 @@ def told(
     Raises:
         UserError: the directory is not that of a finished run, or its model is not a sound one.
     """
-    place = Path(directory)
-    deployment = opened(place, precision)
-    recipe = load_recipe(place / RECIPE_FILE).recipe
+    deployment = opened(Path(directory), precision)
+    task = deployment.task
     yield {}
     for argument in arguments:
-        named = _named(argument, recipe.task.medium)
+        named = _named(argument, task.medium)
         try:
-            said = deployment.answer(argument, recipe.validation.durations)
+            said = deployment.answer(argument)
         except ContentFault as fault:
             yield {"named": named, "fault": fault.reason}
             continue
         yield {
-            "argument_name": recipe.task.medium.argument,
+            "argument_name": task.medium.argument,
             "argument": argument,
             "named": named,
             "prediction": said,
-            "is_transcript": recipe.task.fields.kind == "text",
+            "is_transcript": task.fields.kind == "text",
         }
 
 
@@ -131,7 +136,7 @@ def opened(directory: Path, precision: Precision) -> Deployment:
     """
     quiet_libraries()
     recipe = load_recipe(_file(directory, RECIPE_FILE)).recipe
-    return _open(directory, recipe.task, precision)
+    return _open(directory, recipe.task, recipe.validation.durations, precision)
 
 
 def _named(argument: str, medium: Medium) -> str:
@@ -155,7 +160,9 @@ def _file(directory: Path, name: str) -> Path:
     return path
 
 
-def _open(directory: Path, task: TaskBase, precision: Precision) -> Deployment:
+def _open(
+    directory: Path, task: TaskBase, limits: DurationLimits, precision: Precision
+) -> Deployment:
     graphs = {graph: f"{ONNX_DIRECTORY}/{graph_name(graph, precision)}" for graph in task.graphs}
     beside = [f"{ONNX_DIRECTORY}/{name}" for name in task.beside_graphs]
     # The manifest is written last: without it, the files may be half of two models.
@@ -178,7 +185,7 @@ def _open(directory: Path, task: TaskBase, precision: Precision) -> Deployment:
     preprocessor = load_preprocessor(task.medium, config, staged)
     with _told_of(staged, f"{directory}: its model cannot be opened"):
         predict = task.onnx_predict(staged.directory, "cpu")
-    return Deployment(directory, task, predict, preprocessor, vocabulary, staged)
+    return Deployment(directory, task, limits, predict, preprocessor, vocabulary, staged)
 
 
 @contextmanager

@@ -14,8 +14,6 @@ from hibprune.data import ContentFault
 from hibprune.deployment.deployed import Deployment, opened
 from hibprune.errors import UserError
 from hibprune.execution.files import open_bounded, read_text_bounded
-from hibprune.execution.output import RECIPE_FILE
-from hibprune.recipe import load_recipe
 from hibprune.records.medium import SOUND
 from hibprune.records.precision import Precision
 
@@ -55,20 +53,17 @@ def rehearsed(
 
 
 def _prepared(deployment: Deployment, place: Path, source: str) -> dict[str, Tensor]:
-    limits = load_recipe(place / RECIPE_FILE).recipe.validation.durations
-    preprocessor = deployment.preprocessor
     try:
         if deployment.task.medium is SOUND:
             open_bounded(place / source, MAX_ARRAY_BYTES, within=place).close()
             argument = str(place / source)
         else:
             argument = read_text_bounded(place / source, MAX_ARRAY_BYTES, place).rstrip("\n")
-        reading = preprocessor.read(preprocessor.content(argument), limits)
+        return deployment.prepared(argument)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read: copy it again") from error
     except ContentFault as fault:
         raise UserError(f"{source}: {fault.reason}: copy it again") from fault
-    return preprocessor.inputs(reading)
 
 
 def _same(made: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bool:

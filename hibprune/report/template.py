@@ -12,29 +12,26 @@ def filled(name: str, parts: Mapping[str, object]) -> str:
 
     Parts are finished Markdown and are never read as templates themselves.
     """
-    environment = Environment(
-        loader=PackageLoader("hibprune.report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: its parts escape themselves.
-    )
+    # Markdown: its parts escape themselves.
+    environment = _environment(escaping=False)
     environment.filters["paragraphs"] = paragraphs
     return environment.get_template(name).render(parts)
 
 
 def filled_page(name: str, parts: Mapping[str, object]) -> str:
     """An HTML template of `templates/` with its parts put in, whatever they hold escaped."""
-    environment = Environment(
+    return _environment(escaping=True).get_template(name).render(parts)
+
+
+def _environment(escaping: bool) -> Environment:
+    return Environment(
         loader=PackageLoader("hibprune.report"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=True,
+        autoescape=escaping,
     )
-    return environment.get_template(name).render(parts)
 
 
 def paragraphs(texts: Iterable[str]) -> str:

@@ -219,9 +219,8 @@ def help_training(run: Run, work: Training) -> None:
 
 def repaired_model(run: Run, plan: Plan) -> PreTrainedModel:
     """The repaired model that recovery starts from, on the run's device."""
-    bare = copy_without(run.checkpoint.model, plan.units)
-    ranks = wanted_ranks(bare, plan, run.recipe.budget.ranks)
-    model = _of_shape(run, plan.units, ranks)
+    model = copy_without(run.checkpoint.model, plan.units)
+    take_shape(model, wanted_ranks(model, plan, run.recipe.budget.ranks))
     load_model(model, run.directory / REPAIRED / WEIGHTS, device=str(run.device))
     return model
 

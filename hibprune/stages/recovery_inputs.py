@@ -9,14 +9,11 @@ import numpy as np
 from hibprune.compression.augmentation import augmented
 from hibprune.compression.training_clips import TrainingClip
 from hibprune.data import DurationLimits, Text, Utterance, probe_seconds
-from hibprune.evaluation.metric import predict_targets
-from hibprune.execution.progress import StepNarration
-from hibprune.execution.steps import Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
 from hibprune.models.preprocessing import SoundPreprocessor
-from hibprune.stages.credibility import credible_targets
+from hibprune.stages.own_labels import own_labels
 from hibprune.stages.recovery_clips import labels_used, recovery_seed
-from hibprune.stages.run import Run, once
+from hibprune.stages.run import Run
 from hibprune.tasks import Encoded, Target
 
 ROOM_BYTES = 2**30
@@ -130,26 +127,12 @@ def encoded_targets(
 
 def _said_by_the_original(run: Run) -> dict[str, Target | None]:
     """What the original says of every clip, kept like the result of any step."""
-    clips, recipe = run.material.recovery.utterances, run.recipe
-
-    def label(_: Step[dict[str, Target]], narration: StepNarration) -> dict[str, Target]:
-        said = predict_targets(
-            recipe.task.torch_predict(run.checkpoint.model),
-            run.checkpoint,
-            recipe.task,
-            clips,
-            recovery_limits(run),
-            narration.advance,
-        )
-        return dict(zip((clip.id for clip in clips), said, strict=True))
-
-    done = once(
+    done = own_labels(
         run,
         "label-recovery",
         {"clips": run.material.recovery.identity},
-        dict[str, Target],
-        label,
-        lambda said: f"{len(said)} recovery {recipe.task.medium.many} labelled by the model itself",
-        credible=lambda kept: credible_targets(kept, [clip.id for clip in clips]),
+        run.material.recovery.utterances,
+        recovery_limits(run),
+        "recovery",
     )
     return dict(done.result)

@@ -10,15 +10,15 @@ from hibprune.attribution import MethodBase
 from hibprune.attribution.passes import effort_measured
 from hibprune.attribution.session import Session
 from hibprune.compression.plan import ONLY_ROUND, Round, make_plan, plan_line
-from hibprune.evaluation.metric import predict_targets
 from hibprune.execution.processes import ALONE
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Partial, Step
 from hibprune.models.attention import heads_of
 from hibprune.records.units import Head, Plan, Scores, heads_by_layer
 from hibprune.report.ranking import SAYS_NOTHING
-from hibprune.stages.credibility import credible_partial, credible_scores, credible_targets
+from hibprune.stages.credibility import credible_partial, credible_scores
 from hibprune.stages.load import calibration_sample
+from hibprune.stages.own_labels import own_labels
 from hibprune.stages.recover import Training, help_training
 from hibprune.stages.repair import Start, repair_inputs, repaired_copy
 from hibprune.stages.rounds import step_name
@@ -34,27 +34,13 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
     if run.recipe.calibration.labels == "dataset":
         return {clip.id: clip.target for clip in clips if clip.target is not None}, "dataset"
 
-    def label(_: Step[dict[str, Target]], narration: StepNarration) -> dict[str, Target]:
-        predictions = predict_targets(
-            run.recipe.task.torch_predict(run.checkpoint.model),
-            run.checkpoint,
-            run.recipe.task,
-            clips,
-            run.recipe.calibration.durations,
-            narration.advance,
-        )
-        return dict(zip((clip.id for clip in clips), predictions, strict=True))
-
-    done = once(
+    done = own_labels(
         run,
         "label",
         {"calibration": run.material.calibration.identity},
-        dict[str, Target],
-        label,
-        lambda targets: (
-            f"{len(targets)} calibration {run.recipe.task.medium.many} labelled by the model itself"
-        ),
-        credible=lambda kept: credible_targets(kept, [clip.id for clip in clips]),
+        clips,
+        run.recipe.calibration.durations,
+        "calibration",
     )
     return done.result, done.key
 
