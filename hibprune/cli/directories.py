@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hibprune.errors import UserError
+from hibprune.errors import UserError, printable
 from hibprune.execution.console import say, say_json
 from hibprune.execution.libraries import quiet_libraries, require_packages
 from hibprune.execution.options import TIMEOUT, VARIANT, output_option
@@ -40,27 +40,48 @@ def correlate(runs: tuple[Path, ...], output: Path | None, as_json: bool) -> Non
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@DIRECTORY
 @click.argument("inputs", nargs=-1, required=True)
 @VARIANT
+@click.option("--scores", is_flag=True, help="Add the probability of every label.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="NUMBER",
+    help="Of equally long inputs, how many may share a pass; not in int8.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @TIMEOUT
 def predict(
-    directory: Path, inputs: tuple[str, ...], variant: str, as_json: bool, timeout: float
+    directory: Path,
+    inputs: tuple[str, ...],
+    variant: str,
+    scores: bool,
+    batch: int,
+    as_json: bool,
+    timeout: float,
 ) -> None:
     """Run the exported model of DIRECTORY on INPUTS and print what it says of each.
 
-    INPUTS are sound files; for a text task they are the texts themselves, each one argument.
+    INPUTS are sound files, directories, which stand for all sound files below them, and manifests
+    (.jsonl or .csv, with a column `audio`, or `text` for a text task); for a text task else the
+    texts themselves, each one argument.
+
+    DIRECTORY is that of a run, or a copy of its onnx/ and its configuration files.
     """
     require_packages()
     quiet_libraries()
 
     from hibprune.deployment.predict import answers
 
-    for answer in answers(directory, inputs, timeout, variant):
+    def note(line: str) -> None:
+        click.echo(f"note: {printable(line)}", err=True)
+
+    for answer in answers(directory, inputs, timeout, variant, batch, scores, note):
         if as_json:
-            line = {answer.argument_name: answer.argument, "prediction": answer.prediction}
-            click.echo(json.dumps(line))
+            click.echo(json.dumps(answer.fields))
         else:
             say(answer.line)
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hibprune.data.audio import DurationLimits, probe_seconds, read_waveform
+from hibprune.data.audio import NO_LIMITS, DurationLimits, probe_seconds, read_waveform
 from hibprune.data.contents import content_digest
 from hibprune.data.corpora import FluentSpeechCommands, LibriSpeech, VoxCeleb1
 from hibprune.data.folder import Folder
@@ -46,6 +46,7 @@ DataSource = Annotated[
 ]
 
 __all__ = [
+    "NO_LIMITS",
     "Audio",
     "AudioFile",
     "Content",

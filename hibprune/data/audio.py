@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class DurationLimits(Record):
         )
 
 
+NO_LIMITS = DurationLimits(min_seconds=0.0, max_seconds=math.inf)
+"""Where what is too short or too long is for the model alone to say."""
+
+
 @dataclass(frozen=True)
 class _Segment:
     """What is wanted of an open sound file."""
@@ -67,7 +72,9 @@ class _Segment:
         return self.frames / int(self.sound.samplerate)
 
 
-def read_waveform(audio: Audio, sampling_rate: int, limits: DurationLimits) -> np.ndarray:
+def read_waveform(
+    audio: Audio, sampling_rate: int, limits: DurationLimits, allow_silence: bool = False
+) -> np.ndarray:
     """The clip as mono float32 at `sampling_rate` (Hz), its channels averaged.
 
     Raises ContentFault. The length is judged from the header, before anything is decoded.
@@ -78,7 +85,7 @@ def read_waveform(audio: Audio, sampling_rate: int, limits: DurationLimits) -> n
     if not np.isfinite(waveform).all():
         raise ContentFault("holds NaN or infinite values")
     peak = float(np.abs(waveform).max())
-    if peak < SILENCE_PEAK:
+    if peak < SILENCE_PEAK and not allow_silence:
         raise ContentFault("silent")
     if peak > LOUDEST_PEAK:
         raise ContentFault(f"holds values up to {peak:.0e}, and sound lies between -1 and 1")

@@ -6,34 +6,53 @@ settings beside them say.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from hibprune.data import ContentFault, DurationLimits
+from hibprune.data import Content, ContentFault
+from hibprune.deployment.export import SHORTEST_CLIP, TASK_SETTINGS, read_metadata
+from hibprune.deployment.inputs import Input, NoInput, inputs_of
 from hibprune.errors import UserError
 from hibprune.execution.files import open_bounded, read_fault
 from hibprune.execution.libraries import quiet_libraries
-from hibprune.execution.output import RECIPE_FILE
+from hibprune.execution.output import MARKER, RECIPE_FILE
 from hibprune.execution.runtime import MAX_GRAPH_BYTES, ONNX_DIRECTORY, Predict
 from hibprune.models.architecture import read_configuration
 from hibprune.models.checkpoint import needed_files
 from hibprune.models.parts import plain_faults, pretrained
-from hibprune.models.preprocessing import Preprocessor, class_names, load_preprocessor
+from hibprune.models.preprocessing import (
+    Preprocessor,
+    SoundPreprocessor,
+    class_names,
+    load_preprocessor,
+)
+from hibprune.models.source import real_file
 from hibprune.models.staging import StagedCheckpoint
 from hibprune.recipe import load_recipe
 from hibprune.records.manifest import FILE_NAME
 from hibprune.records.medium import SOUND, Medium
 from hibprune.records.precision import Precision, graph_name
-from hibprune.tasks import Target, TaskBase, Vocabulary
+from hibprune.tasks import Target, Task, TaskBase, Vocabulary
+from hibprune.tasks.seq2seq import ENCODER
 
 LONGEST_NAMED = 100
+READ_AHEAD = 8
+"""Batches read before the first is run, so that there are some of one length among them."""
+FIRST_GRAPHS = ("model.onnx", ENCODER)
+"""That of a model without and of one with a decoder."""
+LONGEST_SHORTEST = 60.0
+"""Seconds: no model asks for more than this."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +61,15 @@ class Deployment:
 
     directory: Path
     task: TaskBase
-    limits: DurationLimits
-    """The clips that the recipe accepts."""
     predict: Predict
     preprocessor: Preprocessor
     vocabulary: Vocabulary
     staged: StagedCheckpoint
     """What it was opened from, there while it is used."""
 
-    def answer(self, argument: str) -> Target:
-        """What the model says of a sound file or a text.
-
-        Raises:
-            ContentFault: the argument cannot be used.
-            UserError: the model gives out what cannot be an answer.
-        """
-        return self.said(self.output(self.prepared(argument)))
-
-    def prepared(self, argument: str) -> dict[str, Tensor]:
+    def prepared(self, content: Content) -> dict[str, Tensor]:
         """What the graphs take of a sound file or a text. Raises ContentFault."""
-        content = self.preprocessor.content(argument)
-        return self.preprocessor.inputs(self.preprocessor.read(content, self.limits))
+        return self.preprocessor.inputs(self.preprocessor.read_as_deployed(content))
 
     @property
     def gives_logits(self) -> bool:
@@ -70,30 +77,35 @@ class Deployment:
         return self.task.generation is None
 
     def output(self, inputs: dict[str, Tensor]) -> np.ndarray:
-        """What the model gives out for a batch of one. Raises UserError as `answer`."""
+        """What the model gives out for a batch.
+
+        Raises:
+            UserError: it cannot be run, or gives out what cannot be an answer.
+        """
         with _told_of(self.staged, f"{self.directory}: its model cannot be run"):
             outputs = np.asarray(self.predict(inputs))
-        fault = self._output_fault(outputs)
+        (number,) = {len(tensor) for tensor in inputs.values()}
+        fault = self._output_fault(outputs, number)
         if fault is not None:
             raise UserError(f"{self.directory}: its model {fault}: not as hibprune exports one")
         return outputs
 
-    def said(self, outputs: np.ndarray) -> Target:
+    def said(self, output: np.ndarray) -> Target:
         """What an output says, in the task's words. Raises UserError where none can be read."""
         with plain_faults(f"{self.directory}: its tokenizer cannot read what its model says"):
-            return self.task.decode(outputs[0], self.vocabulary)
+            return self.task.decode(output, self.vocabulary)
 
-    def _output_fault(self, outputs: np.ndarray) -> str | None:
+    def _output_fault(self, outputs: np.ndarray, number: int) -> str | None:
         shape = "×".join(map(str, outputs.shape)) or "a single number"
         found = f"gives out {outputs.dtype.name} of shape {shape}"
         if self.task.fields.kind != "text":
             classes = len(self.vocabulary.labels)
-            if outputs.shape != (1, classes):
-                return f"{found} where the labels of config.json want 1×{classes}"
+            if outputs.shape != (number, classes):
+                return f"{found} where the labels of config.json want {number}×{classes}"
             kind: type[np.generic] = np.floating
         else:
-            if outputs.ndim not in (2, 3) or outputs.shape[0] != 1 or not outputs.shape[-1]:
-                return f"{found} for one {self.task.medium.one}"
+            if outputs.ndim not in (2, 3) or len(outputs) != number or not outputs.shape[-1]:
+                return f"{found} for {_counted(number, self.task.medium)}"
             # Tokens that a decoder says, or a number for each token at every frame.
             kind = np.integer if outputs.ndim == 2 else np.floating
         if not np.issubdtype(outputs.dtype, kind):
@@ -102,41 +114,122 @@ class Deployment:
 
 
 def told(
-    directory: str, arguments: Sequence[str], precision: Precision = "fp32"
+    directory: str,
+    arguments: Sequence[str],
+    precision: Precision = "fp32",
+    batch: int = 1,
+    with_scores: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Of each argument, what the model says of it or why it cannot be used; first, nothing.
+    """Of each clip or text, what the model says of it or a `fault`; nothing while it works.
+
+    Up to `batch` of those of equal shape go through the model together.
 
     Raises:
-        UserError: the directory is not that of a finished run, or its model is not a sound one.
+        UserError: the directory is not that of a finished run, its model is not a sound one, or it
+            cannot be asked so.
     """
     deployment = opened(Path(directory), precision)
-    task = deployment.task
+    if with_scores and not deployment.gives_logits:
+        raise UserError(
+            f"{directory}: its decoder gives out tokens, no probabilities: leave --scores out"
+        )
     yield {}
-    for argument in arguments:
-        named = _named(argument, task.medium)
-        try:
-            said = deployment.answer(argument)
-        except ContentFault as fault:
-            yield {"named": named, "fault": fault.reason}
+    named = (one for argument in arguments for one in inputs_of(argument, deployment.preprocessor))
+    while some := list(islice(named, 1 if batch == 1 else batch * READ_AHEAD)):
+        yield from _told_of_some(deployment, some, batch, with_scores)
+
+
+def _told_of_some(
+    deployment: Deployment, some: Sequence[Input | NoInput], batch: int, with_scores: bool
+) -> Iterator[dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    by_shape: dict[tuple[Any, ...], dict[int, dict[str, Tensor]]] = {}
+    for place, one in enumerate(some):
+        if isinstance(one, NoInput):
+            found[place] = {"fault" if one.is_fault else "note": one.line}
             continue
-        yield {
-            "argument_name": task.medium.argument,
-            "argument": argument,
-            "named": named,
-            "prediction": said,
-            "is_transcript": task.fields.kind == "text",
-        }
+        try:
+            tensors = deployment.prepared(one.content)
+        except ContentFault as fault:
+            found[place] = {
+                "fault": f"{_named(one.argument, deployment.task.medium)}: {fault.reason}"
+            }
+            continue
+        shape = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+        by_shape.setdefault(shape, {})[place] = tensors
+    for equal in by_shape.values():
+        for places in _in_pieces(list(equal), batch):
+            stacked = {
+                name: torch.cat([equal[place][name] for place in places])
+                for name in equal[places[0]]
+            }
+            for place, output in zip(places, deployment.output(stacked), strict=True):
+                one = some[place]
+                assert isinstance(one, Input)
+                found[place] = _answer(deployment, one, output, with_scores)
+            if batch > 1:
+                # A sign of life: the first answer waits for the whole of what was read ahead.
+                yield {}
+    for _, answer in sorted(found.items()):
+        yield answer
+
+
+def _in_pieces(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(places), size):
+        yield places[start : start + size]
+
+
+def _answer(
+    deployment: Deployment, one: Input, output: np.ndarray, with_scores: bool
+) -> dict[str, Any]:
+    task = deployment.task
+    scores = task.probabilities(output, deployment.vocabulary) if with_scores else None
+    return {
+        "argument_name": task.medium.argument,
+        "argument": one.argument,
+        "named": _named(one.argument, task.medium),
+        "prediction": deployment.said(output),
+        "is_transcript": task.fields.kind == "text",
+        "scores": scores,
+    }
 
 
 def opened(directory: Path, precision: Precision) -> Deployment:
-    """A variant of a finished run by its precision, for the task that its recipe names.
+    """A variant by its precision, for the task that recipe.yaml or else the graph itself names.
+
+    A copy may consist of graphs and settings alone. A directory that a run works in has to be
+    finished: until then its files may be half of two models.
 
     Raises:
-        UserError: the directory is not that of a finished run, or its model is not a sound one.
+        UserError: the directory holds no model of ours, or none that is sound.
     """
     quiet_libraries()
-    recipe = load_recipe(_file(directory, RECIPE_FILE)).recipe
-    return _open(directory, recipe.task, recipe.validation.durations, precision)
+    if os.path.lexists(directory / MARKER):
+        _file(directory, FILE_NAME)
+    if os.path.lexists(directory / RECIPE_FILE):
+        task: TaskBase = load_recipe(_file(directory, RECIPE_FILE)).recipe.task
+    else:
+        task = _task_of_graph(directory, precision)
+    return _open(directory, task, precision)
+
+
+def _task_of_graph(directory: Path, precision: Precision) -> TaskBase:
+    """The task as the graph tells of it."""
+    first = (f"{ONNX_DIRECTORY}/{graph_name(name, precision)}" for name in FIRST_GRAPHS)
+    names = [name for name in first if os.path.lexists(directory / name)]
+    # Where there is none, the usual one is missed.
+    path = _file(
+        directory, (*names, f"{ONNX_DIRECTORY}/{graph_name(FIRST_GRAPHS[0], precision)}")[0]
+    )
+    settings = read_metadata(real_file(directory, str(path.relative_to(directory)), str(directory)))
+    try:
+        task: TaskBase = TypeAdapter(Task).validate_python(settings.get(TASK_SETTINGS))
+    except ValidationError as error:
+        raise UserError(
+            f"{path}: does not say which task it is for, as those of hibprune do: put the "
+            f"{RECIPE_FILE} of its run into {directory}"
+        ) from error
+    return task
 
 
 def _named(argument: str, medium: Medium) -> str:
@@ -160,13 +253,10 @@ def _file(directory: Path, name: str) -> Path:
     return path
 
 
-def _open(
-    directory: Path, task: TaskBase, limits: DurationLimits, precision: Precision
-) -> Deployment:
+def _open(directory: Path, task: TaskBase, precision: Precision) -> Deployment:
     graphs = {graph: f"{ONNX_DIRECTORY}/{graph_name(graph, precision)}" for graph in task.graphs}
     beside = [f"{ONNX_DIRECTORY}/{name}" for name in task.beside_graphs]
-    # The manifest is written last: without it, the files may be half of two models.
-    for name in (*graphs.values(), *beside, "config.json", FILE_NAME):
+    for name in (*graphs.values(), *beside, "config.json"):
         _file(directory, name)
     files = [*needed_files(directory, task), *beside]
     staged = StagedCheckpoint(directory, str(directory), files)
@@ -185,7 +275,21 @@ def _open(
     preprocessor = load_preprocessor(task.medium, config, staged)
     with _told_of(staged, f"{directory}: its model cannot be opened"):
         predict = task.onnx_predict(staged.directory, "cpu")
-    return Deployment(directory, task, limits, predict, preprocessor, vocabulary, staged)
+        about = read_metadata(staged.directory / ONNX_DIRECTORY / task.graphs[0])
+    if isinstance(preprocessor, SoundPreprocessor):
+        preprocessor = replace(preprocessor, shortest=_seconds(about.get(SHORTEST_CLIP)))
+    return Deployment(directory, task, predict, preprocessor, vocabulary, staged)
+
+
+def _seconds(said: object) -> float:
+    """Seconds that a graph speaks of; none where it says nothing that can be."""
+    if isinstance(said, int | float) and 0 <= said < LONGEST_SHORTEST:
+        return float(said)
+    return 0.0
+
+
+def _counted(number: int, medium: Medium) -> str:
+    return f"one {medium.one}" if number == 1 else medium.counted(number)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def rehearsed(
     if deployment.gives_logits:
         scale = float(np.abs(expected).max(initial=0)) or 1.0
         difference = float(np.abs(given - expected).max(initial=0)) / scale
-    yield {"says": deployment.said(given), "difference": difference}
+    yield {"says": deployment.said(given[0]), "difference": difference}
 
 
 def _prepared(deployment: Deployment, place: Path, source: str) -> dict[str, Tensor]:
@@ -59,7 +59,7 @@ def _prepared(deployment: Deployment, place: Path, source: str) -> dict[str, Ten
             argument = str(place / source)
         else:
             argument = read_text_bounded(place / source, MAX_ARRAY_BYTES, place).rstrip("\n")
-        return deployment.prepared(argument)
+        return deployment.prepared(deployment.preprocessor.content(argument))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read: copy it again") from error
     except ContentFault as fault:

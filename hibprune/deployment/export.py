@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -21,6 +21,10 @@ from hibprune.errors import UserError
 from hibprune.execution.files import scratch_directory, write_via_temporary
 from hibprune.models.families import has_decoder
 from hibprune.tasks.seq2seq import MERGED_DECODER
+
+TASK_SETTINGS = "hibprune.task_settings"
+"""In a graph, the task as a recipe describes it, so that a model can be run without its recipe."""
+SHORTEST_CLIP = "hibprune.min_seconds"
 
 
 def export_onnx(
@@ -174,3 +178,26 @@ def write_metadata(path: Path, properties: Mapping[str, object]) -> None:
         model, {key: json.dumps(value) for key, value in properties.items()}
     )
     write_via_temporary(path, lambda temporary: onnx.save(model, temporary))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `write_metadata` wrote; a key whose text is no JSON is left out.
+
+    Raises:
+        UserError: the file cannot be read as ONNX.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # protobuf raises its own types
+        raise UserError(f"{path}: ONNX cannot read it: copy it again") from error
+    found: dict[str, Any] = {}
+    for entry in model.metadata_props:
+        try:
+            found[entry.key] = json.loads(entry.value)
+        except (ValueError, RecursionError):
+            continue
+    return found

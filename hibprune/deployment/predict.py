@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.confined import ConfinedError, confined
-from hibprune.execution.output import read_manifest
+from hibprune.execution.output import MARKER, read_manifest
+from hibprune.records.manifest import FILE_NAME
 from hibprune.records.variants import DEPLOYABLE, PRUNED, VariantName, precision_of
 
 DEPLOYED = "hibprune.deployment.deployed"
@@ -30,10 +32,22 @@ class Answer:
     named: str
     prediction: str | dict[str, str]
     is_transcript: bool
+    scores: Any = None
+    """Probabilities of labels, of labels by slot, or of a transcript's tokens, if asked for."""
 
     @property
     def line(self) -> str:
         """The answer as a person reads it."""
+        return self._said if self.scores is None else f"{self._said} ({_listed(self.scores)})"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The answer as a program reads it, under the name of what was asked about."""
+        scores = {} if self.scores is None else {"scores": self.scores}
+        return {self.argument_name: self.argument, "prediction": self.prediction, **scores}
+
+    @property
+    def _said(self) -> str:
         if isinstance(self.prediction, str):
             limit = len(self.prediction) if self.is_transcript else LONGEST_LABEL
             return f"{self.named}: {shortened(self.prediction, limit)}"
@@ -45,23 +59,38 @@ class Answer:
 
 
 def answers(
-    directory: Path, arguments: Sequence[str], seconds: float, variant: str = PRUNED
+    directory: Path,
+    arguments: Sequence[str],
+    seconds: float,
+    variant: str = PRUNED,
+    batch: int = 1,
+    with_scores: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Answer]:
-    """What a variant of the exported model says of each argument: a sound file or, of tasks on
-    text, a text.
+    """What a variant of the exported model says of what each argument stands for, in their order.
+
+    Arguments are sound files, directories of them, manifests or, of tasks on text, texts. Up to
+    `batch` inputs of equal length share a pass. `note` is told of files that are passed over.
 
     Raises:
-        UserError: the directory is not that of a finished run, or has no such variant; the model
-            takes more than `seconds` to load or for one argument; or, once the others are done, a
-            line for each argument that cannot be used.
+        UserError: the directory holds no model of ours, or has no such variant, or that cannot be
+            asked so; the model takes more than `seconds` to load or for one input; or, once the
+            others are done, a line for each input that cannot be used.
     """
     precision = precision_of(_variant(directory, variant))
-    work = (os.fspath(directory), list(arguments), precision)
+    if batch > 1 and precision == "int8":
+        raise UserError(
+            "--batch: in int8 a clip's answer depends on the others in its batch, which share one "
+            "range of numbers: leave it out or take another variant"
+        )
+    work = (os.fspath(directory), list(arguments), precision, batch, with_scores)
     faults = []
     try:
         for told in confined(DEPLOYED, "told", work, seconds):
             if "fault" in told:
-                faults.append(f"{told['named']}: {told['fault']}")
+                faults.append(told["fault"])
+            elif "note" in told:
+                note(told["note"])
             elif "prediction" in told:
                 yield Answer(**told)
     except ConfinedError as error:
@@ -69,6 +98,17 @@ def answers(
         raise UserError(f"{directory}: its model {error}: {remedy}") from error
     if faults:
         raise UserError("\n".join(faults))
+
+
+def _listed(scores: Any) -> str:
+    """Probabilities in one line, those of slots one slot after the other."""
+    entries = scores.items() if isinstance(scores, dict) else scores
+    return ", ".join(
+        f"{shortened(name, LONGEST_LABEL)}: {_listed(share)}"
+        if isinstance(share, dict)
+        else f"{shortened(name, LONGEST_LABEL)} {share:.3g}"
+        for name, share in entries
+    )
 
 
 def _variant(directory: Path, wanted: str) -> VariantName:
@@ -82,6 +122,11 @@ def _variant(directory: Path, wanted: str) -> VariantName:
     if name == PRUNED:
         # The others are made from it, so that it is always there.
         return PRUNED
+    if name is not None and not any(
+        os.path.lexists(directory / one) for one in (FILE_NAME, MARKER)
+    ):
+        # A copy of graphs and settings alone: whether they are there is seen when they are opened.
+        return name
     manifest = read_manifest(directory)
     made = {variant.name for variant in manifest.variants}
     if name is not None and name in made:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hibprune.data import (
+    NO_LIMITS,
     AudioFile,
     Content,
     ContentFault,
@@ -54,6 +55,13 @@ class Preprocessor(ABC):
     @abstractmethod
     def read(self, content: Content, limits: DurationLimits) -> Reading:
         """What `inputs` take; `limits` hold for sound. Raises ContentFault."""
+
+    def read_as_deployed(self, content: Content) -> Reading:
+        """The same within the model's own limits alone; digital silence is a clip like any other.
+
+        Raises ContentFault.
+        """
+        return self.read(content, NO_LIMITS)
 
     @abstractmethod
     def inputs(self, reading: Reading) -> dict[str, Tensor]:
@@ -105,10 +113,17 @@ class SoundPreprocessor(Preprocessor):
 
     def read(self, content: Content, limits: DurationLimits) -> Reading:
         """Mono float32 at the model's sampling rate."""
+        return self._read(content, limits)
+
+    def read_as_deployed(self, content: Content) -> Reading:
+        return self._read(content, NO_LIMITS, allow_silence=True)
+
+    def _read(
+        self, content: Content, limits: DurationLimits, allow_silence: bool = False
+    ) -> Reading:
         assert not isinstance(content, Text)
-        return read_waveform(
-            content, self.sampling_rate, limits.within(self.shortest, self.longest)
-        )
+        within = limits.within(self.shortest, self.longest)
+        return read_waveform(content, self.sampling_rate, within, allow_silence)
 
     def beginning(self, reading: Reading, seconds: float) -> Reading:
         return reading[: round(seconds * self.sampling_rate)]

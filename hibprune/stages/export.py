@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from hibprune.deployment.export import export_onnx, write_metadata
+from hibprune.deployment.export import TASK_SETTINGS, export_onnx, write_metadata
 from hibprune.deployment.parity import check_parity
 from hibprune.execution.files import move_files, scratch_directory
 from hibprune.execution.output import graph_bytes
@@ -71,7 +71,7 @@ def export(
         ),
         lambda _: [f"{ONNX_DIRECTORY}/{name}" for name in task.exported_files],
         lambda kept: credible_parity(kept, settings.tolerance),
-        version=4,
+        version=5,
     )
 
 
@@ -80,6 +80,7 @@ def graph_properties(run: Run, plan: Plan, metric: str, original: float) -> dict
     return {
         "hibprune.recipe": run.recipe.name,
         "hibprune.task": run.recipe.task.kind,
+        TASK_SETTINGS: run.recipe.task.model_dump(mode="json"),
         "hibprune.removed_heads": heads_by_layer(plan.removed),
         **{
             f"hibprune.removed_{pool}s": {

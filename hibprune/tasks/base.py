@@ -28,7 +28,7 @@ from hibprune.records.measurements import Evaluation
 from hibprune.records.medium import SOUND, Medium
 from hibprune.records.transcripts import TranscriptRules
 from hibprune.tasks.measures import Measure, OwnMetric
-from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
+from hibprune.tasks.vocabulary import Batch, Encoded, Probabilities, Target, Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,6 +196,13 @@ class TaskBase(Settings, ABC):
     @abstractmethod
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
         """What the model says about one clip or text, from what `torch_predict` gave out for it."""
+
+    def probabilities(self, output: np.ndarray, vocabulary: Vocabulary) -> Probabilities | None:
+        """How sure the model is, from what `torch_predict` gave out; None where that is no logits.
+
+        Of labels, all of them; of a transcript, the tokens it consists of.
+        """
+        return None
 
     @abstractmethod
     def evaluate(

@@ -13,7 +13,14 @@ from hibprune.records.measurements import Evaluation
 from hibprune.records.statistics import wilson_interval
 from hibprune.tasks.base import TaskBase
 from hibprune.tasks.labels import class_number, labels_fault, problem_fault, repeated_label
-from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
+from hibprune.tasks.vocabulary import (
+    Batch,
+    Encoded,
+    Probabilities,
+    Target,
+    Vocabulary,
+    label_probabilities,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +67,9 @@ class Classification(TaskBase):
 
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
         return vocabulary.labels[int(output.argmax())]
+
+    def probabilities(self, output: np.ndarray, vocabulary: Vocabulary) -> Probabilities:
+        return label_probabilities(output, vocabulary.labels)
 
     def evaluate(
         self, predictions: Sequence[Target], references: Sequence[Target], vocabulary: Vocabulary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from hibprune.tasks.base import Choice
 from hibprune.tasks.normalising import lowered, uppered
 from hibprune.tasks.tokens import blank_fault, delimiter_fault, letters_fault, special_tokens
 from hibprune.tasks.transcripts import SpeechRecognition
-from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
+from hibprune.tasks.vocabulary import Batch, Encoded, Probabilities, Target, Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +100,20 @@ class SpeechRecognitionCTC(SpeechRecognition):
         # Repeated letters were merged above, while the blanks between them were still there.
         merged = {"group_tokens": False} if hasattr(tokenizer, "word_delimiter_token") else {}
         return str(tokenizer.decode(said, **merged))
+
+    def probabilities(self, output: np.ndarray, vocabulary: Vocabulary) -> Probabilities:
+        """Of each token said, the highest that one of its frames gives it."""
+        tokenizer, special = vocabulary.tokenizer, special_tokens(vocabulary.tokenizer)
+        shifted = output.astype(np.float64) - output.max(-1, keepdims=True)
+        highest = 1 / np.exp(shifted).sum(-1)
+        said = groupby(
+            zip(output.argmax(-1).tolist(), highest.tolist(), strict=True), itemgetter(0)
+        )
+        return [
+            (str(tokenizer.convert_ids_to_tokens(number)), max(share for _, share in frames))
+            for number, frames in said
+            if number not in special
+        ]
 
 
 def _in_known_form(text: str, tokenizer: Any) -> tuple[str, list[int | None]]:

@@ -14,7 +14,14 @@ from hibprune.records.measurements import Evaluation
 from hibprune.tasks.base import Choice, TaskBase
 from hibprune.tasks.classification import accuracy
 from hibprune.tasks.labels import class_number, labels_fault, problem_fault
-from hibprune.tasks.vocabulary import Batch, Encoded, Target, Vocabulary
+from hibprune.tasks.vocabulary import (
+    Batch,
+    Encoded,
+    Probabilities,
+    Target,
+    Vocabulary,
+    label_probabilities,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,6 +151,12 @@ class IntentClassification(TaskBase):
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
         return {
             name: self.slots[name][int(output[start:end].argmax())]
+            for name, start, end in self._ranges()
+        }
+
+    def probabilities(self, output: np.ndarray, vocabulary: Vocabulary) -> Probabilities:
+        return {
+            name: label_probabilities(output[start:end], self.slots[name])
             for name, start, end in self._ranges()
         }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +16,10 @@ Target = str | dict[str, str]
 
 Encoded = tuple[int, ...]
 """A target in the model's own numbers: class, one class per slot, or tokens."""
+
+
+Probabilities = dict[str, Any] | list[tuple[str, float]]
+"""Of labels by name, of labels by slot, or of the tokens of a transcript in their order."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +53,11 @@ class Vocabulary:
     positions: int | None = None
     configuration: Any = None
     outputs: int | None = None
+
+
+def label_probabilities(logits: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+    """What a softmax makes of logits (classes,), the most probable label first."""
+    # Relative to the largest, so that no exponential overflows.
+    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+    shares = dict(zip(labels, (powers / powers.sum()).tolist(), strict=True))
+    return dict(sorted(shares.items(), key=lambda entry: -entry[1]))
