@@ -10,7 +10,7 @@ from hibprune.errors import import_fault
 try:
     import click
 
-    from hibprune.cli.directories import correlate, predict, show, verify
+    from hibprune.cli.directories import correlate, predict, push, show, verify
     from hibprune.cli.recipes import check, compare, explain, frontier, run
     from hibprune.cli.reference import methods, schema
     from hibprune.execution.console import PlainGroup
@@ -23,7 +23,7 @@ except ImportError as error:
     sys.exit(2)
 
 COMMANDS = (
-    run, compare, explain, frontier, check, show, verify, predict, correlate, methods, schema,
+    run, compare, explain, frontier, check, show, verify, push, predict, correlate, methods, schema,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Commands on the directories that runs leave: show, verify, predict and correlate."""
+"""Commands on the directories that runs leave: show, verify, push, predict and correlate."""
 
 from __future__ import annotations
 
@@ -116,6 +116,49 @@ def verify(directory: Path, timeout: float) -> None:
 
     Exit codes: 0 in order, 2 something is wrong.
     """
+    _verified(directory, timeout)
+
+
+@click.command()
+@DIRECTORY
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="A new repository is private.")
+@click.option("--dry-run", is_flag=True, help="Say what would be uploaded, and upload nothing.")
+@TIMEOUT
+def push(directory: Path, repository: str, private: bool, dry_run: bool, timeout: float) -> None:
+    """Upload DIRECTORY to OWNER/NAME on the Hugging Face Hub, once `verify` finds it in order.
+
+    Takes the files that the manifest names: neither the log nor the records of steps, nor what
+    else lies there. Without a token, in HF_TOKEN or from a login, it only says what it would do.
+
+    Exit codes: 0 uploaded or said, 2 something is wrong.
+    """
+    require_packages()
+    quiet_libraries()
+
+    from hibprune.deployment.push import (
+        LOG_IN,
+        is_logged_in,
+        prepared_upload,
+        require_repository_name,
+    )
+    from hibprune.deployment.push import push as pushed
+
+    require_repository_name(repository)
+    upload = prepared_upload(directory)
+    _verified(directory, timeout)
+    for line in upload.lines:
+        say(line)
+    if dry_run or not is_logged_in():
+        say(f"would go to {repository}; nothing is uploaded")
+        if not is_logged_in():
+            say(f"no token: {LOG_IN}")
+        return
+    say(f"uploaded to {pushed(upload, repository, private)}")
+
+
+def _verified(directory: Path, timeout: float) -> None:
+    """Say what `verify` finds in order. Raises UserError, a line for each thing that is not."""
     require_packages()
     quiet_libraries()
 
