@@ -30,7 +30,9 @@ from manifests import (
     with_variant,
 )
 
+from hibprune.attribution import METHODS
 from hibprune.records.base import Interval
+from hibprune.records.licence import Licence
 from hibprune.records.manifest import DataSummary, ModelSummary, RoundSummary, SkippedClip
 from hibprune.records.measurements import Gate
 from hibprune.records.medium import Length, Unit
@@ -295,6 +297,53 @@ class TestCard:
         assert card.data.model_name == "quickstart"
         found = {one.metric_name: one.metric_value for one in card.data.eval_results}
         assert found == {"accuracy of pruned": 0.954, "accuracy of pruned-int8": 0.954}
+
+    def test_intervals_stand_in_the_notes_of_the_metrics(self) -> None:
+        manifest = make_manifest()
+        card = ModelCard(model_card(manifest, RECIPE))
+        given = {one.metric_name: one.metric_args for one in card.data.eval_results}
+        for name in ("pruned", "pruned-int8"):
+            metric = manifest.variant(name).metric
+            assert given[f"accuracy of {name}"] == {
+                "interval_95": [round(bound, 6) for bound in metric.interval], "n": metric.n,
+            }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("licence", "expected", "sentence"),
+        [
+            (None, (None, None, None), "no licence is stated in its directory."),
+            (
+                Licence(id="apache-2.0", taken_from="README.md"),
+                ("apache-2.0", None, None),
+                "the licence is apache-2.0, as its README.md states.",
+            ),
+            (
+                Licence(id="other", name="my *own*", link="LICENSE", taken_from="recipe"),
+                ("other", "my *own*", "LICENSE"),
+                "the licence is my \\*own\\*, as the recipe states.",
+            ),
+        ],
+    )
+    def test_the_licence_is_that_of_the_original(
+        self, licence: Licence | None, expected: tuple[str | None, ...], sentence: str
+    ) -> None:
+        model = make_manifest().model.model_copy(update={"licence": licence})
+        card = model_card(make_manifest(model=model), RECIPE)
+        data = ModelCard(card).data
+        assert (data.license, data.license_name, data.license_link) == expected
+        assert sentence in card
+
+    def test_sources_of_the_methods_used_are_cited(self) -> None:
+        """A method that names a paper as its source has one in the card."""
+        manifest = make_manifest()
+        for method in METHODS:
+            attribution = manifest.attribution.model_copy(update={"method": method.name()})
+            cited = section(model_card(make_manifest(attribution=attribution), RECIPE), "Citation")
+            names_a_paper = re.search(r"[0-9]{4}|HIB paper", method.source) is not None
+            assert (cited.count("\n- ") > 1) == names_a_paper, method.name()
+            years = set(re.findall(r"(?:[A-Z]\w+)(?: et al\.)? ([0-9]{4})", method.source))
+            assert all(year in cited for year in years), method.name()
+        assert "arXiv:1910.03771" in cited
 
     def test_speech_recognition_has_its_own_classes(self) -> None:
         card = model_card(of_word_errors(0.06, 0.08), RECIPE)

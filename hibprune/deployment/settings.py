@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field, FiniteFloat, PositiveInt, field_validator
 
 from hibprune.records.medium import LengthSettings
 from hibprune.records.precision import Precision
+
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
 
 class ExportSettings(LengthSettings):
@@ -18,6 +22,9 @@ class ExportSettings(LengthSettings):
     `tolerance` is the largest difference that passes, as a share of the output's largest absolute
     value there. The default is ten to twenty times the largest seen of a sound export (7e-5: the
     hidden states of a Whisper, whose sums ONNX Runtime takes in another order).
+
+    `license` is the model's licence by the Hub's name for it, for the card, where the card of the
+    original does not state it or is wrong.
     """
 
     variants: tuple[Precision, ...] = Field(default=("fp32", "int8"), min_length=1)
@@ -26,6 +33,22 @@ class ExportSettings(LengthSettings):
     seconds: tuple[FiniteFloat, ...] = Field(default=(1.0, 2.5, 5.0), min_length=1)
     tokens: tuple[int, ...] = Field(default=(16, 40, 128), min_length=1)
     batches: tuple[PositiveInt, ...] = Field(default=(1, 3), min_length=1)
+    license: str | None = None
+
+    @property
+    def of_graphs(self) -> dict[str, object]:
+        """The settings that decide what is in the graphs of one variant."""
+        return self.model_dump(mode="json", exclude={"variants", "license"})
+
+    @field_validator("license", mode="before")
+    @classmethod
+    def _is_a_hub_name(cls, name: object) -> object:
+        if name is not None and not (isinstance(name, str) and LICENCE.fullmatch(name)):
+            raise ValueError(
+                "should be the Hub's name of a licence, in small letters: apache-2.0, mit, "
+                "cc-by-nc-4.0 …"
+            )
+        return name
 
     @field_validator("variants")
     @classmethod

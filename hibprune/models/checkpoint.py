@@ -20,6 +20,7 @@ from hibprune.errors import UserError
 from hibprune.models.architecture import attention_of, read_configuration, require_weights_to_fill
 from hibprune.models.families import family_of, has_decoder
 from hibprune.models.layouts import Family
+from hibprune.models.licence import stated_licence
 from hibprune.models.parts import WEIGHTS, plain_faults, pretrained
 from hibprune.models.preprocessing import (
     Preprocessor,
@@ -32,6 +33,7 @@ from hibprune.models.preprocessing import (
 from hibprune.models.source import EXTRACTOR_FILES, TOKENIZER_FILES, ModelSource, weight_files
 from hibprune.models.staging import StagedCheckpoint
 from hibprune.models.trial import shortest_taken, trial_length, try_model
+from hibprune.records.licence import Licence
 from hibprune.records.medium import SOUND, TEXT
 from hibprune.tasks import TaskBase, Vocabulary
 
@@ -54,6 +56,8 @@ class Checkpoint:
     """A digest of all that decides what the model says."""
     staged: StagedCheckpoint | None = None
     """What it was loaded from, there while it is used."""
+    licence: Licence | None = None
+    """That which the checkpoint's own card states."""
 
     def read(self, content: Content, limits: DurationLimits) -> Reading:
         """A waveform at the model's sampling rate, or a text. Raises ContentFault."""
@@ -127,6 +131,7 @@ def load_checkpoint(
         source=source,
         identity=staged.identity,
         staged=staged,
+        licence=stated_licence(directory, name),
     )
 
 

@@ -180,7 +180,8 @@ def _from_hub(source: ModelSource) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from requests.exceptions import RequestException
 
-    small = (*CONFIGURATION_FILES, *EXTRACTOR_FILES, *TOKENIZER_FILES)
+    # The card for the licence that it states.
+    small = ("README.md", *CONFIGURATION_FILES, *EXTRACTOR_FILES, *TOKENIZER_FILES)
     weights = ["model*.safetensors", f"{SAFETENSORS}{INDEX}"]
     pickled = ["pytorch_model*.bin", f"{PICKLE}{INDEX}"] if source.pickle else []
     try:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from hibprune.records.base import Interval, Record
 from hibprune.records.example import Example
 from hibprune.records.generation import GenerationSettings
+from hibprune.records.licence import Licence
 from hibprune.records.measurements import AtWork, Gate, Measurement
 from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
@@ -27,7 +28,7 @@ SPEEDUP = "min_speedup"
 class ModelSummary(Record):
     """Which checkpoint was pruned; `identity` is a digest of its weights and configuration.
 
-    `on_hub` tells a Hub id from a directory.
+    `on_hub` tells a Hub id from a directory; `licence` is None where nobody states one.
     """
 
     source: str
@@ -35,6 +36,7 @@ class ModelSummary(Record):
     revision: str | None
     family: str
     identity: str
+    licence: Licence | None = None
 
 
 class AttributionSummary(Record):

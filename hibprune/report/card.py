@@ -5,6 +5,7 @@ from __future__ import annotations
 from hibprune.records.manifest import Manifest
 from hibprune.report import wording
 from hibprune.report.caveats import caveats
+from hibprune.report.citations import citations
 from hibprune.report.gates import gates_sentence
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.numbers import capitalised
@@ -42,6 +43,7 @@ def model_card(manifest: Manifest, recipe_yaml: str) -> str:
             "scored_by": plain(scored_by(manifest.attribution)),
             "removed": _removed(manifest),
             "limits": _limits(manifest),
+            "citations": [plain(source) for source in citations(manifest)],
             "recipe_yaml": fenced(recipe_yaml, "yaml"),
         },
     )
@@ -63,11 +65,19 @@ def _metadata(manifest: Manifest) -> str:
             metric_type=metric.name.lower(),
             metric_name=f"{metric.name} of {one.name}",
             metric_value=round(one.metric.value, 6),
+            metric_args={
+                "interval_95": [round(bound, 6) for bound in one.metric.interval],
+                "n": one.metric.n,
+            },
         )
         for one in manifest.variants
         if not one.is_rival
     ]
+    licence = manifest.model.licence
     data = ModelCardData(
+        license=None if licence is None else licence.id,
+        license_name=None if licence is None else licence.name,
+        license_link=None if licence is None else licence.link,
         library_name="transformers",
         pipeline_tag=pipeline_tag,
         tags=["hibprune", "pruned", "onnx", model.family],
@@ -144,8 +154,22 @@ def _limits(manifest: Manifest) -> list[str]:
         "No training followed the removal of heads."
         if manifest.recovery is None
         else "Training followed the removal: towards the original, not towards better answers.",
-        "Licence and intended use are those of the original model.",
+        _licence_sentence(manifest),
     ]
     if manifest.original.latency:
         limits.insert(2, "Latency holds for the machine and settings named above.")
     return limits
+
+
+def _licence_sentence(manifest: Manifest) -> str:
+    licence = manifest.model.licence
+    if licence is None:
+        return (
+            "Licence and intended use are those of the original model; no licence is stated in its "
+            "directory."
+        )
+    stated = "the recipe" if licence.taken_from == "recipe" else f"its {plain(licence.taken_from)}"
+    return (
+        "Licence and intended use are those of the original model; the licence is "
+        f"{plain(licence.name or licence.id)}, as {stated} states."
+    )

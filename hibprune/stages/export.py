@@ -61,7 +61,7 @@ def export(
             "name": run.recipe.name,
             "original": [original.metric, original.value],
             "model": made,
-            "settings": settings.model_dump(mode="json", exclude={"variants"}),
+            "settings": settings.of_graphs,
         },
         Parity,
         export,

@@ -40,7 +40,7 @@ def exported_original(run: Run, bench: Workbench, original: VariantPlan) -> Done
     return once(
         run,
         "export-original",
-        {"settings": settings.model_dump(mode="json", exclude={"variants"})},
+        {"settings": settings.of_graphs},
         Parity,
         export,
         lambda parity: f"at most {parity.worst.relative_diff:.1e} from PyTorch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hibprune.data import Selection
 from hibprune.recipe import LoadedRecipe
+from hibprune.records.licence import Licence
 from hibprune.records.manifest import DataSummary, ModelSummary, SkippedClip
 from hibprune.stages.load import Material
 
@@ -17,7 +18,16 @@ def model_summary(loaded: LoadedRecipe, material: Material) -> ModelSummary:
         revision=source.revision,
         family=material.checkpoint.family.model_type,
         identity=material.checkpoint.identity,
+        licence=_licence(loaded, material),
     )
+
+
+def _licence(loaded: LoadedRecipe, material: Material) -> Licence | None:
+    """That of the recipe before that which the checkpoint's own card states."""
+    told = loaded.recipe.export.license
+    if told is not None:
+        return Licence(id=told, taken_from="recipe")
+    return material.checkpoint.licence
 
 
 def data_summary(selection: Selection, kind: str) -> DataSummary:
