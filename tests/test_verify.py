@@ -196,3 +196,28 @@ def test_the_cards_javascript_says_what_predict_says(copied: Path, tmp_path: Pat
     )
     told = invoke("predict", copied, copied / "clip.wav", "--json").stdout
     assert said.stdout.strip() == json.loads(told)["prediction"]
+
+
+def test_show_opens_the_page_in_a_browser(
+    finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def browser(address: str) -> bool:
+        opened.append(address)
+        return len(opened) == 1
+
+    monkeypatch.setattr("webbrowser.open", browser)
+    place = finished("keyword_spotting")
+    result = invoke("show", place, "--open")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert opened == [(place / "report.html").resolve().as_uri()]
+    without = invoke("show", place, "--open", "--json")
+    assert without.stderr == (f"no browser is to be had here: open {place}/report.html yourself\n")
+    assert json.loads(without.stdout)["schema_version"] == 2
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    shutil.copy(place / "manifest.json", copied)
+    assert faults(invoke("show", copied, "--open")) == [
+        f"{copied}/report.html: no such page: run again, or copy it along"
+    ]

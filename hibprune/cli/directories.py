@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from hibprune.errors import UserError, printable
-from hibprune.execution.console import say, say_json
+from hibprune.execution.console import REPORT_PAGE, say, say_json, show_in_browser
 from hibprune.execution.libraries import quiet_libraries, require_packages
-from hibprune.execution.options import TIMEOUT, VARIANT, output_option
+from hibprune.execution.options import OPEN, TIMEOUT, VARIANT, output_option
 
 DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
 
@@ -89,11 +89,14 @@ def predict(
 @click.command()
 @DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
-def show(directory: Path, as_json: bool) -> None:
+@OPEN
+def show(directory: Path, as_json: bool, opens: bool) -> None:
     """Print what a finished run in DIRECTORY found: its variants, which to deploy, its gates."""
     from hibprune.execution.output import read_manifest
 
     manifest = read_manifest(directory)
+    if opens:
+        show_in_browser(directory / REPORT_PAGE)
     if as_json:
         say_json(manifest.model_dump_json(indent=1))
         return

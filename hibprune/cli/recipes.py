@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hibprune.errors import UserError
-from hibprune.execution.console import GATE_FAILED, say, say_json, typed
+from hibprune.execution.console import (
+    GATE_FAILED,
+    REPORT_PAGE,
+    say,
+    say_json,
+    show_in_browser,
+    typed,
+)
 from hibprune.execution.libraries import quiet_libraries, require_packages, share_the_processor
 from hibprune.execution.options import (
     JUNIT,
+    OPEN,
     OVERRIDES,
     RECIPE,
     TARGETS,
@@ -54,7 +62,8 @@ def narrating(as_json: bool, quiet: bool) -> Narrator:
 @click.command()
 @recipe_options("<recipe name>", printed="the manifest")
 @JUNIT
-def run(given: Given, junit: Path | None) -> None:
+@OPEN
+def run(given: Given, junit: Path | None, opens: bool) -> None:
     """Score, remove, repair, train if asked to, validate, export and benchmark as RECIPE says.
 
     Under torchrun, several processes score the samples and train together.
@@ -93,6 +102,8 @@ def run(given: Given, junit: Path | None) -> None:
     from hibprune.report.gates import verdict_lines
 
     tell_ci(manifest, junit, os.environ.get("GITHUB_STEP_SUMMARY"))
+    if opens:
+        show_in_browser(directory / REPORT_PAGE)
 
     for line in verdict_lines(manifest.gates):
         click.echo(line, err=True)

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ BAD_INPUT, GATE_FAILED, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """What the system says of a standard output that cannot be written to."""
 
+REPORT_PAGE = "report.html"
 LONGEST_LINE = 1000
 """Characters of an error; paths may be long, what a recipe holds is quoted in part."""
 
@@ -87,6 +89,18 @@ def output_fault(error: OSError) -> str:
 def say(line: str) -> None:
     """Print a line of text in which a stranger's words may be."""
     click.echo(printable(line))
+
+
+def show_in_browser(page: Path) -> None:
+    """Open a page in the user's browser; says so where there is none.
+
+    Raises:
+        UserError: there is no such page.
+    """
+    if not page.is_file():
+        raise UserError(f"{page}: no such page: run again, or copy it along")
+    if not webbrowser.open(page.resolve().as_uri()):
+        click.echo(f"no browser is to be had here: open {printable(str(page))} yourself", err=True)
 
 
 def typed() -> tuple[str, ...]:

@@ -34,6 +34,7 @@ TARGETS = click.option(
     "size_mb or metric_drop. Each takes the "
     "place of the recipe's budget; its kinds and min_heads_per_layer stay.",
 )
+OPEN = click.option("--open", "opens", is_flag=True, help="Open report.html in the browser.")
 VARIANT = click.option(
     "--variant",
     default="pruned",

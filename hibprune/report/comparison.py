@@ -1,4 +1,4 @@
-"""`compare.md`, `compare.csv` and `compare.json`: a comparison for people and for programs."""
+"""`compare.html`, `.md`, `.csv` and `.json`: a comparison for people and for programs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from hibprune.execution.files import write_text
 from hibprune.execution.output import COMPARISON
-from hibprune.records.comparison import NO_REPAIR, Comparison, ScoredMethod
+from hibprune.records.comparison import NO_REPAIR, Comparison, Curve, ScoredMethod
 from hibprune.records.statistics import FEW
 from hibprune.report.comparison_tables import area, areas_table, estimate, finding, values_table
 from hibprune.report.curves import curve_figure
+from hibprune.report.html import markdown_page
 from hibprune.report.markdown import fenced, plain, table
-from hibprune.report.numbers import MINUS, duration, listing
+from hibprune.report.numbers import MINUS, duration, listing, percent
 from hibprune.report.ranking import ranking_finding
 from hibprune.report.repair import repair_name
 from hibprune.report.transcripts import transcripts_sentence
@@ -33,7 +34,10 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
         for suffix in ("png", "svg"):
             curve_figure(comparison, scope, directory / f"{COMPARISON}-{scope}.{suffix}")
     write_text(directory / f"{COMPARISON}.csv", comparison_csv(comparison))
-    write_text(directory / f"{COMPARISON}.md", comparison_markdown(comparison))
+    markdown = comparison_markdown(comparison)
+    write_text(directory / f"{COMPARISON}.md", markdown)
+    title = f"methods compared, {comparison.recipe}"
+    write_text(directory / f"{COMPARISON}.html", markdown_page(title, markdown, directory))
     write_text(directory / f"{COMPARISON}.json", comparison.model_dump_json(indent=1) + "\n")
 
 
@@ -58,15 +62,51 @@ def comparison_markdown(comparison: Comparison) -> str:
     """Write the page; pictures are referenced beside it."""
     sections = [
         f"# Attribution methods compared: {plain(comparison.recipe)}",
+        comparison_verdict(comparison),
         _what(comparison),
         *(_scope(comparison, scope) for scope in comparison.scopes),
         _own_metric(comparison),
         _cost(comparison),
         _agreement(comparison),
         _reading(comparison),
+        _data(comparison),
         _reproduction(comparison),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def comparison_verdict(comparison: Comparison) -> str:
+    """Which method came out first in each scope, and whether that is more than chance."""
+    if comparison.guessing:
+        return ""
+    return " ".join(_verdict(comparison, scope) for scope in comparison.scopes)
+
+
+def _verdict(comparison: Comparison, scope: str) -> str:
+    curves, n = comparison.of_scope(scope), comparison.validation.n
+    sign = -1 if comparison.higher_is_better else 1
+    best = min(curves, key=lambda curve: sign * area(curve).value)
+    ranked = "highest" if comparison.higher_is_better else "lowest"
+    shares = [point.share for curve in curves for point in curve.points]
+    found: dict[str, list[str]] = {}
+    for curve in curves:
+        found.setdefault(finding(comparison, curve), []).append(_named(comparison, curve))
+    against = "; ".join(
+        f"{said} {listing(found[said])}"
+        for said in ("better", "within the noise", "worse")
+        if said in found
+    )
+    return (
+        f"**{WHERE[scope]}, {_named(comparison, best)} comes out first: the {ranked} mean "
+        f"{metric_name(comparison.metric)} up to {percent(max(shares), 0)} of the heads removed, "
+        f"{estimate(area(best), n)}.** Against {plain(comparison.reference)}: {against}."
+    )
+
+
+def _named(comparison: Comparison, curve: Curve) -> str:
+    """A curve in a sentence: its method and, where several were tried, its repair."""
+    repaired = f" with repair {curve.repair}" if len(comparison.repairs) > 1 else ""
+    return plain(f"{curve.label}{repaired}")
 
 
 def _what(comparison: Comparison) -> str:
@@ -244,6 +284,16 @@ def _reading(comparison: Comparison) -> str:
         f"split-half speaks of.{band}{repaired} Shares are those really removed: a fraction is "
         "rounded down to whole heads."
     )
+
+
+def _data(comparison: Comparison) -> str:
+    rows = [
+        (use, data.kind, data.n, len(data.skipped), data.identity[:12])
+        for use, data in (
+            ("calibration", comparison.calibration), ("validation", comparison.validation),
+        )
+    ]  # fmt: skip
+    return f"## Data\n\n{table('llrrl', ['use', 'kind', 'clips', 'skipped', 'digest'], rows)}"
 
 
 def _reproduction(comparison: Comparison) -> str:

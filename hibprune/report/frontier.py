@@ -17,13 +17,14 @@ from hibprune.records.units import pool_words
 from hibprune.records.variants import ORIGINAL, Variant
 from hibprune.report.curves import COLOURS, MARKERS
 from hibprune.report.figures import FAINT, INK, TEXT_SIZE, dress, save
+from hibprune.report.html import markdown_page
 from hibprune.report.markdown import fenced, plain, table
 from hibprune.report.mix import COUNTED, FIGURES, figure
 from hibprune.report.numbers import capitalised, count, listing, percent
 from hibprune.report.terminal import cell
 from hibprune.report.variants import VariantRow, latency_work, variant_row
 from hibprune.report.variants_figure import across
-from hibprune.report.wording import by_setting, factored_words, metric_name
+from hibprune.report.wording import Finding, by_setting, change_finding, factored_words, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,6 +154,7 @@ def frontier_markdown(frontier: Frontier) -> str:
         "\n\n".join(
             [
                 f"# {plain(frontier.recipe)}: what each budget costs",
+                *_verdict(frontier),
                 f"![{metric} against latency and against size]({STEM}.png)",
                 table("rlrlrr" + "r" * len(speeds), header, rows),
                 plain(" ".join(_remarks(frontier))),
@@ -166,11 +168,53 @@ def frontier_markdown(frontier: Frontier) -> str:
     )
 
 
+def _verdict(frontier: Frontier) -> Iterator[str]:
+    """The smallest of the models without a loss, or else of those whose loss may be chance."""
+    original, metric = original_of(frontier), metric_name(frontier.metric.name)
+    made = [(point, variant) for point in frontier.points for variant in point.variants]
+    for accepted, said in (
+        ((None, "no change", "within noise"), "The smallest without a loss beyond noise"),
+        (("unconfirmed",), f"No budget is shown to keep the {metric}; the smallest whose loss the "
+         "data cannot confirm"),
+    ):  # fmt: skip
+        kept = [one for one in made if _loss(original, one[1]) in accepted]
+        if kept:
+            yield f"**{said} is {_at_a_glance(original, *min(kept, key=_bytes), metric)}.**"
+            return
+    yield f"**Every budget costs more {metric} than noise explains.**"
+
+
+def _bytes(made: tuple[FrontierPoint, Variant]) -> int:
+    return made[1].size_bytes
+
+
+def _loss(original: Variant, variant: Variant) -> Finding | None:
+    """What a loss amounts to; None for a gain."""
+    before, after = original.metric, variant.metric
+    if after.value != before.value and (after.value > before.value) == after.higher_is_better:
+        return None
+    return change_finding(before, after, variant.change)
+
+
+def _at_a_glance(original: Variant, point: FrontierPoint, variant: Variant, metric: str) -> str:
+    row = variant_row(original, variant)
+    speeds = [
+        f"{speed} as fast at {at.length}"
+        for speed, at in zip(row.speeds, original.latency, strict=True)
+    ]
+    name, asked = point.budget.name, point.budget.asked
+    told = ", ".join([f"{row.metric} ({row.interval})", row.size, *speeds[-1:]])
+    return f"{plain(variant.name)} at {FIGURES[name]} {figure(name, asked)}: {metric} {told}"
+
+
 def write_frontier(frontier: Frontier, directory: Path) -> None:
     """Write page, pictures and, last of all, the JSON."""
     for suffix in ("png", "svg"):
         frontier_figure(frontier, directory / f"{STEM}.{suffix}")
-    write_text(directory / f"{STEM}.md", frontier_markdown(frontier))
+    markdown = frontier_markdown(frontier)
+    write_text(directory / f"{STEM}.md", markdown)
+    title = f"what budgets cost, {frontier.recipe}"
+    write_text(directory / f"{STEM}.html", markdown_page(title, markdown, directory))
     write_text(directory / f"{STEM}.json", frontier.model_dump_json(indent=1) + "\n")
 
 

@@ -1,10 +1,10 @@
-"""`report.html`: the report as one file for people, with its pictures inside."""
+"""Pages for people: a text in Markdown as one HTML file, with its pictures inside."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ from hibprune.report.figures import head_grid
 from hibprune.report.spread import score_limits, spread_of
 from hibprune.report.template import filled_page
 
-HEADS = "figures/heads.png"
-"""The picture that is a table here, whose cells tell their figures."""
+FIGURES, HEADS = "figures", "heads.png"
+"""Where a report's pictures lie, and the one that is a table here, whose cells tell figures."""
 MAX_PICTURE_BYTES = 2**22
 LIGHT, DARK = "#ffffff", "#22272e"
 
@@ -53,31 +53,45 @@ class LayerRow(NamedTuple):
 def report_html(
     recipe: str, markdown: str, scores: Scores, plan: Plan, label: str, directory: Path
 ) -> str:
-    """The report's Markdown as a page that needs nothing else: no network, no other file.
+    """The report's Markdown as a page.
 
-    Pictures are read from `directory`; the map of heads becomes a table that tells each head's
-    score, error, rank and fate to pointer, keyboard and screen reader.
+    The map of heads becomes a table that tells each head's score, error, rank and fate to pointer,
+    keyboard and screen reader.
     """
-    heads = heads_table(scores, plan, label)
-    page, sections = _rendered(markdown, heads, directory)
-    return filled_page(
-        "report.html.jinja", {"recipe": recipe, "sections": sections, "body": Markup(page)}
+    return markdown_page(
+        recipe, markdown, directory / FIGURES, {HEADS: heads_table(scores, plan, label)}
     )
 
 
-def _rendered(markdown: str, heads: str, directory: Path) -> tuple[str, list[Section]]:
+def markdown_page(
+    title: str, markdown: str, pictures: Path, replaced: Mapping[str, str] | None = None
+) -> str:
+    """A page of ours that needs nothing else: no network, no other file.
+
+    Pictures are read from one directory, whatever folder the Markdown names them in; `replaced`
+    holds HTML to stand in the place of some, by their names.
+    """
+    body, sections = _rendered(markdown, pictures, replaced or {})
+    return filled_page(
+        "report.html.jinja", {"title": title, "sections": sections, "body": Markup(body)}
+    )
+
+
+def _rendered(
+    markdown: str, pictures: Path, replaced: Mapping[str, str]
+) -> tuple[str, list[Section]]:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
     sections = _anchored(tokens)
     _lift_pictures(tokens)
 
     def image(_: Any, inline: Sequence[Token], at: int, *rest: Any) -> str:
-        source = str(inline[at].attrs["src"])
-        if source == HEADS:
-            return heads
-        picture = base64.b64encode(_picture(directory, source)).decode()
+        name = PurePosixPath(str(inline[at].attrs["src"])).name
+        if name in replaced:
+            return replaced[name]
+        content = read_bounded(pictures / name, MAX_PICTURE_BYTES, within=pictures)
         text = Markup.escape(inline[at].content)
-        source = f"data:image/png;base64,{picture}"
+        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
         return f'<figure><img src="{source}" alt="{text}"></figure>\n'
 
     def table_open(*_: Any) -> str:
@@ -111,13 +125,6 @@ def _lift_pictures(tokens: Sequence[Token]) -> None:
         children = inline.children or ()
         if opening.type == "paragraph_open" and [one.type for one in children] == ["image"]:
             opening.hidden = closing.hidden = True
-
-
-def _picture(directory: Path, source: str) -> bytes:
-    """A picture of ours; its place is in our own text, and no other place is read."""
-    if PurePosixPath(source).parent != PurePosixPath("figures"):
-        raise ValueError(f"a picture that is not among the report's: {source}")
-    return read_bounded(directory / source, MAX_PICTURE_BYTES, within=directory)
 
 
 def heads_table(scores: Scores, plan: Plan, label: str) -> str:
