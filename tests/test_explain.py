@@ -164,7 +164,11 @@ def test_maps_are_the_models_own_attention(stand_in: StandIn) -> None:
         (("--head", "-1.0"), "--head: '-1.0' is no head: write layer and head from 0 on, e.g. 2.5"),
         (("--parts", "map"), "--parts: unknown part 'map' (did you mean 'maps'?)"),
         (("--parts", ","), "--parts: nothing in it: any of maps, inputs, tree, degradation, "
-         "functions, stacks, triggers"),
+         "functions, stacks, triggers, gates"),
+        (("--penalties", "0.1,x"), "--penalties: 'x' is no penalty: write numbers from 0 on, "
+         "e.g. 0,0.03,0.1"),
+        (("--penalties", "-1"), "--penalties: '-1' is no penalty: write numbers from 0 on, "
+         "e.g. 0,0.03,0.1"),
         (("--clip", "a.wav") * 21, "--clip: 21 of them: give at most 20"),
     ],
 )  # fmt: skip
@@ -226,6 +230,54 @@ def test_a_recogniser_with_a_decoder_has_three_kinds_of_attention(
     removed = [[point.removed for point in curve.points] for curve in found.stacks.curves]
     assert removed == [[2, 4, 6, 8], [2, 4, 6], [2, 4, 6, 8], [2, 4, 6, 8]]
     assert found.stacks.metric == "token accuracy"
+
+
+def test_training_under_a_price_keeps_ever_fewer_heads(
+    stand_in_of: Callable[[str], StandIn],
+) -> None:
+    stand_in = stand_in_of("encoder_decoder")
+    settings = "{method: gates, train: model, steps: 12, learning_rate: 0.6, samples_per_step: 6}"
+    options = ("--parts", "gates", f"--set=attribution={settings}", "--penalties", "30,0,0.2")
+    found, said = explained(stand_in, *options)
+    kept = found.kept
+    assert kept is not None
+    assert kept.heads == {"encoder": 8, "decoder.self": 8, "decoder.cross": 8}
+    assert kept.trained == "model"
+    assert [point.penalty for point in kept.points] == [0, 0.2, 30]
+    counts = [len(point.kept) for point in kept.points]
+    assert 24 >= counts[0] >= counts[1] > counts[2] == 0
+    assert counts[0] > 12, "what costs nothing stays, unless answers are better without"
+    # The model itself was not trained: without gates it answers as before.
+    assert explained(stand_in, "--parts", "stacks")[0].stacks.whole == kept.whole
+    page = (stand_in.root / "out/explain.html").read_text()
+    assert "Heads that training keeps" not in page
+    # Taken up again penalty by penalty: two that are there, and a new one.
+    again, said = explained(stand_in, *options[:-1], "0,0.2,1")
+    steps = words_of_steps(said)
+    assert [steps[f"gates at {one}"] for one in ("0", "0.2")] == ["done", "done"]
+    assert steps["gates at 1"] != "done"
+    assert again.kept is not None
+    assert again.kept.points[:2] == kept.points[:2]
+    page = Page((stand_in.root / "out/explain.html").read_text())
+    assert page.headings == ["Heads that training keeps", "To do it again"]
+    assert (stand_in.root / "out/explain-gates.png").exists()
+
+
+def test_gates_closed_are_heads_silenced(stand_in: StandIn) -> None:
+    """With the weights as they are and gates of 0 and 1, the metric is that of silenced heads."""
+    settings = "{method: gates, steps: 30, learning_rate: 2.0, samples_per_step: 6}"
+    found, _ = explained(
+        stand_in, "--parts", "gates", f"--set=attribution={settings}", "--penalties", "30",
+        "--samples", "0",
+    )  # fmt: skip
+    assert found.kept is not None
+    assert found.kept.trained == "gates"
+    (point,) = found.kept.points
+    assert point.kept == ()
+    stacks, _ = explained(stand_in, "--parts", "stacks", "--samples", "0")
+    assert stacks.stacks is not None
+    assert stacks.stacks.curves[0].points[-1].removed == ALL_HEADS
+    assert point.value == stacks.stacks.curves[0].points[-1].value
 
 
 def test_an_interrupted_degradation_goes_on_clip_by_clip(
