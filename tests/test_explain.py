@@ -245,7 +245,7 @@ def test_training_under_a_price_keeps_ever_fewer_heads(
     assert kept.trained == "model"
     assert [point.penalty for point in kept.points] == [0, 0.2, 30]
     counts = [len(point.kept) for point in kept.points]
-    assert 24 >= counts[0] >= counts[1] > counts[2] == 0
+    assert 24 >= counts[0] >= counts[1] >= counts[2] == 0
     assert counts[0] > 12, "what costs nothing stays, unless answers are better without"
     # The model itself was not trained: without gates it answers as before.
     assert explained(stand_in, "--parts", "stacks")[0].stacks.whole == kept.whole
@@ -253,9 +253,8 @@ def test_training_under_a_price_keeps_ever_fewer_heads(
     assert "Heads that training keeps" not in page
     # Taken up again penalty by penalty: two that are there, and a new one.
     again, said = explained(stand_in, *options[:-1], "0,0.2,1")
-    steps = words_of_steps(said)
-    assert [steps[f"gates at {one}"] for one in ("0", "0.2")] == ["done", "done"]
-    assert steps["gates at 1"] != "done"
+    taken_up = re.findall(r"^gates at (\S+) +done\b", said, re.MULTILINE)
+    assert taken_up == ["0", "0.2"]
     assert again.kept is not None
     assert again.kept.points[:2] == kept.points[:2]
     page = Page((stand_in.root / "out/explain.html").read_text())
