@@ -452,6 +452,17 @@ def test_the_figures_of_its_readme_are_those_that_are_kept() -> None:
                 numbers = [estimate["value"], *estimate["interval"]]
                 assert re.findall(r"-?[\d.]+", told) == [f"{number:.3f}" for number in numbers]
         assert height == f"{curve['area']:.3f}"
+    swept = json.loads((root / "recipes/quickstart/explain/gates.json").read_text())
+    assert swept["command"] in text
+    points = swept["kept"]["points"]
+    rows = re.findall(
+        r"^\| ([\d.]+) \| (\d+) \| ([\d.]+) % \(([\d.]+) to ([\d.]+)\) \|$", text, re.M
+    )
+    assert rows == [
+        (f"{one['penalty']:g}", str(len(one["kept"])), *_percent(one["value"])) for one in points
+    ]
+    told = "{} % ({} to {}) as the model is".format(*_percent(swept["kept"]["whole"]))
+    assert told in " ".join(text.split())
     functions = kept["functions"]
     assert not any(head["function"] == "positional" for head in functions["heads"])
     told = {one["number"]: one["spearman"] for one in functions["correlations"]}
@@ -462,3 +473,7 @@ def test_the_figures_of_its_readme_are_those_that_are_kept() -> None:
     others = [one["interval"] for name, one in told.items() if name != "globalness"]
     assert all(low <= 0 <= high for low, high in others)
     assert (root / "recipes/quickstart/explain/maps.png").stat().st_size < 150_000
+
+
+def _percent(estimate: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{100 * number:.1f}" for number in (estimate["value"], *estimate["interval"]))
