@@ -443,15 +443,17 @@ def test_the_figures_of_its_readme_are_those_that_are_kept() -> None:
     root = Path(__file__).parents[1]
     kept = json.loads((root / "recipes/quickstart/explain/explain.json").read_text())
     text = (root / "hibprune/explaining/README.md").read_text().replace("−", "-")
+    of_texts = json.loads((root / "tests/benchmarks/results/explain_text.json").read_text())
     assert kept["command"] in text
-    for curve in kept["degradation"]["curves"]:
-        (row,) = re.findall(rf"^\| {curve['method']} \| (.*) \|$", text, re.MULTILINE)
-        drop, beyond, height = row.split(" | ")
-        for told, estimate in ((drop, curve["drop"]), (beyond, curve["beyond_chance"])):
-            if estimate is not None:
-                numbers = [estimate["value"], *estimate["interval"]]
-                assert re.findall(r"-?[\d.]+", told) == [f"{number:.3f}" for number in numbers]
-        assert height == f"{curve['area']:.3f}"
+    assert of_texts["command"] in text
+    _assert_degradation_is_told(kept, text.partition("## On a classifier of texts")[0])
+    _assert_degradation_is_told(of_texts, text.partition("## On a classifier of texts")[2])
+    for attack in (*of_texts["triggers"]["attacks"], of_texts["triggers"]["random"]):
+        low, high = (f"{100 * end:.0f}" for end in attack["interval"])
+        share = f"{100 * attack['changed'] / attack['tried']:.0f}"
+        told = " … ".join(attack["words"]) or "drawn by chance"
+        counts = f"{attack['changed']} of {attack['tried']}"
+        assert f"| {told} | {attack['of']} | {counts} | {share} % ({low} to {high}) |" in text
     swept = json.loads((root / "recipes/quickstart/explain/gates.json").read_text())
     assert swept["command"] in text
     points = swept["kept"]["points"]
@@ -477,3 +479,14 @@ def test_the_figures_of_its_readme_are_those_that_are_kept() -> None:
 
 def _percent(estimate: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f"{100 * number:.1f}" for number in (estimate["value"], *estimate["interval"]))
+
+
+def _assert_degradation_is_told(kept: dict[str, Any], text: str) -> None:
+    for curve in kept["degradation"]["curves"]:
+        (row,) = re.findall(rf"^\| {curve['method']} \| (.*) \|$", text, re.MULTILINE)
+        drop, beyond, height = row.split(" | ")
+        for told, estimate in ((drop, curve["drop"]), (beyond, curve["beyond_chance"])):
+            if estimate is not None:
+                numbers = [estimate["value"], *estimate["interval"]]
+                assert re.findall(r"-?[\d.]+", told) == [f"{number:.3f}" for number in numbers]
+        assert height == f"{curve['area']:.3f}"
