@@ -6,8 +6,9 @@ Speech, voices, noises and rooms are the quickstart's (recipes/quickstart/build.
 must be installed). A clip is two to four words of one voice with short gaps between them. The
 encoder starts from the quickstart's weights. Voices of the calibration clips are left out of
 training here, though the encoder it starts from has heard them; those of the validation clips were
-never heard at all. Nothing is selected: the model is the one of the last step. calibration_300.jsonl
-has the 60 calibration clips and 240 others of the same voices, for draws that differ and for repair.
+never heard at all. Nothing is selected: the model is the one of the last step. To the 60 clips of
+calibration.jsonl, calibration_300.jsonl adds 240 others of the same voices, for draws that differ
+and for repair.
 
 Words are short beside what the convolutions see, half a second, so that this recogniser leans on
 its heads little: its WER of 11 % becomes 24 to 28 % with all but one of them silenced, and rankings
