@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 from manifests import RECIPE, make_manifest, make_plan, make_scores
 
+from hibprune.records.manifest import UnitSummary
+from hibprune.records.repair import Repair, SublayerRepair
 from hibprune.records.units import Head
 from hibprune.report.answers import changed_answers
+from hibprune.report.bars import drawn_sections, repair_bars, units_bars
 from hibprune.report.files import write_report
+from hibprune.report.numbers import milliseconds
 
 EVIL = '<script>alert("x")</script> [a](javascript:alert(1)) <img src=http://x/y onerror=z>'
 CHROMIUM = next(
@@ -204,3 +208,56 @@ def test_a_browser_shows_and_prints_it_without_a_complaint(page: str, tmp_path: 
     )  # fmt: skip
     assert "CONSOLE" not in said.stderr
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+class TestBars:
+    def test_a_layer_s_bar_is_as_long_as_what_it_keeps(self) -> None:
+        units = UnitSummary(
+            total=20, share=0.5, scope="global", method="magnitude", settings={}, seconds=1.0,
+            removed={0: (1, 2, 3), 1: ()}, kept={0: 9, 1: 8},
+        )  # fmt: skip
+        drawn = units_bars(units)
+        # Of the widest layer's 12 units.
+        spans = r'<span class="(\w+)" style="left: ([\d.]+)%; width: ([\d.]+)%"'
+        assert re.findall(spans, drawn) == [
+            ("kept", "0.0", "75.0"), ("lost", "75.0", "25.0"),
+            ("kept", "0.0", "66.67"), ("lost", "66.67", "0.0"),
+        ]  # fmt: skip
+        assert re.findall(r'<td class="told">(.*?)</td>', drawn) == ["9 of 12 kept", "8 of 8 kept"]
+
+    def test_errors_before_and_after_share_a_scale_and_a_fit_that_did_not_help_changes_none(
+        self,
+    ) -> None:
+        def sublayer(before: float, after: float, refitted: bool) -> SublayerRepair:
+            return SublayerRepair(
+                layer=0, kind="head", name="attention <x>", removed=1, kept=3, strength=0.1,
+                before=before, after=after, refitted=refitted,
+            )  # fmt: skip
+
+        sublayers = (sublayer(0.4, 0.1, True), sublayer(0.2, 0.3, False))
+        drawn = repair_bars(
+            Repair(kind="least-squares", clips=1, held_out=1, frames=9, sublayers=sublayers)
+        )
+        assert re.findall(r'class="(lost|after)" style="left: 0.0%; width: ([\d.]+)%"', drawn) == [
+            ("lost", "100.0"), ("after", "25.0"), ("lost", "50.0"), ("after", "50.0"),
+        ]  # fmt: skip
+        assert "40.0 % → 10.0 %; 1 removed, 3 kept" in drawn
+        assert "20.0 % → old weights kept" in drawn
+        assert "attention &lt;x&gt;" in drawn
+
+    def test_they_stand_in_the_place_of_the_tables_and_say_all_that_those_say(
+        self, tmp_path: Path
+    ) -> None:
+        manifest = make_manifest()
+        page = page_of(tmp_path)
+        Reading(page)
+        drawn = drawn_sections(manifest)
+        assert "Latency" in drawn
+        for title, one in drawn.items():
+            section = page.split(f">{title}</h2>")[1].split("<h2")[0]
+            assert one.html in section
+            told = set(re.findall(r"<td[^>]*>([^<]+)</td>", section))
+            assert told, title
+        for variant in manifest.variants:
+            for latency in variant.latency:
+                assert f"99 % within {milliseconds(latency.times.p99)}" in page

@@ -37,7 +37,7 @@ def write_report(
         manifest, scores, plan, recipe_yaml, changed_answers(manifest, directory)
     )
     write_text(directory / "report.md", markdown)
-    page = report_html(manifest.recipe, markdown, scores, plan, label, directory)
+    page = report_html(manifest, markdown, scores, plan, label, directory)
     write_text(directory / "report.html", page)
     write_text(directory / "README.md", model_card(manifest, recipe_yaml))
     return [*written, "report.md", "report.html", "README.md"]

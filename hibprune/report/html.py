@@ -15,7 +15,9 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from hibprune.execution.files import read_bounded
+from hibprune.records.manifest import Manifest
 from hibprune.records.units import Plan, Scores
+from hibprune.report.bars import Drawn, drawn_sections
 from hibprune.report.figures import head_grid
 from hibprune.report.spread import score_limits, spread_of
 from hibprune.report.template import filled_page
@@ -51,39 +53,49 @@ class LayerRow(NamedTuple):
 
 
 def report_html(
-    recipe: str, markdown: str, scores: Scores, plan: Plan, label: str, directory: Path
+    manifest: Manifest, markdown: str, scores: Scores, plan: Plan, label: str, directory: Path
 ) -> str:
     """The report's Markdown as a page.
 
     The map of heads becomes a table that tells each head's score, error, rank and fate to pointer,
-    keyboard and screen reader.
+    keyboard and screen reader; what layers keep and what repair brought back become bars.
     """
     return markdown_page(
-        recipe, markdown, directory / FIGURES, {HEADS: heads_table(scores, plan, label)}
+        manifest.recipe,
+        markdown,
+        directory / FIGURES,
+        {HEADS: heads_table(scores, plan, label)},
+        drawn_sections(manifest),
     )
 
 
 def markdown_page(
-    title: str, markdown: str, pictures: Path, replaced: Mapping[str, str] | None = None
+    title: str,
+    markdown: str,
+    pictures: Path,
+    replaced: Mapping[str, str] | None = None,
+    drawn: Mapping[str, Drawn] | None = None,
 ) -> str:
     """A page of ours that needs nothing else: no network, no other file.
 
     Pictures are read from one directory, whatever folder the Markdown names them in; `replaced`
-    holds HTML to stand in the place of some, by their names.
+    holds HTML to stand in the place of some, by their names, and `drawn` what goes to the first
+    table of a section, by its title.
     """
-    body, sections = _rendered(markdown, pictures, replaced or {})
+    body, sections = _rendered(markdown, pictures, replaced or {}, drawn or {})
     return filled_page(
         "report.html.jinja", {"title": title, "sections": sections, "body": Markup(body)}
     )
 
 
 def _rendered(
-    markdown: str, pictures: Path, replaced: Mapping[str, str]
+    markdown: str, pictures: Path, replaced: Mapping[str, str], drawn: Mapping[str, Drawn]
 ) -> tuple[str, list[Section]]:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
     sections = _anchored(tokens)
     _lift_pictures(tokens)
+    tokens = _with_drawings(tokens, drawn)
 
     def image(_: Any, inline: Sequence[Token], at: int, *rest: Any) -> str:
         name = PurePosixPath(str(inline[at].attrs["src"])).name
@@ -117,6 +129,24 @@ def _anchored(tokens: Sequence[Token]) -> list[Section]:
             opening.attrSet("id", anchor)
             sections.append(Section(words, anchor))
     return sections
+
+
+def _with_drawings(tokens: Sequence[Token], drawn: Mapping[str, Drawn]) -> list[Token]:
+    """The tokens with what is drawn for a section before its first table, or in its place."""
+    waiting, found, left_out = dict(drawn), list[Token](), False
+    title = ""
+    for before, token in zip((None, *tokens), tokens, strict=False):
+        if before is not None and before.type == "heading_open" and before.tag == "h2":
+            title = token.content
+        if token.type == "table_open" and title in waiting:
+            drawing = waiting.pop(title)
+            found.append(Token("html_block", "", 0, content=drawing.html))
+            left_out = drawing.replaces_table
+        if not left_out:
+            found.append(token)
+        elif token.type == "table_close":
+            left_out = False
+    return found
 
 
 def _lift_pictures(tokens: Sequence[Token]) -> None:
