@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from manifests import RECIPE, make_manifest, make_plan, make_scores
 from hibprune.records.manifest import UnitSummary
 from hibprune.records.repair import Repair, SublayerRepair
 from hibprune.records.units import Head
-from hibprune.report.answers import changed_answers
+from hibprune.report.answers import MAX_AUDIO_BYTES, changed_answers, changed_clips
 from hibprune.report.bars import drawn_sections, repair_bars, units_bars
 from hibprune.report.files import write_report
 from hibprune.report.numbers import milliseconds
@@ -261,3 +262,20 @@ class TestBars:
         for variant in manifest.variants:
             for latency in variant.latency:
                 assert f"99 % within {milliseconds(latency.times.p99)}" in page
+
+
+def test_clips_are_played_as_far_as_there_is_room(tmp_path: Path) -> None:
+    said = [{"id": f"c{n}", "reference": "a", "prediction": "a", "errors": 0} for n in range(4)]
+    answers(tmp_path, "original", list(said))
+    answers(tmp_path, "pruned", [{**one, "prediction": "b", "errors": 1} for one in said])
+    room = MAX_AUDIO_BYTES
+    sounds = {"c0": b"x" * (room - 10), "c1": b"y" * 11, "c2": b"z" * 10, "c3": b""}
+    found = changed_clips(make_manifest(), tmp_path, lambda name: sounds[name] or None)
+    assert found is not None
+    assert not found.replaces_table
+    players = Reading(found.html).all("audio")
+    assert [one["aria-label"] for one in players] == ["c0", "c2"]
+    kept = [base64.b64decode(one["src"].removeprefix("data:audio/wav;base64,")) for one in players]
+    assert kept == [sounds["c0"], sounds["c2"]]
+    assert "2 of 4 have room here" in found.html
+    assert changed_clips(make_manifest(), tmp_path, lambda _: None) is None

@@ -68,6 +68,16 @@ class Gates(Settings):
     variant: VariantName = "pruned"
 
 
+class ReportSettings(Settings):
+    """What the page shows beyond figures.
+
+    `audio` puts clips whose answers changed into report.html, as many as 600 kB hold, for whoever
+    reads it to play: set it where the licence of the data allows that.
+    """
+
+    audio: bool = False
+
+
 class Recipe(Settings):
     """Everything a run depends on.
 
@@ -96,6 +106,7 @@ class Recipe(Settings):
     quantize: QuantizeSettings = QuantizeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gates: Gates = Gates()
+    report: ReportSettings = ReportSettings()
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hibprune.execution.files import write_text
 from hibprune.records.manifest import Manifest
 from hibprune.records.units import Plan, Scores
-from hibprune.report.answers import changed_answers
+from hibprune.report.answers import TITLE, changed_answers, changed_clips
+from hibprune.report.bars import drawn_sections
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_map, latency_figure, score_spread
-from hibprune.report.html import report_html
+from hibprune.report.html import heads_table, report_html
 from hibprune.report.page import report_markdown
 from hibprune.report.ranking import score_label
 from hibprune.report.recovery import FIGURE, recovery_figure
@@ -18,9 +20,17 @@ from hibprune.report.variants_figure import variants_figure
 
 
 def write_report(
-    manifest: Manifest, scores: Scores, plan: Plan, recipe_yaml: str, directory: Path
+    manifest: Manifest,
+    scores: Scores,
+    plan: Plan,
+    recipe_yaml: str,
+    directory: Path,
+    sound_of: Callable[[str], bytes | None] | None = None,
 ) -> list[str]:
-    """Write pictures, report and model card; return their paths inside `directory`."""
+    """Write pictures, report and model card; return their paths inside `directory`.
+
+    `sound_of` gives a validation clip's WAV by its id, for the page to play; None: none are played.
+    """
     label = score_label(manifest)
     written = ["figures/variants.png", "figures/heads.png", "figures/spread.png"]
     variants_figure(manifest, directory / "figures/variants.png")
@@ -37,7 +47,11 @@ def write_report(
         manifest, scores, plan, recipe_yaml, changed_answers(manifest, directory)
     )
     write_text(directory / "report.md", markdown)
-    page = report_html(manifest, markdown, scores, plan, label, directory)
+    clips = None if sound_of is None else changed_clips(manifest, directory, sound_of)
+    drawn = {**drawn_sections(manifest), **({TITLE: clips} if clips is not None else {})}
+    page = report_html(
+        manifest.recipe, markdown, heads_table(scores, plan, label), drawn, directory
+    )
     write_text(directory / "report.html", page)
     write_text(directory / "README.md", model_card(manifest, recipe_yaml))
     return [*written, "report.md", "report.html", "README.md"]

@@ -15,9 +15,8 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from hibprune.execution.files import read_bounded
-from hibprune.records.manifest import Manifest
 from hibprune.records.units import Plan, Scores
-from hibprune.report.bars import Drawn, drawn_sections
+from hibprune.report.bars import Drawn
 from hibprune.report.figures import head_grid
 from hibprune.report.spread import score_limits, spread_of
 from hibprune.report.template import filled_page
@@ -53,20 +52,14 @@ class LayerRow(NamedTuple):
 
 
 def report_html(
-    manifest: Manifest, markdown: str, scores: Scores, plan: Plan, label: str, directory: Path
+    recipe: str, markdown: str, heads: str, drawn: Mapping[str, Drawn], directory: Path
 ) -> str:
     """The report's Markdown as a page.
 
-    The map of heads becomes a table that tells each head's score, error, rank and fate to pointer,
-    keyboard and screen reader; what layers keep and what repair brought back become bars.
+    The map of heads becomes the table `heads`, which tells each head's score, error, rank and fate
+    to pointer, keyboard and screen reader; `drawn` is as in `markdown_page`.
     """
-    return markdown_page(
-        manifest.recipe,
-        markdown,
-        directory / FIGURES,
-        {HEADS: heads_table(scores, plan, label)},
-        drawn_sections(manifest),
-    )
+    return markdown_page(recipe, markdown, directory / FIGURES, {HEADS: heads}, drawn)
 
 
 def markdown_page(

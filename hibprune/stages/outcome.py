@@ -53,6 +53,7 @@ from hibprune.stages.budget import mixed_kinds, takes_ranks
 from hibprune.stages.findings import Findings, Made
 from hibprune.stages.gates import check_gates
 from hibprune.stages.load import Material
+from hibprune.stages.playable_clips import playable_clips
 from hibprune.stages.provenance import data_summary, model_summary
 from hibprune.stages.rounds import Choice, step_name
 from hibprune.stages.score_others import wanted
@@ -121,8 +122,10 @@ def write_outcome(outcome: Outcome, directory: Path) -> Manifest:
     """Write report, model card, recipe and, last of all, the manifest."""
     write_text(directory / RECIPE_FILE, outcome.loaded.text)
     draft = _manifest(outcome)
-    choice = outcome.choice
-    write_report(draft, choice.scores, choice.plan.result, outcome.loaded.text, directory)
+    choice, recipe = outcome.choice, outcome.loaded.recipe
+    plays = recipe.report.audio
+    sound_of = playable_clips(outcome.material, recipe.validation.durations) if plays else None
+    write_report(draft, choice.scores, choice.plan.result, outcome.loaded.text, directory, sound_of)
     manifest = draft.model_copy(update={"files": file_digests(directory)})
     write_text(directory / FILE_NAME, manifest.model_dump_json(indent=1) + "\n")
     return manifest
