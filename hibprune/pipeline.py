@@ -35,6 +35,7 @@ from hibprune.stages.repair import help_repairing, repaired
 from hibprune.stages.run import Run
 from hibprune.stages.score import calibration_targets, help_scoring
 from hibprune.stages.variants import converted, planned_variants, workbench
+from hibprune.stages.waveform import waveform_graph
 
 
 def run_recipe(
@@ -101,6 +102,7 @@ def _chain(run: Run) -> Manifest:
             training = Training(recovered(run, choice.plan, saved), before)
         made = saved if training is None else training.recovered
         parity = export(run, choice.plan, made.key, reload(run), baseline.result.evaluation)
+        heard = waveform_graph(run, parity.key)
         found = Findings(
             {ORIGINAL: Made(original, exported.key, parity=exported)}, {ORIGINAL: baseline}
         )
@@ -133,6 +135,7 @@ def _chain(run: Run) -> Manifest:
                 found=found,
                 benchmark=benchmark,
                 example=example,
+                waveform=heard,
             ),
             run.directory,
         )

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from hibprune.data import ContentFault
 from hibprune.deployment.deployed import Deployment, opened
+from hibprune.deployment.waveform import graph_difference
 from hibprune.errors import UserError
 from hibprune.execution.files import open_bounded, read_text_bounded
+from hibprune.models.source import real_file
 from hibprune.records.medium import SOUND
 from hibprune.records.precision import Precision
 
@@ -50,6 +52,28 @@ def rehearsed(
         scale = float(np.abs(expected).max(initial=0)) or 1.0
         difference = float(np.abs(given - expected).max(initial=0)) / scale
     yield {"says": deployment.said(given[0]), "difference": difference}
+
+
+def heard(
+    directory: str, source: str, tensors: Mapping[str, str], graph: str, joined: str
+) -> Iterator[dict[str, Any]]:
+    """How far a graph that takes the example's sound is from the one that takes its tensors.
+
+    First nothing; then the `difference` as a share of the largest value.
+
+    Raises:
+        UserError: the model or the example cannot be read, or a graph cannot be run.
+    """
+    place = Path(directory)
+    preprocessor = opened(place, "fp32").preprocessor
+    yield {}
+    try:
+        sound = preprocessor.read_as_deployed(preprocessor.content(str(place / source)))
+    except ContentFault as fault:
+        raise UserError(f"{source}: {fault.reason}: copy it again") from fault
+    features = {name: torch.from_numpy(_array(place, file)) for name, file in tensors.items()}
+    files = [real_file(place, name, directory) for name in (graph, joined)]
+    yield {"difference": graph_difference(files[0], features, files[1], sound)}
 
 
 def _prepared(deployment: Deployment, place: Path, source: str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.confined import ConfinedError, confined
 from hibprune.execution.output import MARKER, read_manifest
+from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.records.manifest import FILE_NAME
 from hibprune.records.variants import DEPLOYABLE, PRUNED, VariantName, precision_of
 
@@ -122,9 +123,8 @@ def _variant(directory: Path, wanted: str) -> VariantName:
     if name == PRUNED:
         # The others are made from it, so that it is always there.
         return PRUNED
-    if name is not None and not any(
-        os.path.lexists(directory / one) for one in (FILE_NAME, MARKER)
-    ):
+    run = any(os.path.lexists(directory / one) for one in (FILE_NAME, MARKER))
+    if name is not None and not run and (directory / ONNX_DIRECTORY).is_dir():
         # A copy of graphs and settings alone: whether they are there is seen when they are opened.
         return name
     manifest = read_manifest(directory)

@@ -23,6 +23,9 @@ class ExportSettings(LengthSettings):
     value there. The default is ten to twenty times the largest seen of a sound export (7e-5: the
     hidden states of a Whisper, whose sums ONNX Runtime takes in another order).
 
+    `waveform` adds a graph in fp32 that takes the samples themselves, with the feature extractor's
+    work inside: for wav2vec2-like models and Whisper.
+
     `license` is the model's licence by the Hub's name for it, for the card, where the card of the
     original does not state it or is wrong.
     """
@@ -34,11 +37,12 @@ class ExportSettings(LengthSettings):
     tokens: tuple[int, ...] = Field(default=(16, 40, 128), min_length=1)
     batches: tuple[PositiveInt, ...] = Field(default=(1, 3), min_length=1)
     license: str | None = None
+    waveform: bool = False
 
     @property
     def of_graphs(self) -> dict[str, object]:
         """The settings that decide what is in the graphs of one variant."""
-        return self.model_dump(mode="json", exclude={"variants", "license"})
+        return self.model_dump(mode="json", exclude={"variants", "license", "waveform"})
 
     @field_validator("license", mode="before")
     @classmethod

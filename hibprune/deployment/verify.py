@@ -15,6 +15,7 @@ from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.records.example import DIRECTORY, Example
 from hibprune.records.manifest import Manifest
 from hibprune.records.precision import Precision
+from hibprune.records.waveform import WaveformGraph
 
 REHEARSAL = "hibprune.deployment.example_run"
 """What opens and runs the model; imported in the process where that happens."""
@@ -60,6 +61,8 @@ def verify(directory: Path, seconds: float) -> Iterator[Check]:
             yield Check(variant.name, "not in this copy")
             continue
         yield _rehearsal(directory, manifest.example, variant.name, variant.precision, seconds)
+    if manifest.waveform is not None:
+        yield _heard(directory, manifest.example, manifest.waveform, seconds)
 
 
 def _files(directory: Path, manifest: Manifest) -> Iterator[Check]:
@@ -120,6 +123,26 @@ def _rehearsal(
     if difference <= limit:
         return Check(name, told)
     return Check(name, f"{told}: over {limit:g}, so that another model or runtime is at work", True)
+
+
+def _heard(directory: Path, example: Example, graph: WaveformGraph, seconds: float) -> Check:
+    if not _is_there(directory, [graph.path, graph.made_from]):
+        return Check(graph.path, "not in this copy")
+    work = (
+        os.fspath(directory), example.input, dict(example.tensors), graph.made_from, graph.path,
+    )  # fmt: skip
+    try:
+        found = next(one for one in confined(REHEARSAL, "heard", work, seconds) if one)
+    except UserError as error:
+        return Check(graph.path, str(error), True)
+    except ConfinedError as error:
+        remedy = "give it longer (--timeout)" if error.timed_out else "copy it again"
+        return Check(graph.path, f"{error}: {remedy}", True)
+    difference, limit = found["difference"], MAX_DIFFERENCE["fp32"]
+    told = f"{difference:.1e} of the largest value from {graph.made_from}"
+    if difference <= limit:
+        return Check(graph.path, told)
+    return Check(graph.path, f"{told}: over {limit:g}, so that it is another model's", True)
 
 
 def _quoted(said: str | dict[str, str]) -> str:

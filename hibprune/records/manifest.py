@@ -17,6 +17,7 @@ from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
 from hibprune.records.units import POOLS, Currency, HeadShare, MixKind, OneNumber, Pool, Scope
 from hibprune.records.variants import ORIGINAL, PRUNED, MissingVariant, Variant
+from hibprune.records.waveform import WaveformGraph
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION: Literal[2] = 2
@@ -209,7 +210,8 @@ class Manifest(Record):
     `variants` are the models that were measured, the original first; `missing` those that could not
     be made. Gates hold the variant `judged`. Multiply-adds of all are for `counted_work`. `files`
     maps a path in the directory to its sha256. `generation` is what a model with a decoder is told.
-    `example` is an input with what each variant gives out for it.
+    `example` is an input with what each variant gives out for it; `waveform` a graph that makes the
+    model's input of sound by itself.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -240,6 +242,7 @@ class Manifest(Record):
     missing: tuple[MissingVariant, ...] = ()
     judged: str = PRUNED
     example: Example | None = None
+    waveform: WaveformGraph | None = None
     gates: tuple[Gate, ...]
     steps: dict[str, float]
     machine: Machine

@@ -134,7 +134,7 @@ def _other_precisions(usage: Usage, manifest: Manifest) -> list[str]:
 
 def _plain_runtime(manifest: Manifest) -> list[str]:
     """How to do without any library of models, of tasks where that takes a few lines."""
-    told = (
+    told = _waveform(manifest) + (
         "`example/` holds an input, the tensors that the graphs take of it, and what each variant "
         "gives out: whoever feeds the model elsewhere can compare. `hibprune verify .` does so, "
         "and checks every file."
@@ -148,6 +148,17 @@ def _plain_runtime(manifest: Manifest) -> list[str]:
         fenced(PLAIN_JAVASCRIPT, "js"),
         told,
     ]
+
+
+def _waveform(manifest: Manifest) -> str:
+    """What the graph that takes the waveform takes, where there is one."""
+    if manifest.waveform is None:
+        return ""
+    return (
+        f"`{manifest.waveform.path}` does the feature extractor's work by itself: it takes the "
+        "samples as `waveform` (batch, samples), float32 between −1 and 1 at the model's rate, and "
+        f"gives out what `{manifest.waveform.made_from}` does.\n\n"
+    )
 
 
 def _loading(usage: Usage, variant: Variant, manifest: Manifest) -> str:

@@ -19,6 +19,7 @@ from hibprune.data import (
     require_disjoint,
     usable,
 )
+from hibprune.deployment.waveform import require_waveform
 from hibprune.errors import UserError, shortened
 from hibprune.evaluation.chance import single_label_fault
 from hibprune.execution.progress import Narrator
@@ -230,6 +231,8 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
             fault = fault or room_fault(checkpoint, length, batch)
             if fault:
                 raise UserError(f"{place}.{medium.unit}: {fault}")
+    if exports and recipe.export.waveform:
+        require_waveform(checkpoint.preprocessor, recipe.task.generation is not None)
     crop = recipe.calibration.crop_seconds
     if crop is not None and crop < checkpoint.preprocessor.shortest:
         raise UserError(

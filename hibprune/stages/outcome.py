@@ -47,6 +47,7 @@ from hibprune.records.variants import (
     Variant,
     VariantLatency,
 )
+from hibprune.records.waveform import WaveformGraph
 from hibprune.report.files import write_report
 from hibprune.report.wording import factored_words
 from hibprune.stages.budget import mixed_kinds, takes_ranks
@@ -81,6 +82,7 @@ class Outcome:
     found: Findings
     benchmark: Done[Benchmark]
     example: Done[Example]
+    waveform: Done[WaveformGraph] | None = None
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -114,6 +116,7 @@ class Outcome:
             **{f"measure-{name}": done for name, done in self.found.measured.items()},
             "benchmark": self.benchmark,
             "example": self.example,
+            "waveform": self.waveform,
         }
         return {name: step.seconds for name, step in steps.items() if step is not None}
 
@@ -203,6 +206,7 @@ def _manifest(outcome: Outcome) -> Manifest:
         ),
         judged=recipe.gates.variant,
         example=outcome.example.result,
+        waveform=None if outcome.waveform is None else outcome.waveform.result,
         gates=check_gates(recipe.gates, {one.name: one for one in variants}),
         steps=outcome.seconds,
         machine=describe_machine(),
