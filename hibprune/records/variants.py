@@ -18,6 +18,7 @@ from hibprune.records.measurements import (
     percentiles,
 )
 from hibprune.records.medium import Unit
+from hibprune.records.padding import PaddingEffect
 from hibprune.records.precision import Agreement, Int8Guard, Precision
 from hibprune.records.statistics import bootstrap_interval
 from hibprune.records.transcripts import TranscriptFaults
@@ -68,11 +69,12 @@ class Converted(Record):
 
 
 class Measured(Record):
-    """A variant's metric with what it said of every input, its graphs, and how it agrees."""
+    """A variant's metric, its graphs, how it agrees, and of the pruned one what padding changes."""
 
     evaluation: Evaluation
     graphs: tuple[GraphFile, ...]
     agreement: Agreement | None = None
+    padding: PaddingEffect | None = None
 
 
 class OutputParity(Record):
@@ -198,7 +200,8 @@ class Variant(Record):
     original, and where inputs are not known to be the same. `constant` is what it said of every
     input where that was the same, `faults` what share of its transcripts went wrong altogether, of
     a model with a decoder. `parity` holds fp32 against PyTorch, `agreement` a lower
-    precision against the fp32 it was made from. What it said is in `predictions/<name>.jsonl`.
+    precision against the fp32 it was made from. `padding` is what filling clips up to one length
+    changes, looked at of the pruned model in fp32. What it said is in `predictions/<name>.jsonl`.
     """
 
     name: str
@@ -216,6 +219,7 @@ class Variant(Record):
     agreement: Agreement | None = None
     guard: Int8Guard | None = None
     in_float: tuple[str, ...] = ()
+    padding: PaddingEffect | None = None
     latency: tuple[VariantLatency, ...] = ()
     size_bytes: int
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.manifest import Manifest
-from hibprune.records.variants import Variant
+from hibprune.records.variants import PRUNED, Variant
 from hibprune.report.markdown import fenced
 
 WAVEFORM_WITH_MASK = ("moonshine",)
@@ -271,4 +271,17 @@ def caution(manifest: Manifest) -> str:
     return (
         "The ONNX model takes `input_values` only, no attention mask: clips in one batch must "
         "be of equal length. Send clips of different length one by one."
+        f"{_padding_sentence(manifest)}"
+    )
+
+
+def _padding_sentence(manifest: Manifest) -> str:
+    """What the validation clips say of padding, where that was looked at."""
+    effect = manifest.variant(PRUNED).padding
+    if effect is None:
+        return ""
+    changed = f"{effect.changed or 'none'} of {effect.n} get"
+    return (
+        f" Of validation clips filled up with silence in batches of {effect.batch}, by up to "
+        f"{effect.longest:.3g} times their length, {changed} another answer than alone."
     )

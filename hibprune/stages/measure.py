@@ -20,10 +20,11 @@ from hibprune.execution.steps import Done, Step, undo
 from hibprune.records.measurements import Benchmark, Evaluation, Latency, Parity
 from hibprune.records.medium import Length
 from hibprune.records.precision import Agreement, graph_name
-from hibprune.records.variants import ORIGINAL, GraphFile, Measured, VariantPlan
+from hibprune.records.variants import ORIGINAL, PRUNED, GraphFile, Measured, VariantPlan
 from hibprune.stages.credibility import credible_benchmark, credible_evaluation, credible_parity
 from hibprune.stages.export import original_parity
 from hibprune.stages.findings import Findings
+from hibprune.stages.padding import padding_effect
 from hibprune.stages.remove import decoded_tokens
 from hibprune.stages.run import Run, once
 from hibprune.stages.variants import EXAMPLES, Workbench, fault_of
@@ -153,8 +154,9 @@ def measured(
 
     def measure(_: Step[Measured], narration: StepNarration) -> Measured:
         directory = bench.directory(variant)
+        predict = task.onnx_predict(directory, run.device.type)
         evaluation, predictions = evaluate(
-            task.onnx_predict(directory, run.device.type),
+            predict,
             run.checkpoint,
             task,
             clips.utterances,
@@ -170,6 +172,16 @@ def measured(
             agreement=None
             if parent is None
             else _agreement(run, bench, parent[0], directory, predictions),
+            padding=padding_effect(
+                predict,
+                run.checkpoint,
+                task,
+                clips.utterances,
+                run.recipe.validation.durations,
+                predictions,
+            )
+            if variant.name == PRUNED
+            else None,
         )
 
     return once(
@@ -189,7 +201,7 @@ def measured(
             and [one.name for one in kept.graphs] == list(task.graphs)
             and all(one.size_bytes > 0 for one in kept.graphs)
         ),
-        version=2,
+        version=3,
         said=variant.name,
     )
 

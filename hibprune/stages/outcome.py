@@ -240,6 +240,7 @@ def _variant(outcome: Outcome, made: Made) -> Variant:
         if made.parity is None
         else ParitySummary.of(made.parity.result, outcome.loaded.recipe.task.medium.unit),
         agreement=found.agreement,
+        padding=found.padding,
         guard=None if lower is None else lower.guard,
         in_float=() if lower is None else lower.in_float,
         latency=tuple(
