@@ -28,9 +28,13 @@ CHEAP = ("--set", "export.variants=[fp32]", "--set", "benchmark.rivals=false", "
 
 
 @pytest.fixture(scope="module")
-def recovered(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+def recovered(
+    tmp_path_factory: pytest.TempPathFactory,
+    drawing: Callable[[], contextlib.AbstractContextManager[None]],
+) -> StandIn:
     stand_in = quick_keyword_spotting(tmp_path_factory.mktemp("recover") / "keywords", QUICK)
-    done = run(stand_in, *RECOVER, *UNREPAIRED, *CHEAP[:-1])
+    with drawing():
+        done = run(stand_in, *RECOVER, *UNREPAIRED, *CHEAP[:-1])
     assert done.exit_code == 0, done.output or done.exception
     (stand_in.root / "said.txt").write_text(done.stdout)
     return stand_in
