@@ -3,6 +3,7 @@ kill, in rounds, of decoders and under torchrun; and what is refused."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
