@@ -153,7 +153,7 @@ def test_rounds_recover_in_between(tmp_path: Path) -> None:
     assert {again[step] for step in ("recover-round", "attribute-2", "recover")} == {"done"}
 
 
-@pytest.mark.parametrize("labels", ["dataset", "model"])
+@pytest.mark.parametrize("labels", [pytest.param("dataset", marks=pytest.mark.slow), "model"])
 def test_decoders_hear_transcripts_given_or_the_original_s_own(
     stand_ins: Callable[[str], Path], tmp_path: Path, labels: str
 ) -> None:
@@ -164,7 +164,7 @@ def test_decoders_hear_transcripts_given_or_the_original_s_own(
         f"data: {{kind: manifest, path: calibration.jsonl}}, limit: 6, labels: {labels}}}",
         "--set", "attribution={method: magnitude}",
         "--set", "budget={heads: 1, decoder_neurons: 0.3}",
-        "--set", "validation.limit=2",
+        "--set", "validation.limit=2", "--set", "export.seconds=[0.5]", "--set", "export.batches=[1]",
     )  # fmt: skip
     done = run(stand_in, *settings, *CHEAP)
     assert done.exit_code == 0, done.output or done.exception

@@ -31,7 +31,7 @@ from hibprune.records.units import Unit
 from hibprune.report.repair import repair_section
 from hibprune.stages.repair import repair_line
 
-STEPS = 60
+STEPS = 30
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
