@@ -164,7 +164,8 @@ def test_decoders_hear_transcripts_given_or_the_original_s_own(
         f"data: {{kind: manifest, path: calibration.jsonl}}, limit: 6, labels: {labels}}}",
         "--set", "attribution={method: magnitude}",
         "--set", "budget={heads: 1, decoder_neurons: 0.3}",
-        "--set", "validation.limit=2", "--set", "export.seconds=[0.5]", "--set", "export.batches=[1]",
+        "--set", "validation.limit=2",
+        "--set", "export.seconds=[0.5]", "--set", "export.batches=[1]",
     )  # fmt: skip
     done = run(stand_in, *settings, *CHEAP)
     assert done.exit_code == 0, done.output or done.exception
