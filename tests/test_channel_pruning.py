@@ -250,7 +250,7 @@ def test_types_and_what_follows_a_convolution_are_kept() -> None:
 
 
 def test_families_without_a_front_end_are_told_in_a_line() -> None:
-    there = {tiny.configuration for tiny in FRONT_ENDS}
+    there = {"WhisperConfig", *(tiny.configuration for tiny in FRONT_ENDS)}
     for tiny in TINY_MODELS:
         if tiny.configuration not in there:
             model = tiny.build()

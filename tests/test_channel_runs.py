@@ -11,7 +11,12 @@ import pytest
 from commands import faults, invoke, manifest, refused, run
 from manifests import unwrapped
 from pydantic import ValidationError
-from standin import StandIn, encoder_decoder, quick_keyword_spotting, text_classification
+from standin import (
+    StandIn,
+    encoder_decoder_on_waveforms,
+    quick_keyword_spotting,
+    text_classification,
+)
 
 from hibprune.compression.plan import Budget, lowest_units
 from hibprune.errors import UserError
@@ -104,7 +109,7 @@ def test_a_run_is_taken_up_and_another_share_removes_others(
     assert config["conv_dim"] == [12, 12, 12]
 
 
-@pytest.mark.parametrize("make", [encoder_decoder, text_classification])
+@pytest.mark.parametrize("make", [encoder_decoder_on_waveforms, text_classification])
 def test_a_model_without_such_a_front_end_is_told_before_any_work(
     make: Any, tmp_path: Path
 ) -> None:
@@ -114,7 +119,7 @@ def test_a_model_without_such_a_front_end_is_told_before_any_work(
     assert line == (
         f"budget.channels: model type '{kind}' has no convolutional front end whose channels can "
         "be removed: leave it out (those of wav2vec2, hubert, wavlm, data2vec-audio, unispeech, "
-        "unispeech-sat, wav2vec2-conformer can)"
+        "unispeech-sat, wav2vec2-conformer, whisper can)"
     )
     content = stand_in.content()
     content["budget"]["channels"] = 0.5

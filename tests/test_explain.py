@@ -164,7 +164,11 @@ def test_maps_are_the_models_own_attention(stand_in: StandIn) -> None:
         (("--head", "-1.0"), "--head: '-1.0' is no head: write layer and head from 0 on, e.g. 2.5"),
         (("--parts", "map"), "--parts: unknown part 'map' (did you mean 'maps'?)"),
         (("--parts", ","), "--parts: nothing in it: any of maps, inputs, tree, degradation, "
-         "functions, stacks, triggers"),
+         "functions, stacks, triggers, gates"),
+        (("--penalties", "0.1,x"), "--penalties: 'x' is no penalty: write numbers from 0 on, "
+         "e.g. 0,0.03,0.1"),
+        (("--penalties", "-1"), "--penalties: '-1' is no penalty: write numbers from 0 on, "
+         "e.g. 0,0.03,0.1"),
         (("--clip", "a.wav") * 21, "--clip: 21 of them: give at most 20"),
     ],
 )  # fmt: skip
@@ -220,12 +224,61 @@ def test_a_recogniser_with_a_decoder_has_three_kinds_of_attention(
         ("encoder", "none", ALL_HEADS),
         ("encoder", "least-squares", ALL_HEADS),
         ("decoder.self", "none", ALL_HEADS),
+        ("decoder.self", "least-squares", ALL_HEADS),
         ("decoder.cross", "none", ALL_HEADS),
+        ("decoder.cross", "least-squares", ALL_HEADS),
     ]
     # Rounded down, and each of two layers keeps one unless all go.
     removed = [[point.removed for point in curve.points] for curve in found.stacks.curves]
-    assert removed == [[2, 4, 6, 8], [2, 4, 6], [2, 4, 6, 8], [2, 4, 6, 8]]
+    assert removed == 3 * [[2, 4, 6, 8], [2, 4, 6]]
     assert found.stacks.metric == "token accuracy"
+
+
+def test_training_under_a_price_keeps_ever_fewer_heads(
+    stand_in_of: Callable[[str], StandIn],
+) -> None:
+    stand_in = stand_in_of("encoder_decoder")
+    settings = "{method: gates, train: model, steps: 12, learning_rate: 0.6, samples_per_step: 6}"
+    options = ("--parts", "gates", f"--set=attribution={settings}", "--penalties", "30,0,0.2")
+    found, said = explained(stand_in, *options)
+    kept = found.kept
+    assert kept is not None
+    assert kept.heads == {"encoder": 8, "decoder.self": 8, "decoder.cross": 8}
+    assert kept.trained == "model"
+    assert [point.penalty for point in kept.points] == [0, 0.2, 30]
+    counts = [len(point.kept) for point in kept.points]
+    assert 24 >= counts[0] >= counts[1] >= counts[2] == 0
+    assert counts[0] > 12, "what costs nothing stays, unless answers are better without"
+    # The model itself was not trained: without gates it answers as before.
+    assert explained(stand_in, "--parts", "stacks")[0].stacks.whole == kept.whole
+    page = (stand_in.root / "out/explain.html").read_text()
+    assert "Heads that training keeps" not in page
+    # Taken up again penalty by penalty: two that are there, and a new one.
+    again, said = explained(stand_in, *options[:-1], "0,0.2,1")
+    taken_up = re.findall(r"^gates at (\S+) +done\b", said, re.MULTILINE)
+    assert taken_up == ["0", "0.2"]
+    assert again.kept is not None
+    assert again.kept.points[:2] == kept.points[:2]
+    page = Page((stand_in.root / "out/explain.html").read_text())
+    assert page.headings == ["Heads that training keeps", "To do it again"]
+    assert (stand_in.root / "out/explain-gates.png").exists()
+
+
+def test_gates_closed_are_heads_silenced(stand_in: StandIn) -> None:
+    """With the weights as they are and gates of 0 and 1, the metric is that of silenced heads."""
+    settings = "{method: gates, steps: 30, learning_rate: 2.0, samples_per_step: 6}"
+    found, _ = explained(
+        stand_in, "--parts", "gates", f"--set=attribution={settings}", "--penalties", "30",
+        "--samples", "0",
+    )  # fmt: skip
+    assert found.kept is not None
+    assert found.kept.trained == "gates"
+    (point,) = found.kept.points
+    assert point.kept == ()
+    stacks, _ = explained(stand_in, "--parts", "stacks", "--samples", "0")
+    assert stacks.stacks is not None
+    assert stacks.stacks.curves[0].points[-1].removed == ALL_HEADS
+    assert point.value == stacks.stacks.curves[0].points[-1].value
 
 
 def test_an_interrupted_degradation_goes_on_clip_by_clip(
@@ -392,15 +445,28 @@ def test_the_figures_of_its_readme_are_those_that_are_kept() -> None:
     root = Path(__file__).parents[1]
     kept = json.loads((root / "recipes/quickstart/explain/explain.json").read_text())
     text = (root / "hibprune/explaining/README.md").read_text().replace("−", "-")
+    of_texts = json.loads((root / "tests/benchmarks/results/explain_text.json").read_text())
     assert kept["command"] in text
-    for curve in kept["degradation"]["curves"]:
-        (row,) = re.findall(rf"^\| {curve['method']} \| (.*) \|$", text, re.MULTILINE)
-        drop, beyond, height = row.split(" | ")
-        for told, estimate in ((drop, curve["drop"]), (beyond, curve["beyond_chance"])):
-            if estimate is not None:
-                numbers = [estimate["value"], *estimate["interval"]]
-                assert re.findall(r"-?[\d.]+", told) == [f"{number:.3f}" for number in numbers]
-        assert height == f"{curve['area']:.3f}"
+    assert of_texts["command"] in text
+    _assert_degradation_is_told(kept, text.partition("## On a classifier of texts")[0])
+    _assert_degradation_is_told(of_texts, text.partition("## On a classifier of texts")[2])
+    for attack in (*of_texts["triggers"]["attacks"], of_texts["triggers"]["random"]):
+        low, high = (f"{100 * end:.0f}" for end in attack["interval"])
+        share = f"{100 * attack['changed'] / attack['tried']:.0f}"
+        told = " … ".join(attack["words"]) or "drawn by chance"
+        counts = f"{attack['changed']} of {attack['tried']}"
+        assert f"| {told} | {attack['of']} | {counts} | {share} % ({low} to {high}) |" in text
+    swept = json.loads((root / "recipes/quickstart/explain/gates.json").read_text())
+    assert swept["command"] in text
+    points = swept["kept"]["points"]
+    rows = re.findall(
+        r"^\| ([\d.]+) \| (\d+) \| ([\d.]+) % \(([\d.]+) to ([\d.]+)\) \|$", text, re.M
+    )
+    assert rows == [
+        (f"{one['penalty']:g}", str(len(one["kept"])), *_percent(one["value"])) for one in points
+    ]
+    told = "{} % ({} to {}) as the model is".format(*_percent(swept["kept"]["whole"]))
+    assert told in " ".join(text.split())
     functions = kept["functions"]
     assert not any(head["function"] == "positional" for head in functions["heads"])
     told = {one["number"]: one["spearman"] for one in functions["correlations"]}
@@ -411,3 +477,18 @@ def test_the_figures_of_its_readme_are_those_that_are_kept() -> None:
     others = [one["interval"] for name, one in told.items() if name != "globalness"]
     assert all(low <= 0 <= high for low, high in others)
     assert (root / "recipes/quickstart/explain/maps.png").stat().st_size < 150_000
+
+
+def _percent(estimate: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{100 * number:.1f}" for number in (estimate["value"], *estimate["interval"]))
+
+
+def _assert_degradation_is_told(kept: dict[str, Any], text: str) -> None:
+    for curve in kept["degradation"]["curves"]:
+        (row,) = re.findall(rf"^\| {curve['method']} \| (.*) \|$", text, re.MULTILINE)
+        drop, beyond, height = row.split(" | ")
+        for told, estimate in ((drop, curve["drop"]), (beyond, curve["beyond_chance"])):
+            if estimate is not None:
+                numbers = [estimate["value"], *estimate["interval"]]
+                assert re.findall(r"-?[\d.]+", told) == [f"{number:.3f}" for number in numbers]
+        assert height == f"{curve['area']:.3f}"

@@ -27,10 +27,11 @@ from transformers import PreTrainedModel
 
 import hibprune.attribution.gates
 from hibprune.attribution import MethodBase
-from hibprune.attribution.gates import hard_concrete, open_probability, train
+from hibprune.attribution.gates import hard_concrete, open_probability, train, usual_gates
 from hibprune.attribution.methods import HardConcreteGates, HeadOutputBottleneck
 from hibprune.attribution.session import Sample, Session
 from hibprune.cli import main
+from hibprune.errors import UserError
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.recipe import load_recipe
 from hibprune.records.units import Head, Training
@@ -88,7 +89,7 @@ def test_gates_wide_open_are_still_told_apart() -> None:
     # What the method gives out is in double precision.
     model, samples = tiny("wavlm").build(), samples_of(tiny("wavlm"))
     with frozen(model):
-        learned = train(method(), model, samples, task_loss, Session()).double().numpy()
+        learned = train(method(), model, samples, task_loss, Session()).log_alpha.double().numpy()
     expected = 1 / (1 + np.exp(-(learned - 2 / 3 * np.log(0.1 / 1.1))))
     got = method().attribute(model, samples, task_loss, Session()).per_sample[0]
     np.testing.assert_allclose(got, expected, rtol=1e-12)
@@ -133,7 +134,7 @@ def test_padded_batches_learn_what_the_plain_reference_does(row: TinyModel) -> N
         drawn = generator.permutation(3).tolist()
         order += [drawn[:2], drawn[2:]]
     with frozen(model):
-        got = train(method(penalty=0.02), model, samples, task_loss, Session(seed=7))
+        got = train(method(penalty=0.02), model, samples, task_loss, Session(seed=7)).log_alpha
         expected = reference_log_alpha(model, samples, order, 0.02)
     assert torch.allclose(got, expected, atol=2e-3)
     assert (expected - 2.0).abs().max() > 0.1
@@ -251,7 +252,7 @@ def test_what_was_not_kept_of_this_training_is_not_gone_on_from(
 
 
 def test_a_training_of_the_weights_too_starts_anew() -> None:
-    assert interrupted(method(fine_tune=True), 2) is None
+    assert interrupted(method(train="model"), 2) is None
 
 
 def test_a_run_goes_on_with_an_interrupted_training(
@@ -331,7 +332,7 @@ def test_fine_tuning_moves_weights_of_a_copy_only() -> None:
         seen.append(attention_weight(model).detach().clone())
         return task_loss(model, batch)
 
-    settings = method(fine_tune=True, weights_learning_rate=1e-2)
+    settings = method(train="model", weights_learning_rate=1e-2)
     before = attention_weight(model).detach().clone()
     settings.attribute(model, samples, watched, Session())
     assert torch.equal(seen[0], before)
@@ -343,9 +344,9 @@ def attention_weight(model: PreTrainedModel) -> Tensor:
     return model.get_parameter("wavlm.encoder.layers.0.attention.v_proj.weight")
 
 
-@pytest.mark.parametrize("fine_tune", [False, True])
-def test_the_model_is_left_as_found(fine_tune: bool) -> None:
-    assert_survives_interruption(method(fine_tune=fine_tune, batch_size=1))
+@pytest.mark.parametrize("trained", ["gates", "model"])
+def test_the_model_is_left_as_found(trained: str) -> None:
+    assert_survives_interruption(method(train=trained, batch_size=1))
 
 
 def test_pruned_heads_are_neither_scored_nor_missed() -> None:
@@ -372,3 +373,38 @@ def test_every_task_tells_heads_apart(
     assert scores.heads == heads_of(model)
     assert len(set(scores.values.values())) == len(scores.heads)
     assert all(0 < value < 10 for value in scores.values.values())
+
+
+# In use, and in every kind of attention ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_gate_in_use_is_the_middle_of_its_distribution(shape: dict[str, float]) -> None:
+    """Without a draw the uniform number is one half, where its logit is 0 and no β divides."""
+    settings = method(**{**shape, "temperature": 1.0})
+    log_alpha = torch.linspace(-6, 6, 25)
+    middle = hard_concrete(settings, log_alpha, torch.full((25,), 0.5))
+    assert torch.allclose(usual_gates(settings, log_alpha), middle, atol=1e-6)
+    assert usual_gates(settings, log_alpha)[0] == 0
+    assert usual_gates(settings, log_alpha)[-1] == 1
+
+
+def test_gates_of_all_kinds_of_attention_are_trained_together() -> None:
+    row = tiny("whisper")
+    model, samples = row.build(), samples_of(row)
+    stacks = ("encoder", "decoder.self", "decoder.cross")
+    settings = method(stacks=stacks, steps=8, learning_rate=0.3)
+    scores = settings.attribute(model, samples, task_loss, Session(seed=7))
+    assert scores.heads == heads_of(model, stacks)
+    values = np.array(scores.per_sample[0])
+    assert all(
+        values[[head.stack == name for head in scores.heads]].std() > 1e-6 for name in stacks
+    )
+
+
+def test_a_former_key_is_told_the_new_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"attribution\.fine_tune: write train: model instead"):
+        load_recipe(
+            Path(__file__).parents[1] / "recipes/quickstart.yaml",
+            ("attribution={method: gates, fine_tune: true}",),
+        )

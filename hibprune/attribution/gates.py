@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -34,6 +35,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """What Adam keeps of the gradients, in its own words."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training has come to: log α (heads,), and the model whose heads they are.
+
+    The model is a copy where its weights were trained, too.
+    """
+
+    log_alpha: Tensor
+    model: PreTrainedModel
+
+
 def attribute(
     method: HardConcreteGates,
     model: PreTrainedModel,
@@ -43,7 +55,7 @@ def attribute(
 ) -> Scores:
     """Train a gate for every head, all samples together."""
     with frozen(model):
-        log_alpha = train(method, model, samples, loss, session)
+        log_alpha = train(method, model, samples, loss, session).log_alpha
     # In single precision, gates would be level from log α = 15 on.
     chances = open_probability(method, log_alpha.double())
     return scores_of(method, model, samples, [tuple(chances.tolist())])
@@ -55,18 +67,20 @@ def train(
     samples: Sequence[Sample],
     loss: Loss,
     session: Session,
-) -> Tensor:
+) -> Trained:
     """Learn log α (heads,) under mean task loss + λ · expected number of open gates.
 
     Gradients are summed over the batches of a step, and draws depend on step and sample alone: how
     the samples of a step are split into batches changes nothing.
     """
-    subject = copy.deepcopy(model) if method.fine_tune else model
-    places = head_places(subject)
+    moves = method.train == "model"
+    subject = copy.deepcopy(model) if moves else model
+    places = head_places(subject, method.stacks)
     device = next(subject.parameters()).device
-    log_alpha = torch.full((len(heads_of(subject)),), method.initial, device=device)
+    count = len(heads_of(subject, method.stacks))
+    log_alpha = torch.full((count,), method.initial, device=device)
     groups: list[dict[str, Any]] = [{"params": [log_alpha], "lr": method.learning_rate}]
-    if method.fine_tune:
+    if moves:
         groups.append(
             {"params": list(subject.parameters()), "lr": method.weights_learning_rate},
         )
@@ -84,9 +98,12 @@ def train(
         gates = hard_concrete(method, log_alpha, noise.uniform(len(log_alpha)))
 
         def change(site: AttentionSite, outputs: Tensor) -> Tensor:
-            return outputs * gates[:, None, places[site.layer], None]
+            return outputs * gates[:, None, places[site.stack, site.layer], None]
 
-        with prefix_replayed(subject, calibration.prefix), outputs_changed(subject, change):
+        with (
+            prefix_replayed(subject, calibration.prefix),
+            outputs_changed(subject, change, method.stacks),
+        ):
             total = loss(subject, calibration.batch).sum()
         # Unused: what lies in front of the first attention is replayed, not computed.
         return float(total.detach()), torch.autograd.grad(total, learned, allow_unused=True)
@@ -108,10 +125,12 @@ def train(
                         share = gradient / len(drawn)
                         tensor.grad = share if tensor.grad is None else tensor.grad + share
         optimiser.step()
-        if not method.fine_tune:
+        if not moves:
             session.save({}, training=_so_far(method, log_alpha, optimiser))
         session.progress((step + 1) / method.steps * len(samples), len(samples), task_loss)
-    return log_alpha.detach()
+    if moves:
+        subject.requires_grad_(False)
+    return Trained(log_alpha.detach(), subject)
 
 
 def _so_far(method: HardConcreteGates, log_alpha: Tensor, optimiser: torch.optim.Adam) -> Training:
@@ -159,6 +178,12 @@ def hard_concrete(method: HardConcreteGates, log_alpha: Tensor, uniform: Tensor)
     concrete = ((logistic + log_alpha) / method.temperature).sigmoid()
     low, high = method.stretch_low, method.stretch_high
     return (concrete * (high - low) + low).clamp(0, 1)
+
+
+def usual_gates(method: HardConcreteGates, log_alpha: Tensor) -> Tensor:
+    """The gates of a trained model in use, where nothing is drawn: Louizos et al. 2018, eq. 13."""
+    low, high = method.stretch_low, method.stretch_high
+    return (log_alpha.sigmoid() * (high - low) + low).clamp(0, 1)
 
 
 def open_probability(method: HardConcreteGates, log_alpha: Tensor) -> Tensor:

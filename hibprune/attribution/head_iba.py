@@ -68,7 +68,9 @@ def optimise(
 
     def change(site: AttentionSite, outputs: Tensor) -> Tensor:
         draws = noise.values(*outputs.shape[2:]).transpose(1, 2)
-        return noisy(outputs, raw[:, places[site.layer]].sigmoid(), calibration.valid, draws)
+        return noisy(
+            outputs, raw[:, places[site.stack, site.layer]].sigmoid(), calibration.valid, draws
+        )
 
     with (
         torch.enable_grad(),

@@ -36,16 +36,17 @@ class HeadOutputBottleneck(BatchedMethod):
     cost: ClassVar[str] = "1 forward + steps × (forward + backward) per sample"
 
 
-class HardConcreteGates(BatchedMethod):
+class HardConcreteGates(AnyStackMethod, BatchedMethod):
     """Probability that a head's gate is open, P(gate ≠ 0), after training the gates.
 
     `penalty` is λ: the task loss that an open gate must save to stay open. `temperature`,
     `stretch_low` and `stretch_high` (β, γ, ζ) shape the distribution; `initial` is the log α that
     all gates start from. A step takes `samples_per_step` samples, shuffled, a draw of gates each.
 
-    `fine_tune` also trains the weights behind the convolutions, as Voita et al. did, on a copy that
-    is thrown away: the scores then speak of a model that was trained, and the heads are removed
-    from one that was not.
+    `train: model` also trains the weights behind the convolutions, as Voita et al. did, on a copy
+    that is thrown away: the scores then speak of a model that was trained, and the heads are
+    removed from one that was not. What such a model is worth is told by `hibprune explain --parts
+    gates`.
 
     On the quickstart with 67 % of the heads removed, λ = 0.01, 0.03, 0.1 and 0.3 keep 86.5, 92.5,
     95.5 and 78.5 % accuracy on the calibration clips; with 200 steps 0.01 keeps 73.5 %: fewer than
@@ -54,8 +55,10 @@ class HardConcreteGates(BatchedMethod):
 
     What all samples give in front of the first attention is kept in memory, beside the batches. An
     interrupted training goes on after its last step, and with the same batches comes to the same
-    gates bit for bit; with `fine_tune`, which moves too much to keep, it starts anew.
+    gates bit for bit; with `train: model`, which moves too much to keep, it starts anew.
     """
+
+    former_names: ClassVar[dict[str, str]] = {"fine_tune": "train: model"}
 
     method: Literal["gates"]
     penalty: float = Field(default=0.1, ge=0)
@@ -66,7 +69,7 @@ class HardConcreteGates(BatchedMethod):
     stretch_low: float = Field(default=-0.1, lt=0)
     stretch_high: float = Field(default=1.1, gt=1)
     initial: float = 2.0
-    fine_tune: bool = False
+    train: Literal["gates", "model"] = "gates"
     weights_learning_rate: float = Field(default=1e-5, gt=0)
     batch_size: BatchSize = 50
 

@@ -77,17 +77,22 @@ def channel_gradients(
     Shapes (batch, channels), in the order of `channels_of(model)`, and losses (batch,). Padding
     would change what a front end gives out: samples of a batch are to be of one length.
     """
-    parts = [part for part in front_end_parts(model) if part.writes]
+    parts = front_end_parts(model)
     size, like = len(calibration.batch.ids), next(model.parameters())
-    gates = [like.new_ones(size, len(part.writes)).requires_grad_(True) for part in parts]
+    gates = [like.new_ones(size, len(part.units)).requires_grad_(True) for part in parts[1:]]
 
-    def gating(gate: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        return lambda _module, _inputs, output: output * gate[:, :, None]
+    def gating(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        return lambda _module, inputs: (inputs[0] * gate, *inputs[1:])
 
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        for part, gate in zip(parts, gates, strict=True):
-            stack.callback(part.module.register_forward_hook(gating(gate)).remove)
+        # What a part gives out is what the next one is given.
+        for part, gate in zip(parts[1:], gates, strict=True):
+            projects = part.is_projection
+            reader, shaped = (
+                (part.module, gate[:, None]) if projects else (part.writer, gate[:, :, None])
+            )
+            stack.callback(reader.register_forward_pre_hook(gating(shaped)).remove)
         losses = loss(model, calibration.batch)
         gradients = torch.autograd.grad(losses.sum(), gates)
     return torch.cat(gradients, dim=1), losses.detach()

@@ -14,7 +14,7 @@ from hibprune.execution.files import digest
 from hibprune.execution.steps import Step
 from hibprune.records.comparison import RepairedEvaluation, TriedRepair
 from hibprune.records.measurements import Evaluation
-from hibprune.records.units import heads_by_layer
+from hibprune.records.units import ENCODER, heads_by_layer
 from hibprune.report.numbers import duration
 from hibprune.stages.credibility import credible_evaluation
 from hibprune.stages.repair import calibration_clips, repair_inputs, repaired_copy
@@ -85,12 +85,18 @@ def evaluations_repaired(
 
 
 def _step(run: Run, metric: str, plan: Silent) -> Step[RepairedEvaluation]:
-    heads, repair = heads_by_layer(plan), repair_inputs(run)
+    repair = repair_inputs(run)
+    own = {
+        stack: heads_by_layer(head for head in plan if head.stack == stack)
+        for stack in dict.fromkeys(head.stack for head in plan)
+    }
+    # Of the encoder's heads alone it has always been their layers.
+    heads = own[ENCODER] if own.keys() == {ENCODER} else own
     inputs = {
         **run.basis,
         "validation": run.material.validation.identity,
         "metric": metric,
-        "removed": {str(layer): own for layer, own in heads.items()},
+        "removed": {str(place): gone for place, gone in heads.items()},
         "repair": repair,
     }
     name = f"{FOLDER}/{digest(metric, str(repair), str(heads))[:16]}"
@@ -105,7 +111,7 @@ def _measured(
 ) -> dict[tuple[str, Silent], RepairedEvaluation]:
     """Remove, repair and measure, a few sets of heads at a time: as much as a kill would lose."""
     task, vocabulary = run.recipe.task, run.checkpoint.vocabulary
-    repaired_on = calibration_clips(run)
+    repaired_on = calibration_clips(run, [head for plan in missing for head in plan])
     clips, limits = run.material.validation.utterances, run.recipe.validation.durations
     batches = batches_of_one_length(run.checkpoint, clips, limits)
     total = sum(1 + len(metrics) for metrics in missing.values())

@@ -3,12 +3,13 @@
 How many channels each layer keeps stands in the family's own attribute, `conv_dim`, from which
 transformers builds the layers in their size, without hibprune. Which ones went stands beside it in
 `config.pruned_channels`, for whoever prunes the model again: for each layer its number of channels
-at first, and which of them are gone.
+at first, and which of them are gone. Whisper's configuration has no such attribute: there its
+convolutions are built whole, and made smaller after `import hibprune`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 
 from hibprune.compression.reloading import (
     Rebuild,
+    Remembered,
     contradiction,
     gone_places,
     remembered,
@@ -27,12 +29,13 @@ from hibprune.compression.reloading import (
 from hibprune.models.families import family_of
 from hibprune.models.front_end import (
     FrontEndPart,
-    front_end_layers,
+    bare_parts,
+    front_end_convolutions,
     front_end_parts,
     gone_channels,
     places_of,
 )
-from hibprune.models.layouts import Family
+from hibprune.models.layouts import Convolutions, Family, FrontEnd
 from hibprune.records.units import Unit
 
 FIELD = "pruned_channels"
@@ -56,7 +59,7 @@ def remove_channels(model: PreTrainedModel, channels: Iterable[Unit]) -> None:
         kept = [channel for channel in part.writes if channel.index not in own]
         if len(kept) < len(part.writes):
             _remove(part, reader, torch.tensor(places_of(kept, part.writes)))
-            part.writer.gone_channels = gone_channels(part.writer) | own  # type: ignore[assignment]
+            _remember(part.writer, gone_channels(part.writer) | own)
     if any(gone.values()):
         _tell_configuration(model, front_end_parts(model))
 
@@ -113,7 +116,8 @@ def _tell_configuration(model: PreTrainedModel, parts: Sequence[FrontEndPart]) -
     layout = family_of(model.config.model_type).front_end
     assert layout is not None
     layers = parts[:-1]
-    setattr(model.config, layout.channels_in_config, [len(part.writes) for part in layers])
+    if isinstance(layout, FrontEnd):
+        setattr(model.config, layout.channels_in_config, [len(part.writes) for part in layers])
     told = {}
     for part in layers:
         gone = gone_channels(part.writer)
@@ -135,14 +139,39 @@ def _rebuild(family: Family, base_model: Any, config: Any) -> None:
     told = getattr(config, FIELD, None)
     if not told or family.front_end is None:
         return
-    layers = front_end_layers(base_model, family.front_end)
-    require_layers(FIELD, told.keys(), len(layers))
-    for number, module in enumerate(layers):
+    if isinstance(family.front_end, Convolutions):
+        _build_smaller(front_end_convolutions(base_model, family.front_end), told)
+        return
+    convolutions = front_end_convolutions(base_model, family.front_end)
+    require_layers(FIELD, told.keys(), len(convolutions))
+    for number, convolution in enumerate(convolutions):
         if str(number) not in told:
             continue
         count, mask = told[str(number)]
-        convolution: Any = module.get_submodule(family.front_end.convolution)
         gone = gone_places(FIELD, "channels", count, mask)
         if convolution.out_channels != count - len(gone):
             raise contradiction(FIELD, "channels", count, len(gone), convolution.out_channels)
-        convolution.gone_channels = gone
+        _remember(convolution, gone)
+
+
+def _build_smaller(convolutions: Sequence[nn.Conv1d], told: Mapping[str, Remembered]) -> None:
+    """Take out of convolutions that were built whole what the configuration says is gone.
+
+    Raises:
+        ValueError: the configuration contradicts itself.
+    """
+    require_layers(FIELD, told.keys(), len(convolutions) - 1)
+    parts = bare_parts(convolutions)
+    for part, reader in pairwise(parts):
+        count, mask = told.get(str(part.layer), (len(part.writes), "0"))
+        gone = gone_places(FIELD, "channels", count, mask)
+        if part.writer.out_channels != count or len(gone) == count:
+            raise contradiction(FIELD, "channels", count, len(gone), len(part.writes))
+        kept = [place for place in range(count) if place not in gone]
+        if gone:
+            _remove(part, reader, torch.tensor(kept))
+            _remember(part.writer, gone)
+
+
+def _remember(convolution: Any, gone: frozenset[int]) -> None:
+    convolution.gone_channels = gone

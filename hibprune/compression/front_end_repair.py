@@ -56,7 +56,7 @@ class _PartWork:
         fit, held = (Moments.nothing(height, width, weight.device) for _ in range(2))
         for batch in self.batches:
             wanted = self._original(batch).written
-            if not self.smaller.is_projection:
+            if self.smaller.writes:
                 wanted = wanted[..., rows]
             windows = passed(self.smaller, self._before(batch)).windows
             apart = held_out(batch)

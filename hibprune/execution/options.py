@@ -118,8 +118,9 @@ EXPLAINED = (
     click.option(
         "--parts",
         metavar="PART,…",
-        help="What to find out: maps, inputs, tree, degradation, functions, stacks, triggers, or "
-        "all. Default: all; with --clip maps, inputs, tree and functions, which take seconds.",
+        help="What to find out: maps, inputs, tree, degradation, functions, stacks, triggers, "
+        "gates, or all. Default: all but gates, which train the model many times; with --clip "
+        "maps, inputs, tree and functions, which take seconds.",
     ),
     click.option(
         "--layer",
@@ -134,7 +135,13 @@ EXPLAINED = (
         default=40,
         show_default=True,
         metavar="NUMBER",
-        help="Of the validation set, for degradation, stacks and triggers; 0 for all.",
+        help="Of the validation set, for degradation, stacks, triggers and gates; 0 for all.",
+    ),
+    click.option(
+        "--penalties",
+        metavar="NUMBER,…",
+        help="What an open gate costs, in units of the task's loss; a training for each. Default: "
+        "0,0.01,0.03,0.1,0.3,1.",
     ),
 )
 """Those of `explain`, in the order they are told of."""

@@ -26,7 +26,7 @@ from hibprune.stages.score import attribute, calibration_targets
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 REPAIRED = SHARES[:-1]
-"""Those at which an encoder is also repaired: where a layer has no head, some cannot be built."""
+"""Those at which a model is also repaired: where a layer has no head, some cannot be built."""
 REPAIR: RepairKind = "least-squares"
 
 
@@ -52,21 +52,18 @@ def compared_stacks(run: Run, number: int) -> Stacks:
     plans = {(stack, share): lowest(scores, stack, share) for stack in stacks for share in SHARES}
     found = _silenced(run, metric, [(), *plans.values()], scored.key).result
     silenced = dict(zip([(), *plans.values()], found, strict=True))
-    curves = [
-        _curve(
-            scores, stack, "none", {share: silenced[plans[stack, share]] for share in SHARES}, plans
-        )
-        for stack in stacks
-    ]
-    wanted = [plans[ENCODER, share] for share in REPAIRED if plans[ENCODER, share]]
-    if wanted:
-        _, repaired = evaluations_repaired(_with_fit_alone(run), {metric: wanted})
-        own = {
-            share: repaired[metric][plans[ENCODER, share]]
-            for share in REPAIRED
-            if plans[ENCODER, share]
-        }
-        curves.insert(1, _curve(scores, ENCODER, REPAIR, own, plans))
+    places = [(stack, share) for stack in stacks for share in REPAIRED if plans[stack, share]]
+    repaired: dict[Silent, Evaluation] = {}
+    if places:
+        wanted = {metric: [plans[place] for place in places]}
+        repaired = evaluations_repaired(_with_fit_alone(run), wanted)[1][metric]
+    curves = []
+    for stack in stacks:
+        silent = {share: silenced[plans[stack, share]] for share in SHARES}
+        curves.append(_curve(scores, stack, "none", silent, plans))
+        own = {share: repaired[plans[name, share]] for name, share in places if name == stack}
+        if own:
+            curves.append(_curve(scores, stack, REPAIR, own, plans))
     whole = silenced[()]
     return Stacks(
         metric=metric,

@@ -21,6 +21,7 @@ from hibprune.explaining.attribution_tree import tree_of
 from hibprune.explaining.degradation import degraded, inputs_of, usual_layer
 from hibprune.explaining.explained_inputs import Subject, subjects
 from hibprune.explaining.head_functions import found_functions, with_scores
+from hibprune.explaining.kept_heads import kept_heads
 from hibprune.explaining.maps import maps_of
 from hibprune.explaining.request import OF_CLIPS, Choice, Request, choose, named_heads
 from hibprune.explaining.triggers import found_triggers
@@ -34,6 +35,7 @@ from hibprune.records.explanation import (
     Explanation,
     HeadFunctions,
     InputAttribution,
+    KeptHeads,
     Stacks,
     Triggers,
 )
@@ -56,6 +58,7 @@ class Findings:
     degradation: Degradation | None = None
     functions: HeadFunctions | None = None
     stacks: Stacks | None = None
+    kept: KeptHeads | None = None
     trees: list[AttributionTree] = field(default_factory=list)
     triggers: Triggers | None = None
     left_out: list[str] = field(default_factory=list)
@@ -124,6 +127,7 @@ def explain_recipe(
             degradation=found.degradation,
             functions=found.functions,
             stacks=found.stacks,
+            kept=found.kept,
             trees=tuple(found.trees),
             triggers=found.triggers,
             left_out=tuple(found.left_out),
@@ -160,6 +164,10 @@ def _explained(run: Run, choice: Choice) -> tuple[list[Subject], Findings]:
     if "triggers" in parts:
         found.triggers = found.attempt(
             "triggers", lambda: found_triggers(run, choice.samples).result
+        )
+    if "gates" in parts:
+        found.kept = found.attempt(
+            "gates", lambda: kept_heads(run, choice.penalties, choice.samples)
         )
     return explained, found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,13 +11,18 @@ from typing import Literal, get_args
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.records.units import Head
 
-Part = Literal["maps", "inputs", "tree", "degradation", "functions", "stacks", "triggers"]
+Part = Literal["maps", "inputs", "tree", "degradation", "functions", "stacks", "triggers", "gates"]
 PARTS: tuple[Part, ...] = get_args(Part)
 OF_CLIPS: tuple[Part, ...] = ("maps", "inputs", "tree")
 """Those that look at single clips."""
+USUAL: tuple[Part, ...] = tuple(part for part in PARTS if part != "gates")
+"""What a model's page holds unless more is asked for: gates train the model many times."""
 QUICK: tuple[Part, ...] = (*OF_CLIPS, "functions")
 """What a clip's page holds unless more is asked for."""
 ALL = "all"
+PENALTIES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Of an open gate, in units of the task's loss; at 0 the training alone is seen."""
+MOST_PENALTIES = 20
 MOST_CLIPS = 20
 """On one page."""
 MOST_HEADS = 48
@@ -32,6 +38,7 @@ class Request:
     parts: str | None = None
     layer: int | None = None
     samples: int = 40
+    penalties: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Choice:
     parts: tuple[Part, ...]
     layer: int | None
     samples: int
+    penalties: tuple[float, ...]
 
     @property
     def of_a_clip(self) -> bool:
@@ -61,13 +69,14 @@ def choose(request: Request) -> Choice:
         raise UserError(f"--clip: {len(request.clips)} of them: give at most {MOST_CLIPS}")
     if len(request.heads) > MOST_HEADS:
         raise UserError(f"--head: {len(request.heads)} of them: give at most {MOST_HEADS}")
-    usual = QUICK if request.clips else PARTS
+    usual = QUICK if request.clips else USUAL
     return Choice(
         clips=tuple(dict.fromkeys(request.clips)),
         heads=tuple(dict.fromkeys(map(_head, request.heads))),
         parts=usual if request.parts is None else _parts(request.parts),
         layer=request.layer,
         samples=request.samples,
+        penalties=PENALTIES if request.penalties is None else _penalties(request.penalties),
     )
 
 
@@ -89,6 +98,24 @@ def _parts(text: str) -> tuple[Part, ...]:
             hint = did_you_mean(part, PARTS) or f": any of {', '.join(PARTS)}"
             raise UserError(f"--parts: unknown part '{shortened(part)}'{hint}")
     return PARTS if ALL in wanted else tuple(part for part in PARTS if part in wanted)
+
+
+def _penalties(text: str) -> tuple[float, ...]:
+    found = []
+    for one in text.split(","):
+        try:
+            value = float(one)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(
+                f"--penalties: '{shortened(one.strip())}' is no penalty: write numbers from 0 on, "
+                "e.g. 0,0.03,0.1"
+            )
+        found.append(value)
+    if len(found) > MOST_PENALTIES:
+        raise UserError(f"--penalties: {len(found)} of them: give at most {MOST_PENALTIES}")
+    return tuple(sorted(set(found)))
 
 
 def named_heads(wanted: Collection[Head], there: Collection[Head]) -> tuple[list[Head], list[str]]:

@@ -25,6 +25,7 @@ from hibprune.records.units import ENCODER, Head
 class AttentionSite:
     """One layer's attention in a live model. `heads[i]` is the head at position i."""
 
+    stack: str
     layer: int
     heads: tuple[Head, ...]
     head_size: int
@@ -61,6 +62,7 @@ def attention_sites(
             count = head_count(module, stack) + len(gone)
             sites.append(
                 AttentionSite(
+                    stack=name,
                     layer=number,
                     heads=tuple(Head(number, i, name) for i in range(count) if i not in gone),
                     head_size=getattr(module, stack.head_size),
@@ -107,12 +109,14 @@ def heads_of(model: PreTrainedModel, stacks: Iterable[str] = (ENCODER,)) -> tupl
     return tuple(head for site in attention_sites(model, stacks) for head in site.heads)
 
 
-def head_places(model: PreTrainedModel) -> dict[int, slice]:
-    """Where each layer's heads stand in `heads_of(model)`."""
-    places: dict[int, slice] = {}
+def head_places(
+    model: PreTrainedModel, stacks: Iterable[str] = (ENCODER,)
+) -> dict[tuple[str, int], slice]:
+    """Where the heads of each layer of some stacks stand in `heads_of(model, stacks)`."""
+    places: dict[tuple[str, int], slice] = {}
     start = 0
-    for site in attention_sites(model):
-        places[site.layer] = slice(start, start + len(site.heads))
+    for site in attention_sites(model, stacks):
+        places[site.stack, site.layer] = slice(start, start + len(site.heads))
         start += len(site.heads)
     return places
 

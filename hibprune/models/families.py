@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hibprune.errors import UserError
-from hibprune.models.layouts import Family, FeedForward, FrontEnd, Stack
+from hibprune.models.layouts import Convolutions, Family, FeedForward, FrontEnd, Stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -156,6 +156,7 @@ FAMILIES: tuple[Family, ...] = (
         model_type="whisper",
         module="whisper.modeling_whisper",
         base_class="WhisperModel",
+        front_end=Convolutions(),
         attention_classes=("WhisperAttention",),
         stacks=with_decoder(WHISPER, "encoder_attn_layer_norm"),
         feed_forwards=(FeedForward("fc1", "fc2", "final_layer_norm"),),

@@ -41,9 +41,11 @@ class Passed:
 
 
 def waveforms(model: PreTrainedModel, batch: ClipBatch, clips: Sequence[CalibrationClip]) -> Tensor:
-    """What the first convolution is given (clips, 1, samples)."""
+    """What the first convolution is given: a waveform (clips, 1, samples), or a spectrogram
+    (clips, bands, frames)."""
     device = next(model.parameters()).device
-    return batch.inputs(clips)[model.main_input_name][:, None].to(device)
+    inputs = batch.inputs(clips)[model.main_input_name].to(device)
+    return inputs[:, None] if inputs.dim() == 2 else inputs
 
 
 @torch.no_grad()

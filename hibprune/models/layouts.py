@@ -110,6 +110,18 @@ class FrontEnd:
 
 
 @dataclass(frozen=True)
+class Convolutions:
+    """The layout of convolutions that stand side by side in an encoder, each followed by GELU.
+
+    The channels of all but the last can go: those of the last are the width of the encoder. The
+    configuration has no attribute for their numbers, so that they are built whole and made smaller.
+    """
+
+    paths: tuple[str, ...] = ("encoder.conv1", "encoder.conv2")
+    """From the base model to each, in the order they run."""
+
+
+@dataclass(frozen=True)
 class Family:
     """Where a model type keeps its attention, and what it takes in."""
 
@@ -133,7 +145,7 @@ class Family:
     """Those of a decoder layer, where there is a decoder."""
     decoder_neurons_in_config: str | None = None
     """As `neurons_in_config`, of the decoder's."""
-    front_end: FrontEnd | None = None
+    front_end: FrontEnd | Convolutions | None = None
     """The convolutions whose channels can be removed, where there are any."""
     parts: tuple[tuple[str, str], ...] = ()
     """Further classes that transformers prunes while it builds them, and their path within the

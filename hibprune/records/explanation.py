@@ -250,6 +250,33 @@ class Stacks(Record):
     curves: tuple[StackCurve, ...]
 
 
+class KeptPoint(Record):
+    """What training leaves where each open gate costs `penalty`: heads, and the metric of them."""
+
+    penalty: float
+    kept: tuple[Head, ...]
+    value: Estimate
+
+
+class KeptHeads(Record):
+    """Heads that hard-concrete gates leave open, over a sweep of penalties (Voita et al. 2019).
+
+    `heads` are those there were, by stack; `trained` is whether the weights were learnt together
+    with the gates, on `samples` of the calibration set in so many `steps`; `whole` is the metric of
+    the model as it is, on as many validation `clips` as that of the points.
+    """
+
+    metric: str
+    higher_is_better: bool
+    clips: int
+    samples: int
+    trained: Literal["gates", "model"]
+    steps: int
+    heads: dict[str, int]
+    whole: Estimate
+    points: tuple[KeptPoint, ...]
+
+
 class Explanation(Record):
     """All that was found out. `left_out` says of each part that is not there why."""
 
@@ -267,6 +294,7 @@ class Explanation(Record):
     degradation: Degradation | None = None
     functions: HeadFunctions | None = None
     stacks: Stacks | None = None
+    kept: KeptHeads | None = None
     trees: tuple[AttributionTree, ...] = ()
     triggers: Triggers | None = None
     left_out: tuple[str, ...] = ()

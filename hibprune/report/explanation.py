@@ -20,11 +20,13 @@ from hibprune.report.explanation_figures import (
     pictures_of,
     stacks_figure,
 )
+from hibprune.report.explanation_gates import gates_figure, kept_rows
 from hibprune.report.explanation_inputs import degradation_figure, inputs_figure
 from hibprune.report.explanation_tree import tree_figure
 from hibprune.report.numbers import MINUS, capitalised
 from hibprune.report.ranking import ranking_finding
 from hibprune.report.template import filled_page
+from hibprune.report.wording import percent_estimate
 
 Draw = Callable[[Path], None]
 
@@ -72,6 +74,8 @@ def drawings(explanation: Explanation) -> dict[str, Draw]:
         found[f"{EXPLANATION}-functions.png"] = partial(functions_figure, explanation.functions)
     if explanation.stacks is not None:
         found[f"{EXPLANATION}-stacks.png"] = partial(stacks_figure, explanation.stacks)
+    if explanation.kept is not None:
+        found[f"{EXPLANATION}-gates.png"] = partial(gates_figure, explanation.kept)
     return found
 
 
@@ -112,9 +116,17 @@ def explanation_page(explanation: Explanation, pictures: dict[str, str]) -> str:
             "attacks": _attacks(explanation.triggers),
             "stacks": explanation.stacks,
             "stacks_picture": shown("stacks"),
-            "stacks_whole": _percent(explanation.stacks.whole) if explanation.stacks else "",
+            "stacks_whole": percent_estimate(explanation.stacks.whole)
+            if explanation.stacks
+            else "",
             "stacks_fault": _stacks_fault(explanation.stacks),
             "stack_rows": _stack_rows(explanation.stacks),
+            "kept": explanation.kept,
+            "kept_picture": shown("gates"),
+            "kept_rows": [] if explanation.kept is None else kept_rows(explanation.kept),
+            "kept_names": [NAMES[name] for name in explanation.kept.heads]
+            if explanation.kept
+            else [],
             "versions": ", ".join(f"{k} {v}" for k, v in explanation.versions.items()),
         },
     )
@@ -152,7 +164,7 @@ def _stack_rows(found: Stacks | None) -> list[dict[str, str]]:
         {
             "name": NAMES[curve.stack] + ("" if curve.repair == "none" else ", repaired"),
             "removed": f"{point.removed} of {curve.heads}",
-            "value": _percent(point.value),
+            "value": percent_estimate(point.value),
         }
         for curve in (found.curves if found else ())
         for point in curve.points
@@ -179,11 +191,6 @@ def _attacks(found: Triggers | None) -> list[dict[str, str]]:
         }
         for one in (*found.attacks, found.random)
     ]
-
-
-def _percent(estimate: Estimate) -> str:
-    low, high = (100 * end for end in estimate.interval)
-    return f"{100 * estimate.value:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def _counts(functions: HeadFunctions | None) -> list[dict[str, Any]]:

@@ -48,6 +48,8 @@ NAMES = {
     "decoder.cross": "decoder to encoder",
 }
 
+STACK_COLOURS = {"encoder": "#1f5f9e", "decoder.self": "#c2561a", "decoder.cross": "#2b8a5e"}
+
 
 def maps_figure(clip: ExplainedClip, heads: Sequence[HeadMap], path: Path) -> None:
     """Draw the views of some heads, a row for each, over the clip's spectrogram and words."""
@@ -221,7 +223,6 @@ def stacks_figure(found: Stacks, path: Path) -> None:
 
     figure = Figure(figsize=(7.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    colours = {"encoder": "#1f5f9e", "decoder.self": "#c2561a", "decoder.cross": "#2b8a5e"}
     for curve in found.curves:
         shares = [0.0, *(100 * point.removed / curve.heads for point in curve.points)]
         estimates = [found.whole, *(point.value for point in curve.points)]
@@ -229,12 +230,12 @@ def stacks_figure(found: Stacks, path: Path) -> None:
         repaired = curve.repair != "none"
         told = f"{NAMES[curve.stack]} ({curve.heads} heads{', repaired' if repaired else ''})"
         axes.plot(
-            shares, values, color=colours[curve.stack], marker="o", markersize=4, linewidth=1.5,
-            linestyle="dashed" if repaired else "solid", label=told,
+            shares, values, color=STACK_COLOURS[curve.stack], marker="o", markersize=4,
+            linewidth=1.5, linestyle="dashed" if repaired else "solid", label=told,
         )  # fmt: skip
         axes.vlines(
             shares, [100 * one.interval.low for one in estimates],
-            [100 * one.interval.high for one in estimates], color=colours[curve.stack],
+            [100 * one.interval.high for one in estimates], color=STACK_COLOURS[curve.stack],
             linewidth=0.8,
         )  # fmt: skip
     aim = "higher" if found.higher_is_better else "lower"

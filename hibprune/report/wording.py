@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from hibprune.records.base import Interval
+from hibprune.records.comparison import Estimate
 from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import AtWork, Measurement
 from hibprune.records.medium import SOUND, Medium
@@ -45,6 +46,12 @@ def percent_interval(interval: Interval, n: int) -> str:
     """A metric's interval as `94.3–97.4`, in percent."""
     decimals = metric_decimals(n)
     return f"{100 * interval.low:.{decimals}f}–{100 * interval.high:.{decimals}f}"
+
+
+def percent_estimate(estimate: Estimate) -> str:
+    """A share with its interval: "97.2 % (95.1 to 98.6)"."""
+    low, high = (100 * end for end in estimate.interval)
+    return f"{100 * estimate.value:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def measurement(result: Measurement) -> str:
