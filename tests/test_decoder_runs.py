@@ -110,6 +110,9 @@ def without_heads(
         # What the guard leaves in float is not what this is about.
         quantize={"max_drop": 100},
     )  # fmt: skip
+    content = stand_in.content()
+    content["calibration"]["samples"], content["validation"]["limit"] = 6, 4
+    stand_in.write(content)
     result = run(stand_in)
     assert result.exit_code == 0, result.output or result.exception
     return stand_in
