@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import gc
+import hashlib
 import multiprocessing.forkserver
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -48,28 +49,28 @@ READERS = (
 )
 
 LONGEST = (
-    "test_real.py",
     "test_resume.py",
     "test_relative_paths.py",
     "test_fp16.py",
-    "test_seq2seq_input.py",
     "test_methods.py",
     "test_missing_variants.py",
     "test_refine.py",
     "test_checkpoint.py",
-    "test_generation.py",
+    "test_decoder_runs.py",
+    "test_recover_runs.py",
     "test_mix_runs.py",
     "test_compare_repair.py",
     "test_hf_head_pruning.py",
     "test_speedup.py",
     "test_bad_output.py",
-    "test_shipped.py",
     "test_memory.py",
     "test_cli.py",
     "test_gpu_script.py",
+    "test_verify.py",
+    "test_seq2seq_input.py",
+    "test_generation.py",
     "test_predict.py",
     "test_variants.py",
-    "test_ranks.py",
     "test_rounds.py",
     "test_check.py",
 )
@@ -88,15 +89,106 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+class Earnest:
+    """What a test does in earnest, which is spared elsewhere: the names of its markers."""
+
+    asked: frozenset[str] = frozenset()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture, of whatever scope."""
+    Earnest.asked = frozenset(mark.name for mark in item.iter_markers())
+
+
+@pytest.fixture(scope="session")
+def drawing() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """For fixtures of tests that look at pictures: what is run within it draws them."""
+
+    @contextlib.contextmanager
+    def drawn() -> Iterator[None]:
+        asked, Earnest.asked = Earnest.asked, Earnest.asked | {"draws"}
+        try:
+            yield
+        finally:
+            Earnest.asked = asked
+
+    return drawn
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn() -> Iterator[None]:
     """Leaves pictures blank but for tests marked `draws`: they take a quarter of a tiny run."""
-    if request.node.get_closest_marker("draws") is None:
-        monkeypatch.setattr("matplotlib.figure.Figure.savefig", _save_blank)
+    from matplotlib.figure import Figure
+
+    import hibprune.report.files
+    from hibprune.execution.files import write_via_temporary
+
+    def blank(draw: Callable[..., None]) -> Callable[..., None]:
+        def picture(*given: Any, **options: Any) -> None:
+            if "draws" in Earnest.asked:
+                return draw(*given, **options)
+            (path,) = (one for one in given if isinstance(one, Path))
+            return write_via_temporary(path, lambda file: _save_blank(None, file))
+
+        return picture
+
+    def saved(figure: Figure, path: Path, **how: Any) -> None:
+        (draw if "draws" in Earnest.asked else _save_blank)(figure, path, **how)
+
+    draw = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", saved)
+        for name in PICTURES:
+            patch.setattr(hibprune.report.files, name, blank(getattr(hibprune.report.files, name)))
+        yield
+
+
+PICTURES = ("variants_figure", "head_map", "score_spread", "latency_figure", "recovery_figure")
+"""Of a run; laying them out takes as long as all of its other reporting."""
 
 
 def _save_blank(figure: object, path: Path, **how: object) -> None:
-    Path(path).write_bytes(BLANK_SVG if Path(path).suffix == ".svg" else BLANK_PNG)
+    path = Path(path)
+    path.write_bytes(BLANK_SVG if path.suffix == ".svg" else BLANK_PNG)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exported_once(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Iterator[None]:
+    """Lets runs take the graphs of a model that was exported before, but in tests of `exports`.
+
+    Equal are models of one class with the same settings, modules and weights, to the last bit.
+    """
+    import hibprune.stages.export
+    from hibprune.execution.files import scratch_directory
+
+    export = hibprune.stages.export.export_onnx
+
+    def again(model: Any, directory: Path, task: str, opset: int, files: tuple[str, ...]) -> None:
+        if "exports" in Earnest.asked:
+            return export(model, directory, task, opset, files)
+        name = f"graphs-{_identity(model, task, opset, files)}"
+        made = made_once(name, lambda place: export(model, place, task, opset, files))
+        with scratch_directory(directory) as scratch:
+            for file in files:
+                shutil.copyfile(made / file, scratch / file)
+                (scratch / file).replace(directory / file)
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hibprune.stages.export, "export_onnx", again)
+        yield
+
+
+def _identity(model: Any, *asked: object) -> str:
+    generation = getattr(model, "generation_config", None)
+    settings = [model.config.to_json_string(use_diff=False), repr(model), repr(asked)]
+    settings.append("" if generation is None else generation.to_json_string())
+    digest = hashlib.sha256("\n".join((type(model).__qualname__, *settings)).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().flatten().numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 @pytest.fixture(scope="session")
@@ -204,16 +296,12 @@ def _finishing(
 
 
 @pytest.fixture(scope="session")
-def tiny_exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+def tiny_exports(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Exports:
     """The graphs of a tiny model, whole or without some heads; made once, not to be changed."""
-    from tiny_exports import export_tiny
-
-    made: dict[tuple[str, str | None], TinyExport] = {}
+    from tiny_exports import TinyExport, export_tiny
 
     def exported(tiny: TinyModel, plan: str | None = None) -> TinyExport:
-        key = (tiny.name, plan)
-        if key not in made:
-            made[key] = export_tiny(tiny, tmp_path_factory.mktemp(tiny.name), plan)
-        return made[key]
+        name = f"tiny-{tiny.name}-{plan or 'whole'}".replace(" ", "-")
+        return TinyExport(tiny, made_once(name, lambda place: export_tiny(tiny, place, plan)))
 
     return exported

@@ -164,6 +164,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=10)
 
 
+@pytest.mark.exports
 def test_a_disk_that_is_really_full(stand_in: StandIn, small_disk: Path) -> None:
     output = small_disk / "out"
     assert faults(run(stand_in, output=output)) == [f"{output}: {FULL}"]

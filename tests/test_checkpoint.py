@@ -556,7 +556,9 @@ def attention_adapted(stand_in: StandIn) -> None:
     transformers.AutoModelForCTC.from_config(config).save_pretrained(stand_in.model)
 
 
-@pytest.mark.parametrize("variant", [adapted, attention_adapted])
+@pytest.mark.parametrize(
+    "variant", [adapted, pytest.param(attention_adapted, marks=pytest.mark.slow)]
+)
 def test_variants_of_recognition_run(variant: Spoil, stand_in_of: Callable[[str], StandIn]) -> None:
     stand_in = stand_in_of("speech_recognition")
     variant(stand_in)

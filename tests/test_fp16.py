@@ -83,12 +83,12 @@ def test_every_family_and_every_graph(
 
 PLANTED = [
     ("wav2vec2", "layers.1/feed_forward/intermediate_dense", 1e7),
-    ("wav2vec2-stable", "layers.0/attention/q_proj", 1e6),
+    pytest.param("wav2vec2-stable", "layers.0/attention/q_proj", 1e6, marks=pytest.mark.slow),
     ("conformer-relative", "layers.0/ffn1/intermediate_dense", -1e6),
     ("ast", "layer.1/output/dense", 1e6),
     ("bert", "/classifier", 1e8),
     ("whisper", "layers.0/fc1", 1e5),
-    ("moonshine", "layers.1/mlp/fc2", 1e6),
+    pytest.param("moonshine", "layers.1/mlp/fc2", 1e6, marks=pytest.mark.slow),
 ]
 
 
@@ -118,7 +118,7 @@ def test_what_overflows_stays_float32(
     onnx.checker.check_model(onnx.load(target))
 
 
-@pytest.mark.parametrize("name", ["whisper", "moonshine"])
+@pytest.mark.parametrize("name", ["whisper", pytest.param("moonshine", marks=pytest.mark.slow)])
 def test_branches_of_a_merged_decoder_keep_what_overflows(
     name: str, tiny_exports: Exports, tmp_path: Path
 ) -> None:

@@ -63,8 +63,6 @@ def require_that_all_say_what_was_measured(output: Path, stand_in: StandIn) -> N
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        # What transformers refuses to save beside greedy decoding.
-        ("encoder_decoder", {"temperature": 0.3, "early_stopping": True}),
         ("encoder_decoder_on_waveforms",
          {"do_sample": True, "top_k": 3, "num_beams": 4, "num_return_sequences": 2,
           "return_dict_in_generate": True, "length_penalty": 2.0}),
@@ -81,30 +79,27 @@ def test_other_ways_to_decode_are_not_shipped(
     require_that_all_say_what_was_measured(output, stand_in)
 
 
-def test_settings_of_generation_in_the_configuration_do_not_come_back(
-    stand_in_of: Callable[[str], StandIn],
+@pytest.mark.parametrize("heads", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_settings_do_not_come_back_and_a_decoder_may_have_other_heads(
+    stand_in_of: Callable[[str], StandIn], heads: int
 ) -> None:
     """PyTorch heeds generation_config.json; saving, and Optimum, let config.json overrule it."""
     stand_in = stand_in_of("encoder_decoder")
-    change(stand_in.model / "config.json", suppress_tokens=list(range(20)), max_length=3)
+    # What transformers refuses to save beside greedy decoding.
+    settings = {"temperature": 0.3, "early_stopping": True}
+    change(stand_in.model / "generation_config.json", **settings)
+    change(
+        stand_in.model / "config.json",
+        suppress_tokens=list(range(20)),
+        max_length=3,
+        decoder_attention_heads=heads,
+    )
     output = stand_in.root / "out"
     result = invoke("run", stand_in.recipe, "--output", output, *QUICK)
     assert result.exit_code == 0, result.output
     for place in (stand_in.model, output, output / "onnx"):
         suppressed = json.loads((place / "generation_config.json").read_text())["suppress_tokens"]
         assert suppressed == [57, 58]
-    require_that_all_say_what_was_measured(output, stand_in)
-
-
-@pytest.mark.parametrize("heads", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_a_decoder_may_have_other_heads_than_the_encoder(
-    stand_in_of: Callable[[str], StandIn], heads: int
-) -> None:
-    stand_in = stand_in_of("encoder_decoder")
-    change(stand_in.model / "config.json", decoder_attention_heads=heads)
-    output = stand_in.root / "out"
-    result = invoke("run", stand_in.recipe, "--output", output, *QUICK)
-    assert result.exit_code == 0, result.output
     require_that_all_say_what_was_measured(output, stand_in)
     config = json.loads((output / "config.json").read_text())
     assert (config["encoder_attention_heads"], config["decoder_attention_heads"]) == (4, heads)

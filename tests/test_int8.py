@@ -220,8 +220,15 @@ def test_weights_that_several_nodes_share(tmp_path: Path) -> None:
     assert kinds.count((np.dtype(np.float32), (16, 600))) == 0
 
 
-@pytest.mark.parametrize("name", ["whisper", "moonshine"])
-@pytest.mark.parametrize("in_float", [(), ("/proj_out/MatMul",)])
+@pytest.mark.parametrize(
+    ("name", "in_float"),
+    [
+        ("whisper", ()),
+        ("whisper", ("/proj_out/MatMul",)),
+        ("moonshine", ()),
+        pytest.param("moonshine", ("/proj_out/MatMul",), marks=pytest.mark.slow),
+    ],
+)
 def test_a_decoders_table_of_embeddings_is_stored_once(
     name: str, in_float: tuple[str, ...], tiny_exports: Exports, tmp_path: Path
 ) -> None:

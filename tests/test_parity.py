@@ -263,6 +263,7 @@ def test_a_finished_run_that_is_changed_and_fails_is_not_finished_any_more(
     assert (output / "manifest.json").read_bytes() == manifest
 
 
+@pytest.mark.exports
 def test_an_exporter_that_fails_is_a_plain_line(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ with joined() as ranks:
 
 
 def test_two_processes_exchange_what_they_found() -> None:
-    done = call(*TOGETHER, sys.executable, "-c", PROGRAM)
+    done = interpreters.run(TORCHRUN, *TOGETHER[3:], sys.executable, "-c", PROGRAM, ready="torch")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "heard\n"
 

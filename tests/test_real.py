@@ -32,6 +32,7 @@ def test_its_recipe_checks_out(tmp_path: Path) -> None:
         assert getattr(ours, part) == getattr(shipped, part), part
 
 
+@pytest.mark.slow
 def test_whisper_runs_from_recipe_to_onnx_on_human_speech(tmp_path: Path) -> None:
     recipe = lay_out(tmp_path, calibration=4, validation=5)
     quick = (

@@ -3,6 +3,7 @@ kill, in rounds, of decoders and under torchrun; and what is refused."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -28,9 +29,13 @@ CHEAP = ("--set", "export.variants=[fp32]", "--set", "benchmark.rivals=false", "
 
 
 @pytest.fixture(scope="module")
-def recovered(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+def recovered(
+    tmp_path_factory: pytest.TempPathFactory,
+    drawing: Callable[[], contextlib.AbstractContextManager[None]],
+) -> StandIn:
     stand_in = quick_keyword_spotting(tmp_path_factory.mktemp("recover") / "keywords", QUICK)
-    done = run(stand_in, *RECOVER, *UNREPAIRED, *CHEAP[:-1])
+    with drawing():
+        done = run(stand_in, *RECOVER, *UNREPAIRED, *CHEAP[:-1])
     assert done.exit_code == 0, done.output or done.exception
     (stand_in.root / "said.txt").write_text(done.stdout)
     return stand_in
@@ -148,7 +153,7 @@ def test_rounds_recover_in_between(tmp_path: Path) -> None:
     assert {again[step] for step in ("recover-round", "attribute-2", "recover")} == {"done"}
 
 
-@pytest.mark.parametrize("labels", ["dataset", "model"])
+@pytest.mark.parametrize("labels", [pytest.param("dataset", marks=pytest.mark.slow), "model"])
 def test_decoders_hear_transcripts_given_or_the_original_s_own(
     stand_ins: Callable[[str], Path], tmp_path: Path, labels: str
 ) -> None:
@@ -160,6 +165,7 @@ def test_decoders_hear_transcripts_given_or_the_original_s_own(
         "--set", "attribution={method: magnitude}",
         "--set", "budget={heads: 1, decoder_neurons: 0.3}",
         "--set", "validation.limit=2",
+        "--set", "export.seconds=[0.5]", "--set", "export.batches=[1]",
     )  # fmt: skip
     done = run(stand_in, *settings, *CHEAP)
     assert done.exit_code == 0, done.output or done.exception

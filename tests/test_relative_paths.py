@@ -84,7 +84,7 @@ def exported_predictions(output: Path) -> list[str]:
 
 
 class TestEncoderAndDecoder:
-    CLIPS = 4
+    CLIPS = 2
 
     @pytest.fixture(scope="class")
     def said(self, working: Path, stand_ins: Callable[[str], Path]) -> dict[str, list[str]]:

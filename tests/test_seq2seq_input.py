@@ -19,6 +19,7 @@ FEW = (
     "--set", "benchmark.repetitions=2", "--set", "removal.repair=none",
 )  # fmt: skip
 """What a run takes its time over, where it is not what the test is about."""
+ONE_STEP = ("--set", "attribution.steps=1", "--set", "attribution.batch_size=20")
 
 WHISPER, MANY, MOONSHINE = (
     "encoder_decoder",
@@ -157,7 +158,10 @@ def test_more_tokens_than_the_decoder_has_positions(
     ]
     # As many as fit are what transformers lets it say.
     quick = ("--set", "attribution={method: magnitude}", "--set", "calibration.samples=4", *FEW)
-    result = run(stand_in, "--quiet", "--set", f"task.max_new_tokens={most}", *quick)
+    result = run(
+        stand_in, "--quiet", "--set", f"task.max_new_tokens={most}", *quick,
+        "--set", "validation.limit=2",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
 
 
@@ -203,7 +207,7 @@ def test_models_on_waveforms_have_no_window(
 def test_a_clip_the_model_is_silent_about_loses_nothing(stand_in_of: Make) -> None:
     """Found once the model has spoken; what was measured until then is taken up again."""
     stand_in = stand_in_of(MOONSHINE)
-    result = run(stand_in, *FEW, "--set", "calibration.labels=model")
+    result = run(stand_in, *FEW, *ONE_STEP, "--set", "calibration.labels=model")
     (fault,) = faults(result)
     clip, rest = fault.removeprefix("calibration: ").split(": ", 1)
     assert clip.startswith("calibration/")
@@ -215,7 +219,7 @@ def test_a_clip_the_model_is_silent_about_loses_nothing(stand_in_of: Make) -> No
     kept = sorted(path.name for path in (output / "steps").glob("*.json"))
     assert kept == ["export-original.json", "label.json", "measure-original.json"]
     assert not list(output.rglob("*.partial*"))
-    result = run(stand_in, "--quiet", *FEW)
+    result = run(stand_in, "--quiet", *FEW, *ONE_STEP)
     assert result.exit_code == 0, result.output
     steps = [line.split()[:2] for line in result.stdout.splitlines()]
     assert ["original", "done"] in steps

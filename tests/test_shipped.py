@@ -157,12 +157,14 @@ class TestQuickstart:
     def test_its_heads_matter(self, spotter: Any, validation: tuple[Tensor, list[str]]) -> None:
         heads = heads_of(spotter)
         assert len(heads) == 36
+        # Every fourth clip: all words and all voices, which come in turn.
+        some = validation[0][::4], validation[1][::4]
         accuracies = []
-        for seed in range(5):
+        for seed in range(3):
             drawn = np.random.default_rng(seed).permutation(len(heads))[:24]
             with silenced(spotter, [heads[i] for i in drawn]):
-                accuracies.append(accuracy(spotter, validation))
-        assert accuracy(spotter, validation) - np.mean(accuracies) >= 0.10
+                accuracies.append(accuracy(spotter, some))
+        assert accuracy(spotter, some) - np.mean(accuracies) >= 0.10
 
 
 class TestReadme:

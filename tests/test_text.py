@@ -169,7 +169,7 @@ def letters_tokenizer(root: Path) -> Any:
     return transformers.RobertaTokenizerFast(str(root / "vocab.json"), str(root / "merges.txt"))
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_other_families_run_through_the_chain(reviews: StandIn, name: str) -> None:
     from optimum.onnxruntime import ORTModelForSequenceClassification
 

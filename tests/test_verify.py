@@ -20,7 +20,13 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 
 @pytest.fixture
-def copied(finished_in_int8: Callable[[str], Path], tmp_path: Path) -> Path:
+def copied(finished: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(finished("keyword_spotting"), tmp_path / "copy"))
+
+
+@pytest.fixture
+def copied_with_int8(finished_in_int8: Callable[[str], Path], tmp_path: Path) -> Path:
     """A copy of a finished run with int8."""
     return Path(shutil.copytree(finished_in_int8("keyword_spotting"), tmp_path / "copy"))
 
@@ -68,8 +74,8 @@ class TestExample:
 
 
 class TestVerify:
-    def test_a_copy_in_order(self, copied: Path) -> None:
-        result = invoke("verify", copied)
+    def test_a_copy_in_order(self, copied_with_int8: Path) -> None:
+        result = invoke("verify", copied_with_int8)
         assert result.exit_code == 0, result.output
         files, pruned, quantized = result.stdout.splitlines()
         assert files.startswith("files: ")
@@ -83,12 +89,12 @@ class TestVerify:
         assert result.exit_code == 0, result.output
         assert "pruned: " in result.stdout
 
-    def test_what_a_deployer_needs_is_enough(self, copied: Path) -> None:
+    def test_what_a_deployer_needs_is_enough(self, copied_with_int8: Path) -> None:
         for name in ("figures", "predictions", "steps"):
-            shutil.rmtree(copied / name)
+            shutil.rmtree(copied_with_int8 / name)
         for name in ("report.md", "README.md", "model.safetensors", "onnx/model_quantized.onnx"):
-            (copied / name).unlink()
-        result = invoke("verify", copied)
+            (copied_with_int8 / name).unlink()
+        result = invoke("verify", copied_with_int8)
         assert result.exit_code == 0, result.output
         assert "pruned-int8: not in this copy" in result.stdout
         assert "model.safetensors: not in this copy" in result.stdout

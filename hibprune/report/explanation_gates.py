@@ -39,7 +39,7 @@ def gates_figure(found: KeptHeads, path: Path) -> None:
     """Draw the metric over all heads kept, and those of each stack (Voita et al. 2019)."""
     from matplotlib.figure import Figure
 
-    several = len(found.heads) > 1
+    several, total = len(found.heads) > 1, sum(found.heads.values())
     figure = Figure(figsize=(10.4 if several else 5.6, 3.8), layout="constrained")
     grid = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
     points = sorted(found.points, key=lambda one: len(one.kept))
@@ -58,12 +58,12 @@ def gates_figure(found: KeptHeads, path: Path) -> None:
         color=KEPT,
         linewidth=0.8,
     )
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.04 * total)
     aim = "higher" if found.higher_is_better else "lower"
     dress(
         axes,
         "The metric over the heads that are kept",
-        f"heads kept of {sum(found.heads.values())}",
+        f"heads kept of {total}",
         f"{found.metric}, % ({aim} is better)",
     )
     if several:
@@ -74,8 +74,8 @@ def gates_figure(found: KeptHeads, path: Path) -> None:
                 kept, own, color=STACK_COLOURS[name], marker="o", markersize=4, linewidth=1.5,
                 label=f"{NAMES[name]} (of {found.heads[name]})",
             )  # fmt: skip
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        axes.set_xlim(0, 1.04 * total)
+        axes.set_ylim(0, 1.3 * max(found.heads.values()))
         dress(axes, "Heads kept by kind of attention", "heads kept in all", "heads kept")
         axes.legend(frameon=False, fontsize=SMALL, labelcolor=INK, loc="upper left")
     save(figure, path)

@@ -80,9 +80,7 @@ class Workbench:
         if variant.is_rival:
             original = planned_variants(self.run.recipe)[0]
             source = self.directory(original) / ONNX_DIRECTORY
-            guard, settings = self.converted[variant.name].guard, self.run.recipe.quantize
-            in_float = () if guard is None else guard.in_float
-            write_guarded(source, place, task.graphs, settings.full_range, in_float)
+            self._write_rival(variant, source, place)
         else:
             source = self.run.directory / ONNX_DIRECTORY
             for graph in task.graphs:
@@ -90,6 +88,18 @@ class Workbench:
         for name in task.beside_graphs:
             link_or_copy(source / name, onnx / name)
         return place
+
+    def _write_rival(self, variant: VariantPlan, source: Path, place: Path) -> None:
+        """Its graphs in `place`/onnx: those of this run's conversion, else converted once more."""
+        graphs = self.run.recipe.task.graphs
+        made = {graph: source / graph_name(graph, variant.precision) for graph in graphs}
+        if all(path.exists() for path in made.values()):
+            for graph, path in made.items():
+                link_or_copy(path, place / ONNX_DIRECTORY / graph)
+            return
+        guard, settings = self.converted[variant.name].guard, self.run.recipe.quantize
+        in_float = () if guard is None else guard.in_float
+        write_guarded(source, place, graphs, settings.full_range, in_float)
 
 
 @contextmanager
