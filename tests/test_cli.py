@@ -244,6 +244,7 @@ def test_every_command_and_option_is_explained() -> None:
         "predict",
         "show",
         "verify",
+        "push",
     }
     assert set(main.commands) == documented
 

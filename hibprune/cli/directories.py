@@ -124,12 +124,12 @@ def verify(directory: Path, timeout: float) -> None:
 
 @click.command()
 @DIRECTORY
-@click.argument("repository", metavar="OWNER/NAME")
+@click.argument("repository")
 @click.option("--private", is_flag=True, help="A new repository is private.")
 @click.option("--dry-run", is_flag=True, help="Say what would be uploaded, and upload nothing.")
 @TIMEOUT
 def push(directory: Path, repository: str, private: bool, dry_run: bool, timeout: float) -> None:
-    """Upload DIRECTORY to OWNER/NAME on the Hugging Face Hub, once `verify` finds it in order.
+    """Upload DIRECTORY to REPOSITORY, owner/name on the Hub, once `verify` finds it in order.
 
     Takes the files that the manifest names: neither the log nor the records of steps, nor what
     else lies there. Without a token, in HF_TOKEN or from a login, it only says what it would do.

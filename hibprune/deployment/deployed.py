@@ -205,7 +205,8 @@ def opened(directory: Path, precision: Precision) -> Deployment:
     """
     quiet_libraries()
     if os.path.lexists(directory / MARKER):
-        _file(directory, FILE_NAME)
+        for name in (RECIPE_FILE, FILE_NAME):
+            _file(directory, name)
     if os.path.lexists(directory / RECIPE_FILE):
         task: TaskBase = load_recipe(_file(directory, RECIPE_FILE)).recipe.task
     else:
