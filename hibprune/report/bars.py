@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple
 from hibprune.records.manifest import Manifest, UnitSummary
 from hibprune.records.repair import Repair
 from hibprune.records.units import pool_words
-from hibprune.records.variants import Variant
+from hibprune.records.variants import ORIGINAL, Variant
 from hibprune.report.numbers import capitalised, milliseconds, percent
 from hibprune.report.template import filled_page
+from hibprune.report.wording import ratio_interval
 
 Look = Literal["kept", "lost", "after", "line", "tick"]
 """How a bar looks: solid, hatched, slim, a line, or a mark."""
@@ -55,8 +56,6 @@ def drawn_sections(manifest: Manifest) -> dict[str, Drawn]:
     }
     if manifest.repair is not None and manifest.repair.sublayers:
         found["Repair"] = Drawn(repair_bars(manifest.repair), True)
-    if manifest.original.latency:
-        found["Latency"] = Drawn(latency_bars(manifest.variants), False)
     return found
 
 
@@ -113,8 +112,10 @@ def _latency_rows(variants: Sequence[Variant], place: int, widest: float) -> Ite
         bars = [
             Bar(0.0, median, "kept"), Bar(median, high - median, "line"), Bar(highest, 0.0, "tick"),
         ]  # fmt: skip
+        own = variant.latency[place]
+        ratio = "" if variant.name == ORIGINAL else f", {own.ratio:.2f}× ({ratio_interval(own)})"
         told = (
-            f"{milliseconds(times.p50)}; 90 % within {milliseconds(times.p90)}, 99 % within "
+            f"{milliseconds(times.p50)}{ratio}; 90 % within {milliseconds(times.p90)}, 99 % within "
             f"{milliseconds(times.p99)}"
         )
         yield Row(variant.name, bars, told)

@@ -9,7 +9,7 @@ from hibprune.execution.files import write_text
 from hibprune.records.manifest import Manifest
 from hibprune.records.units import Plan, Scores
 from hibprune.report.answers import TITLE, changed_answers, changed_clips
-from hibprune.report.bars import drawn_sections
+from hibprune.report.bars import drawn_sections, latency_bars
 from hibprune.report.card import model_card
 from hibprune.report.figures import head_map, latency_figure, score_spread
 from hibprune.report.html import heads_table, report_html
@@ -49,9 +49,9 @@ def write_report(
     write_text(directory / "report.md", markdown)
     clips = None if sound_of is None else changed_clips(manifest, directory, sound_of)
     drawn = {**drawn_sections(manifest), **({TITLE: clips} if clips is not None else {})}
-    page = report_html(
-        manifest.recipe, markdown, heads_table(scores, plan, label), drawn, directory
-    )
+    heads, timed = heads_table(scores, plan, label), manifest.original.latency
+    latency = latency_bars(manifest.variants) if timed else ""
+    page = report_html(manifest.recipe, markdown, heads, latency, drawn, directory)
     write_text(directory / "report.html", page)
     write_text(directory / "README.md", model_card(manifest, recipe_yaml))
     return [*written, "report.md", "report.html", "README.md"]

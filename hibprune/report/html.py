@@ -21,7 +21,7 @@ from hibprune.report.figures import head_grid
 from hibprune.report.spread import score_limits, spread_of
 from hibprune.report.template import filled_page
 
-FIGURES, HEADS = "figures", "heads.png"
+FIGURES, HEADS, LATENCY = "figures", "heads.png", "latency.png"
 """Where a report's pictures lie, and the one that is a table here, whose cells tell figures."""
 MAX_PICTURE_BYTES = 2**22
 LIGHT, DARK = "#ffffff", "#22272e"
@@ -52,14 +52,21 @@ class LayerRow(NamedTuple):
 
 
 def report_html(
-    recipe: str, markdown: str, heads: str, drawn: Mapping[str, Drawn], directory: Path
+    recipe: str,
+    markdown: str,
+    heads: str,
+    latency: str,
+    drawn: Mapping[str, Drawn],
+    directory: Path,
 ) -> str:
     """The report's Markdown as a page.
 
     The map of heads becomes the table `heads`, which tells each head's score, error, rank and fate
-    to pointer, keyboard and screen reader; `drawn` is as in `markdown_page`.
+    to pointer, keyboard and screen reader, the picture of latencies the bars `latency`; `drawn` is
+    as in `markdown_page`.
     """
-    return markdown_page(recipe, markdown, directory / FIGURES, {HEADS: heads}, drawn)
+    replaced = {HEADS: heads, LATENCY: latency}
+    return markdown_page(recipe, markdown, directory / FIGURES, replaced, drawn)
 
 
 def markdown_page(
