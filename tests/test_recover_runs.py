@@ -134,6 +134,25 @@ def test_killed_in_the_middle_it_comes_to_the_same_bytes(recovered: StandIn) -> 
 # Rounds, decoders, processes ---------------------------------------------------------------
 
 
+def test_projections_of_two_matrices_are_trained_and_reload(quick: StandIn) -> None:
+    """A configuration that forgot them would build whole ones, for which there are no weights."""
+    steps = ("--set", "recover={steps: 2, learning_rate: 1.0e-3, held_out: 0}")
+    done = run(quick, *steps, "--set", "budget.ranks=0.5", *CHEAP)
+    assert done.exit_code == 0, done.output or done.exception
+    out = quick.root / "out"
+    before, after = (
+        load_file(out / place / "model.safetensors") for place in ("steps/repaired", "")
+    )
+    assert before.keys() == after.keys()
+    assert any(name.endswith("outer.weight") for name in after)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    configs = (
+        json.loads((out / place / "config.json").read_text()) for place in ("steps/repaired", "")
+    )
+    first, second = (config["projection_ranks"] for config in configs)
+    assert first == second
+
+
 def test_rounds_recover_in_between(tmp_path: Path) -> None:
     stand_in = quick_keyword_spotting(tmp_path / "keywords", {"heads": 4, "neurons": 0.3})
     options = ("--set", "recover={steps: 2, held_out: 0}", "--set", "schedule.rounds=2", *CHEAP)

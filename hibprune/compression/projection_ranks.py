@@ -23,10 +23,15 @@ FIELD = "projection_ranks"
 
 
 def take_shape(model: PreTrainedModel, ranks: Mapping[ProjectionPlace, int]) -> None:
-    """Give a live model's projections the shapes that they will have, and no particular values."""
+    """Give a live model's projections the shapes that they will have, and no particular values.
+
+    The configuration remembers them, so that whatever weights it is given it can be saved.
+    """
     layers = encoder_layers(model)
     for (number, path), rank in ranks.items():
         thinner(layers[number], path, rank)
+    if ranks:
+        tell_configuration(model)
 
 
 def wanted_ranks(model: PreTrainedModel, plan: Plan, share: float) -> dict[ProjectionPlace, int]:

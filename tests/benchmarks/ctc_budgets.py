@@ -1,0 +1,115 @@
+"""What large budgets cost the small HuBERT that recognises speech: WER, size, multiply-adds.
+
+    python tests/benchmarks/ctc_model.py DIRECTORY
+    python tests/benchmarks/ctc_budgets.py DIRECTORY [ROW …]
+
+Each row is one `hibprune run` of DIRECTORY/ctc_words.yaml into DIRECTORY/budgets/<row>, which is
+taken up there when the script runs again. What stays is fitted on 300 calibration clips without
+labels, and trained towards the original on the same; the repaired model is measured on the way.
+Writes tests/benchmarks/results/ctc_budgets.json and prints it as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hibprune.execution.files import write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "tests/benchmarks/results/ctc_budgets.json"
+SHARED = (
+    "calibration.source.path=calibration_300.jsonl", "calibration.repair_samples=300",
+    "export.variants=[fp32]", "benchmark.rivals=false",
+)  # fmt: skip
+ROWS: dict[str, tuple[str, ...]] = {
+    "two_thirds": ("budget.fraction=0.67", "budget.neurons=0.67", "recover={steps: 300}"),
+    "two_thirds_layerwise": (
+        "budget.fraction=0.67", "budget.neurons=0.67", "budget.scope=layerwise",
+        "recover={steps: 1000}",
+    ),
+    "macs40": ("budget={multiply_adds: 0.4}", "recover={steps: 300}"),
+    "macs25": ("budget={multiply_adds: 0.25}", "recover={steps: 400}"),
+}  # fmt: skip
+"""What each is asked for, beyond what all share."""
+
+
+def run(directory: Path, name: str) -> dict[str, Any]:
+    """Run one row, or take it up, and read its manifest."""
+    recipe, output = directory / "ctc_words.yaml", directory / "budgets" / name
+    words = [sys.executable, "-c", "from hibprune.cli import main; main()", "run", str(recipe)]
+    words += ["--output", str(output), "--quiet"]
+    for setting in (*SHARED, *ROWS[name]):
+        words += ["--set", setting]
+    done = subprocess.run(words, cwd=ROOT, check=False)
+    if done.returncode not in (0, 3):
+        sys.exit(done.returncode)
+    manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
+    return manifest
+
+
+def row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a table tells of a run."""
+    original, pruned = manifest["variants"][:2]
+    recovery = manifest["recovery"]
+    return {
+        "row": name,
+        "settings": list(ROWS[name]),
+        "unpruned": original["metric"],
+        "repaired": recovery["repaired"],
+        "recovered": pruned["metric"],
+        "change": pruned["change"],
+        "steps": recovery["recovery"]["steps"],
+        "best_step": recovery["recovery"]["best_step"],
+        "seconds": recovery["seconds"],
+        "parameters": [original["parameters"], pruned["parameters"]],
+        "multiply_adds": [original["macs"], pruned["macs"]],
+        "removed": {
+            kind: manifest[kind]["removed_count"]
+            for kind in ("heads", "neurons", "channels")
+            if manifest[kind] is not None
+        },
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The rows as a table of a document."""
+    yield "| budget | parameters | multiply-adds | WER repaired, % | WER recovered, % |"
+    yield "| :-- | --: | --: | --: | --: |"
+    for one in rows:
+        kept = [after / before for before, after in (one["parameters"], one["multiply_adds"])]
+        told = [_percent(one["repaired"]), _percent(one["recovered"])]
+        yield f"| {one['row']} | {kept[0]:.0%} | {kept[1]:.0%} | {told[0]} | {told[1]} |"
+
+
+def _percent(wer: dict[str, Any]) -> str:
+    low, high = (100 * end for end in wer["interval"])
+    return f"{100 * wer['value']:.1f} ({low:.1f}–{high:.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("rows", nargs="*", default=list(ROWS), metavar="ROW")
+    arguments = parser.parse_args()
+    rows, machine = [], {}
+    for name in arguments.rows:
+        manifest = run(arguments.directory.resolve(), name)
+        rows.append(row(name, manifest))
+        machine = manifest["machine"]
+        report = {
+            "command": "python tests/benchmarks/ctc_budgets.py DIRECTORY",
+            "machine": machine,
+            "rows": rows,
+        }
+        write_text(RESULTS, json.dumps(report, indent=1) + "\n")
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
