@@ -70,7 +70,7 @@ def row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "parameters": [original["parameters"], pruned["parameters"]],
         "multiply_adds": [original["macs"], pruned["macs"]],
         "removed": {
-            kind: manifest[kind]["removed_count"]
+            kind: sum(map(len, manifest[kind]["removed"].values()))
             for kind in ("heads", "neurons", "channels")
             if manifest[kind] is not None
         },
