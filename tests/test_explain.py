@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -466,6 +467,15 @@ def test_the_figures_of_its_readme_are_those_that_are_kept() -> None:
         (f"{one['penalty']:g}", str(len(one["kept"])), *_percent(one["value"])) for one in points
     ]
     told = "{} % ({} to {}) as the model is".format(*_percent(swept["kept"]["whole"]))
+    assert told in " ".join(text.split())
+    heard = json.loads((root / "tests/benchmarks/results/gates_whisper.json").read_text())
+    assert heard["command"] in text
+    for point in heard["kept"]["points"]:
+        kept_of = Counter(head.get("stack", "encoder") for head in point["kept"])
+        stacks = " | ".join(str(kept_of[name]) for name in heard["kept"]["heads"])
+        value = "{} % ({} to {})".format(*_percent(point["value"]))
+        assert f"| {point['penalty']:g} | {len(point['kept'])} | {stacks} | {value} |" in text
+    told = "{} % ({} to {}) as the model is".format(*_percent(heard["kept"]["whole"]))
     assert told in " ".join(text.split())
     functions = kept["functions"]
     assert not any(head["function"] == "positional" for head in functions["heads"])
