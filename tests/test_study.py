@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "tests/benchmarks/results").glob("study_*.json"))
 sys.path.insert(0, str(ROOT / "tests/benchmarks"))
 
+from ctc_budgets import budgets_table  # noqa: E402
 from recovery import recovery_table  # noqa: E402
 from repair_study import tables, without  # noqa: E402
 from whisper_heads import repaired_table  # noqa: E402
@@ -86,3 +87,12 @@ def test_the_table_of_recovery_is_that_of_the_stored_rows() -> None:
     assert f"{report['rows'][0]['parameters'] / 1e6:.2f} M parameters" in text
     recovered = report["rows"][-1]["recovery"]
     assert f"of {recovered['clips']} clips" in text
+
+
+def test_the_table_of_large_budgets_is_that_of_the_stored_rows() -> None:
+    report = json.loads((ROOT / "tests/benchmarks/results/ctc_budgets.json").read_text())
+    text = (ROOT / "tests/benchmarks/README.md").read_text()
+    assert report["command"] in text
+    assert "\n".join(budgets_table(report["rows"])) in text
+    (whole,) = {row["unpruned"]["value"] for row in report["rows"]}
+    assert f"WER {100 * whole:.1f} % unpruned" in text
