@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
@@ -32,12 +33,15 @@ def speaking(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
 
 
 @pytest.fixture(scope="module")
-def done(speaking: StandIn) -> tuple[Path, Comparison]:
+def done(
+    speaking: StandIn, drawing: Callable[[], contextlib.AbstractContextManager[None]]
+) -> tuple[Path, Comparison]:
     """The spotter compared with three repairs in the directory of its finished, repaired run."""
     output = speaking.root / "out"
     ran = invoke("run", speaking.recipe, "--output", output, "--quiet")
     assert ran.exit_code == 0, ran.output or ran.exception
-    return output, compared(speaking, *METHODS, *REPAIRS, output=output)
+    with drawing():
+        return output, compared(speaking, *METHODS, *REPAIRS, output=output)
 
 
 @pytest.fixture

@@ -427,6 +427,11 @@ def test_decoders_heads_are_scored_by_methods_with_stacks(model_name: str) -> No
         if issubclass(chosen, AnyStackMethod):
             scores = method(name, stacks=stacks).attribute(model, samples, task_loss, Session())
             assert scores.heads == heads_of(model, stacks)
+            if name == "gates":
+                # No slope of the loss reaches the useless: all their gates follow the price alone.
+                assert len({round(scores.values[head], 9) for head in useless}) == 1
+                assert len(set(scores.values.values())) > 3
+                continue
             assert {head for head, value in scores.values.items() if abs(value) < 1e-7} == useless
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -281,10 +283,13 @@ TARGETS = "parameters=0.8,0.9"
 
 
 @pytest.fixture(scope="module")
-def frontier(pruned: StandIn) -> tuple[Path, str]:
+def frontier(
+    pruned: StandIn, drawing: Callable[[], contextlib.AbstractContextManager[None]]
+) -> tuple[Path, str]:
     out = pruned.root / "frontier"
     rivals = ("--set", "benchmark.rivals=true", "--set", "export.variants=[fp32, int8]")
-    result = invoke("frontier", pruned.recipe, "--targets", TARGETS, "--output", out, *rivals)
+    with drawing():
+        result = invoke("frontier", pruned.recipe, "--targets", TARGETS, "--output", out, *rivals)
     assert result.exit_code == 0, result.output or result.exception
     return out, result.stdout
 
