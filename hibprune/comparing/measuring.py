@@ -15,7 +15,7 @@ from hibprune.models.checkpoint import Checkpoint
 from hibprune.models.replay import prefix_recorded, prefix_replayed
 from hibprune.records.measurements import Evaluation
 from hibprune.records.units import Head
-from hibprune.tasks import Measure, Target
+from hibprune.tasks import Measure, Target, TaskBase
 
 Silent = tuple[Head, ...]
 """The heads that a plan would remove, sorted."""
@@ -61,6 +61,25 @@ def evaluate_silenced(
     """
     models = [(checkpoint.model, plan) for plan in plans]
     return evaluate_models(checkpoint, measure, clips, limits, batches, models, progress)
+
+
+def evaluate_plans(
+    checkpoint: Checkpoint,
+    task: TaskBase,
+    metric: str,
+    clips: Sequence[Utterance],
+    limits: DurationLimits,
+    plans: Sequence[Silent],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Evaluation]:
+    """A metric of a task for each plan, as `evaluate_silenced` measures it, in batches of its own.
+
+    Raises:
+        UserError: the model gives out numbers that are not finite.
+    """
+    measure = task.measure(metric, checkpoint.vocabulary)
+    batches = batches_of_one_length(checkpoint, clips, limits)
+    return evaluate_silenced(checkpoint, measure, clips, limits, batches, plans, progress)
 
 
 def evaluate_models(

@@ -139,10 +139,10 @@ def _rebuild(family: Family, base_model: Any, config: Any) -> None:
     told = getattr(config, FIELD, None)
     if not told or family.front_end is None:
         return
-    if isinstance(family.front_end, Convolutions):
-        _build_smaller(front_end_convolutions(base_model, family.front_end), told)
-        return
     convolutions = front_end_convolutions(base_model, family.front_end)
+    if isinstance(family.front_end, Convolutions):
+        _build_smaller(convolutions, told)
+        return
     require_layers(FIELD, told.keys(), len(convolutions))
     for number, convolution in enumerate(convolutions):
         if str(number) not in told:

@@ -276,8 +276,9 @@ def _open(directory: Path, task: TaskBase, precision: Precision) -> Deployment:
     preprocessor = load_preprocessor(task.medium, config, staged)
     with _told_of(staged, f"{directory}: its model cannot be opened"):
         predict = task.onnx_predict(staged.directory, "cpu")
-        about = read_metadata(staged.directory / ONNX_DIRECTORY / task.graphs[0])
     if isinstance(preprocessor, SoundPreprocessor):
+        with _told_of(staged, f"{directory}: its model cannot be opened"):
+            about = read_metadata(staged.directory / ONNX_DIRECTORY / task.graphs[0])
         preprocessor = replace(preprocessor, shortest=_seconds(about.get(SHORTEST_CLIP)))
     return Deployment(directory, task, predict, preprocessor, vocabulary, staged)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hibprune.attribution.methods import Taylor
-from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate_silenced
+from hibprune.comparing.measuring import Silent, evaluate_plans
 from hibprune.comparing.repairing import evaluations_repaired
 from hibprune.compression.settings import RepairKind
 from hibprune.execution.progress import StepNarration
@@ -106,11 +106,9 @@ def _silenced(
     def compute(
         _: Step[tuple[Evaluation, ...]], narration: StepNarration
     ) -> tuple[Evaluation, ...]:
-        checkpoint = run.checkpoint
-        measure = run.recipe.task.measure(metric, checkpoint.vocabulary)
-        batches = batches_of_one_length(checkpoint, clips, limits)
+        task = run.recipe.task
         return tuple(
-            evaluate_silenced(checkpoint, measure, clips, limits, batches, plans, narration.advance)
+            evaluate_plans(run.checkpoint, task, metric, clips, limits, plans, narration.advance)
         )
 
     return once(

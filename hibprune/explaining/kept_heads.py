@@ -15,7 +15,7 @@ from torch import Tensor
 from hibprune.attribution.gates import Trained, train, usual_gates
 from hibprune.attribution.methods import HardConcreteGates
 from hibprune.attribution.session import Session
-from hibprune.comparing.measuring import batches_of_one_length, evaluate_silenced
+from hibprune.comparing.measuring import evaluate_plans
 from hibprune.data import Selection
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Step
@@ -33,9 +33,8 @@ from hibprune.records.explanation import KeptHeads, KeptPoint
 from hibprune.records.measurements import Evaluation
 from hibprune.records.units import ENCODER
 from hibprune.stages.credibility import credible_evaluation
-from hibprune.stages.load import calibration_sample
 from hibprune.stages.run import Run, once
-from hibprune.stages.score import calibration_targets
+from hibprune.stages.score import calibration_samples, calibration_targets
 from hibprune.tasks import Target
 
 
@@ -96,10 +95,7 @@ def _point(
 
     def compute(_: Step[KeptPoint], narration: StepNarration) -> KeptPoint:
         recipe, model = run.recipe, run.checkpoint.model
-        samples = [
-            calibration_sample(recipe, run.checkpoint, clip, targets[0][clip.id])
-            for clip in run.material.calibration.utterances
-        ]
+        samples = calibration_samples(run, targets[0])
 
         def progress(done: float, total: int, loss: float | None) -> None:
             shown = "" if loss is None else f", loss {loss:.3f}"
@@ -171,8 +167,7 @@ def _whole(run: Run, metric: str, chosen: Selection) -> Evaluation:
 
 
 def _evaluation(checkpoint: Checkpoint, run: Run, metric: str, chosen: Selection) -> Evaluation:
-    limits = run.recipe.validation.durations
-    measure = run.recipe.task.measure(metric, checkpoint.vocabulary)
-    batches = batches_of_one_length(checkpoint, chosen.utterances, limits)
-    (found,) = evaluate_silenced(checkpoint, measure, chosen.utterances, limits, batches, [()])
+    recipe = run.recipe
+    clips, limits = chosen.utterances, recipe.validation.durations
+    (found,) = evaluate_plans(checkpoint, recipe.task, metric, clips, limits, [()])
     return found

@@ -136,7 +136,7 @@ def write_graphs(
     """Export a model to `directory`/onnx; the graphs say about themselves what `properties` say."""
     task = run.recipe.task
     export_onnx(
-        task.deployed(_on_the_processor(model)),
+        task.deployed(model),
         directory / ONNX_DIRECTORY,
         task.export_task,
         run.recipe.export.opset,
@@ -147,16 +147,12 @@ def write_graphs(
 
 
 def _parity(run: Run, checkpoint: Checkpoint, directory: Path) -> Parity:
-    task = run.recipe.task
+    task, model = run.recipe.task, checkpoint.model
+    on_processor = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
     return check_parity(
-        task.torch_outputs(_on_the_processor(checkpoint.model)),
+        task.torch_outputs(on_processor),
         task.onnx_outputs(directory),
         checkpoint.preprocessor.example,
         run.recipe.export,
         task.medium,
     )
-
-
-def _on_the_processor(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself if that is where it is, else a copy."""
-    return model if model.device.type == "cpu" else copy.deepcopy(model).cpu()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hibprune.attribution import MethodBase
 from hibprune.attribution.passes import effort_measured
-from hibprune.attribution.session import Session
+from hibprune.attribution.session import Sample, Session
 from hibprune.compression.plan import ONLY_ROUND, Round, make_plan, plan_line
 from hibprune.execution.processes import ALONE
 from hibprune.execution.progress import StepNarration
@@ -43,6 +43,16 @@ def calibration_targets(run: Run) -> tuple[dict[str, Target], str]:
         "calibration",
     )
     return done.result, done.key
+
+
+def calibration_samples(
+    run: Run, targets: Mapping[str, Target], whole: bool = False
+) -> list[Sample]:
+    """The calibration clips as units are scored on them, `whole` as `calibration_sample` has it."""
+    return [
+        calibration_sample(run.recipe, run.checkpoint, clip, targets[clip.id], whole)
+        for clip in run.material.calibration.utterances
+    ]
 
 
 def attribute(
@@ -148,10 +158,7 @@ def _scored(
     repairing: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     recipe, before = run.recipe, work.before
-    samples = [
-        calibration_sample(recipe, run.checkpoint, clip, work.targets[clip.id])
-        for clip in run.material.calibration.utterances
-    ]
+    samples = calibration_samples(run, work.targets)
     session = replace(
         session,
         seed=recipe.seed,

@@ -28,9 +28,9 @@ from hibprune.records.units import (
 from hibprune.report.numbers import count
 from hibprune.report.wording import NAMED
 from hibprune.stages.budget import mixed_kinds
-from hibprune.stages.load import calibration_sample
 from hibprune.stages.rounds import FinishedRound
 from hibprune.stages.run import Run, once
+from hibprune.stages.score import calibration_samples
 from hibprune.tasks import Target
 
 
@@ -140,11 +140,8 @@ def attribute_others(
     in_decoder = is_of_decoder(POOLS[want.pool][1])
 
     def attribute(step: Step[Scores], narration: StepNarration) -> Scores:
-        samples = [
-            # A decoder hears what an encoder makes of all that it is used on.
-            calibration_sample(recipe, run.checkpoint, clip, targets[0][clip.id], in_decoder)
-            for clip in run.material.calibration.utterances
-        ]
+        # A decoder hears what an encoder makes of all that it is used on.
+        samples = calibration_samples(run, targets[0], in_decoder)
         session = Session(
             seed=recipe.seed,
             progress=lambda done, total, loss: narration.advance(done, total),

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from recovery import manifest_of_run
 
 from hibprune.execution.files import write_text
 
@@ -33,20 +33,6 @@ ROWS: dict[str, tuple[str, ...]] = {
     "two_thirds": ("budget.fraction=0.67", "budget.neurons=0.67", "recover={steps: 300}"),
 }
 """What each is asked for, beyond what all share."""
-
-
-def run(directory: Path, name: str) -> dict[str, Any]:
-    """Run one row, or take it up, and read its manifest."""
-    recipe, output = directory / "ctc_words.yaml", directory / "budgets" / name
-    words = [sys.executable, "-c", "from hibprune.cli import main; main()", "run", str(recipe)]
-    words += ["--output", str(output), "--quiet"]
-    for setting in (*SHARED, *ROWS[name]):
-        words += ["--set", setting]
-    done = subprocess.run(words, cwd=ROOT, check=False)
-    if done.returncode not in (0, 3):
-        sys.exit(done.returncode)
-    manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
-    return manifest
 
 
 def row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -93,9 +79,10 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("rows", nargs="*", default=list(ROWS), metavar="ROW")
     arguments = parser.parse_args()
-    rows, machine = [], {}
+    directory, rows, machine = arguments.directory.resolve(), [], {}
     for name in arguments.rows:
-        manifest = run(arguments.directory.resolve(), name)
+        output, settings = directory / "budgets" / name, (*SHARED, *ROWS[name])
+        manifest = manifest_of_run(str(directory / "ctc_words.yaml"), output, settings)
         rows.append(row(name, manifest))
         machine = manifest["machine"]
         report = {

@@ -39,18 +39,24 @@ LENGTH = 5.0
 """Seconds of sound that speed is given at."""
 
 
-def measured(work: Path, arm: str, steps: int, clips: int, more: Sequence[str]) -> dict[str, Any]:
-    """Run one arm and read its manifest."""
-    settings = [one.format(work=work, steps=steps, clips=clips) for one in (*BUDGET, *ARMS[arm])]
-    settings += [one for one in more if arm.startswith("repair,")]
-    words = [sys.executable, "-c", "from hibprune.cli import main; main()", "run", RECIPE]
-    words += ["--output", str(work / "run"), "--quiet"]
+def manifest_of_run(recipe: str, output: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """Run a recipe with some settings, or take it up where it was, and read its manifest."""
+    words = [sys.executable, "-c", "from hibprune.cli import main; main()", "run", recipe]
+    words += ["--output", str(output), "--quiet"]
     for setting in settings:
         words += ["--set", setting]
     done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode not in (0, 3):
         sys.exit(done.returncode)
-    manifest = json.loads((work / "run/manifest.json").read_text())
+    manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
+    return manifest
+
+
+def measured(work: Path, arm: str, steps: int, clips: int, more: Sequence[str]) -> dict[str, Any]:
+    """Run one arm and read its manifest."""
+    settings = [one.format(work=work, steps=steps, clips=clips) for one in (*BUDGET, *ARMS[arm])]
+    settings += [one for one in more if arm.startswith("repair,")]
+    manifest = manifest_of_run(RECIPE, work / "run", settings)
     variants = {one["name"]: one for one in manifest["variants"]}
     pruned, recovery = variants["pruned"], manifest["recovery"]
     (speed,) = [one["ratio"] for one in pruned["latency"] if one.get("seconds") == LENGTH]
