@@ -101,7 +101,8 @@ def _chain(run: Run) -> Manifest:
             before = measured_repaired(run, choice.plan, saved)
             training = Training(recovered(run, choice.plan, saved), before)
         made = saved if training is None else training.recovered
-        parity = export(run, choice.plan, made.key, reload(run), baseline.result.evaluation)
+        pruned = reload(run)
+        parity = export(run, choice.plan, made.key, pruned, baseline.result.evaluation)
         heard = waveform_graph(run, parity.key)
         found = Findings(
             {ORIGINAL: Made(original, exported.key, parity=exported)}, {ORIGINAL: baseline}

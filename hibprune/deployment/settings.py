@@ -26,6 +26,10 @@ class ExportSettings(LengthSettings):
     `waveform` adds a graph in fp32 that takes the samples themselves, with the feature extractor's
     work inside: for wav2vec2-like models and Whisper.
 
+    `attention_mask` lets the graph of a wav2vec2-like model take a mask beside the samples, so that
+    clips of different lengths filled up to one give what each gives alone. Refused where it would
+    not: of models with a group norm in the front end, and wherever else a trial finds a difference.
+
     `license` is the model's licence by the Hub's name for it, for the card, where the card of the
     original does not state it or is wrong.
     """
@@ -38,6 +42,7 @@ class ExportSettings(LengthSettings):
     batches: tuple[PositiveInt, ...] = Field(default=(1, 3), min_length=1)
     license: str | None = None
     waveform: bool = False
+    attention_mask: bool = False
 
     @property
     def of_graphs(self) -> dict[str, object]:

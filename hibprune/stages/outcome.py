@@ -207,6 +207,7 @@ def _manifest(outcome: Outcome) -> Manifest:
         judged=recipe.gates.variant,
         example=outcome.example.result,
         waveform=None if outcome.waveform is None else outcome.waveform.result,
+        attention_mask=recipe.export.attention_mask,
         gates=check_gates(recipe.gates, {one.name: one for one in variants}),
         steps=outcome.seconds,
         machine=describe_machine(),
