@@ -35,6 +35,20 @@ const inputs = { input_values: new Tensor("float32", samples, [1, samples.length
 const { logits } = await session.run(inputs);
 console.log(id2label[logits.data.indexOf(Math.max(...logits.data))]);"""
 
+SHERPA = """\
+import numpy
+import sherpa_onnx
+import soundfile
+
+recognizer = sherpa_onnx.OfflineRecognizer.from_whisper(
+    encoder="{encoder}", decoder="{decoder}", tokens="{tokens}"{language}
+)
+stream = recognizer.create_stream()
+sound, rate = soundfile.read("clip.wav", dtype="float32")  # one channel
+sound = numpy.pad(sound, (rate // 200, rate // 40))  # silence
+stream.accept_waveform(rate, sound)
+recognizer.decode_stream(stream)
+print(stream.result.text.strip())"""
 MASK_IN_PYTHON = 'inputs["attention_mask"] = numpy.ones((1, len(sound)), numpy.int64)\n'
 MASK_IN_JAVASCRIPT = """\
 const ones = new BigInt64Array(samples.length).fill(1n);
@@ -53,7 +67,7 @@ def without_a_library(manifest: Manifest, has_labels: bool) -> list[str]:
         "gives out: whoever feeds the model elsewhere can compare. `hibprune verify .` does so, "
         "and checks every file."
     )
-    others = [*_waveform(manifest), told]
+    others = [*_waveform(manifest), *_sherpa(manifest), told]
     if not has_labels:
         return others
     return [
@@ -79,4 +93,23 @@ def _waveform(manifest: Manifest) -> list[str]:
         "samples as `waveform` (batch, samples), float32 between −1 and 1 at the model's rate, and "
         f"gives out what `{manifest.waveform.made_from}` does."
         f"{' The mask is that of the samples.' if manifest.attention_mask else ''}"
+    ]
+
+
+def _sherpa(manifest: Manifest) -> list[str]:
+    """How sherpa-onnx loads its files, where there are some."""
+    files = manifest.sherpa
+    if files is None:
+        return []
+    language = "" if files.language is None else f', language="{files.language}"'
+    return [
+        "With sherpa-onnx, in fp32, on clips of up to 29 s. Its frames lie 5 ms behind Whisper's: "
+        "with so much silence in front, and a little behind, it says what `hibprune predict` says; "
+        "without, a word here and there is another:",
+        fenced(
+            SHERPA.format(
+                encoder=files.encoder, decoder=files.decoder, tokens=files.tokens, language=language
+            ),
+            "python",
+        ),
     ]

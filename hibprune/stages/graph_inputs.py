@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hibprune.deployment.sherpa import require_sherpa
 from hibprune.deployment.waveform import require_waveform
 from hibprune.errors import UserError
 from hibprune.models.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ def require_lengths(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 
 def require_graph_inputs(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """See that the model can have the graphs that take a waveform, or a mask beside it.
+    """See that the model can have the graphs that take a waveform, a mask, or sherpa-onnx's input.
 
     Raises:
         UserError: it cannot.
@@ -35,6 +36,8 @@ def require_graph_inputs(recipe: Recipe, checkpoint: Checkpoint) -> None:
     task = recipe.task
     if recipe.export.waveform:
         require_waveform(checkpoint.preprocessor, task.generation is not None)
+    if recipe.export.sherpa:
+        require_sherpa(checkpoint.model, checkpoint.preprocessor)
     if recipe.export.attention_mask:
         fault = mask_fault(checkpoint.model, checkpoint.preprocessor, task)
         if fault is not None:
