@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from commands import faults, invoke
+from in_node import TRANSFORMERS_JS, answered, needs, said_by_the_card
 from standin import LABELS, StandIn
 from tiny_models import PLANS, RAW_AUDIO, STABLE, TinyModel
 from tiny_models import SAMPLES_PER_SECOND as RATE
@@ -278,6 +279,22 @@ def test_the_cards_lines_run(
         printed = capsys.readouterr().out.strip()
         assert printed in ("", said)
     assert "attention_mask = new Tensor" in (place / "README.md").read_text()
+
+
+@needs("onnxruntime-node")
+def test_the_cards_javascript_runs(spotter: Path, tmp_path: Path) -> None:
+    clip = spotter / "example/input.wav"
+    told = invoke("predict", spotter, clip, "--json").stdout
+    assert said_by_the_card(spotter, clip, tmp_path) == json.loads(told)["prediction"]
+
+
+@needs("@huggingface/transformers")
+def test_transformers_js_gives_the_mask(spotter: Path, sounds: list[Path], tmp_path: Path) -> None:
+    found = answered(TRANSFORMERS_JS, spotter, sounds[2], tmp_path)
+    for dtype, variant, tolerance in (("fp32", "pruned", 1e-3), ("q8", "pruned-int8", 0.05)):
+        asked = ("predict", spotter, sounds[2], "--variant", variant, "--scores", "--json")
+        expected = json.loads(invoke(*asked).stdout)["scores"]
+        assert found[dtype] == pytest.approx(expected, abs=tolerance)
 
 
 def test_transcripts_are_cut_at_their_own_ends(

@@ -7,40 +7,14 @@ and card.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from commands import invoke
+from in_node import READING, TRANSFORMERS_JS, answered, needs
 from standin import StandIn
 
-MODULES = Path(os.environ.get("HIBPRUNE_NODE_MODULES", "node_modules")).resolve()
-READING = """\
-import { readFileSync } from "node:fs";
-const raw = readFileSync("clip.f32");
-const samples = new Float32Array(raw.buffer, raw.byteOffset, raw.length / 4);
-"""
-TRANSFORMERS_JS = (
-    READING
-    + """\
-import { pipeline, env } from "@huggingface/transformers";
-env.allowRemoteModels = false;
-env.localModelPath = ".";
-const found = {};
-for (const dtype of ["fp32", "q8"]) {
-  const spot = await pipeline("audio-classification", "model", { dtype, device: "cpu" });
-  for (const one of await spot(samples, { top_k: null }))
-    (found[dtype] ??= {})[one.label] = one.score;
-}
-console.log(JSON.stringify(found));
-"""
-)
 WEB_ASSEMBLY = (
     READING
     + """\
@@ -64,13 +38,6 @@ console.log(JSON.stringify(found));
 )
 
 
-def needs(package: str) -> Any:
-    return pytest.mark.skipif(
-        not (shutil.which("node") and (MODULES / package).is_dir()),
-        reason=f"no Node with {package} in HIBPRUNE_NODE_MODULES",
-    )
-
-
 @pytest.mark.parametrize(
     "program",
     [
@@ -84,15 +51,7 @@ def test_javascript_says_what_predict_says(
     finished_in_int8: Callable[[str], Path], stand_in: StandIn, tmp_path: Path, program: str
 ) -> None:
     output, clip = finished_in_int8("keyword_spotting"), stand_in.clip("validation", 0)
-    (tmp_path / "model").symlink_to(output)
-    (tmp_path / "node_modules").symlink_to(MODULES)
-    soundfile.read(clip, dtype="float32")[0].astype(np.float32).tofile(tmp_path / "clip.f32")
-    (tmp_path / "ask.mjs").write_text(program)
-    said = subprocess.run(
-        ["node", "ask.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert said.returncode == 0, said.stderr
-    found = json.loads(said.stdout.splitlines()[-1])
+    found = answered(program, output, clip, tmp_path)
     for dtype, variant, tolerance in (("fp32", "pruned", 1e-3), ("q8", "pruned-int8", 0.05)):
         asked = ("predict", output, clip, "--variant", variant, "--scores", "--json")
         expected = json.loads(invoke(*asked).stdout)["scores"]
