@@ -305,7 +305,11 @@ def test_transcripts_are_cut_at_their_own_ends(
     model = suited("hubert").build(CTC)
     # It speaks of silence, too, which would stand behind the shorter clips.
     model.lm_head.bias.data += torch.randn(model.lm_head.bias.shape)
-    output = masked_run(stand_in, model, tmp_path / "out", "--set=export.variants=[fp32]")
+    options = ("--set=export.variants=[fp32]", "--set=export.batches=[1]")
+    output = masked_run(stand_in, model, tmp_path / "out", *options)
+    # Agreement with PyTorch is of padded batches, too.
+    variants = json.loads((output / "manifest.json").read_text())["variants"]
+    assert {tuple(one["parity"]["batches"]) for one in variants} == {(1, 2)}
     singly = invoke("predict", output, *sounds)
     assert (singly.exit_code, singly.stderr) == (0, ""), singly.output
     assert invoke("predict", output, *sounds, "--batch", 5).stdout == singly.stdout

@@ -117,7 +117,9 @@ def mask_fault(model: PreTrainedModel, preprocessor: Preprocessor, task: TaskBas
 def _difference(model: PreTrainedModel, preprocessor: SoundPreprocessor, task: TaskBase) -> float:
     """How far clips in a padded batch are from single ones, as a share of the largest logit."""
     predict: Predict = task.torch_predict(model)
-    length = trial_length(preprocessor)
+    usual = trial_length(preprocessor)
+    seconds = min(max(usual.value, preprocessor.shortest / min(SHARES)), preprocessor.longest)
+    length = usual.model_copy(update={"value": seconds})
     clips = [preprocessor.inputs(one) for one in shortened_noise(preprocessor, length, len(SHARES))]
     batch = padded(clips)
     together = own_outputs(task, model.config, batch, predict(batch))

@@ -107,13 +107,17 @@ def _parity(run: Run, checkpoint: Checkpoint, directory: Path) -> Parity:
     task, model = run.recipe.task, checkpoint.model
     on_processor = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
     prepare, example = checkpoint.preprocessor, checkpoint.preprocessor.example
-    if run.recipe.export.attention_mask:
+    settings = run.recipe.export
+    if settings.attention_mask:
         assert isinstance(prepare, SoundPreprocessor)
         example = partial(masked_example, prepare)
+        # A mask has something to say where there are two clips.
+        pair = () if max(settings.batches) > 1 else (2,)
+        settings = settings.model_copy(update={"batches": (*settings.batches, *pair)})
     return check_parity(
         task.torch_outputs(on_processor),
         task.onnx_outputs(directory),
         example,
-        run.recipe.export,
+        settings,
         task.medium,
     )
