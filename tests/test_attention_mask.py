@@ -16,7 +16,15 @@ import pytest
 import soundfile
 import torch
 from commands import faults, invoke
-from in_node import TRANSFORMERS_JS, answered, needs, said_by_the_card
+from in_node import (
+    TRANSFORMERS_JS,
+    asked_in_node,
+    lay_out,
+    needs,
+    needs_transformers,
+    said_by_the_card,
+    settings,
+)
 from standin import LABELS, StandIn
 from tiny_models import PLANS, RAW_AUDIO, STABLE, TinyModel
 from tiny_models import SAMPLES_PER_SECOND as RATE
@@ -288,9 +296,12 @@ def test_the_cards_javascript_runs(spotter: Path, tmp_path: Path) -> None:
     assert said_by_the_card(spotter, clip, tmp_path) == json.loads(told)["prediction"]
 
 
-@needs("@huggingface/transformers")
+@needs_transformers
 def test_transformers_js_gives_the_mask(spotter: Path, sounds: list[Path], tmp_path: Path) -> None:
-    found = answered(TRANSFORMERS_JS, spotter, sounds[2], tmp_path)
+    lay_out(tmp_path, spotter, sounds[2])
+    found = asked_in_node(
+        tmp_path, settings("audio-classification", "fp32", "q8") + TRANSFORMERS_JS
+    )
     for dtype, variant, tolerance in (("fp32", "pruned", 1e-3), ("q8", "pruned-int8", 0.05)):
         asked = ("predict", spotter, sounds[2], "--variant", variant, "--scores", "--json")
         expected = json.loads(invoke(*asked).stdout)["scores"]
