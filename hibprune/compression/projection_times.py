@@ -51,7 +51,8 @@ def projection_time(table: LatencyTable) -> ProjectionTime:
     parts, _ = nnls(work / scale / times[:, None], np.ones(len(times)))
     parts = parts / scale
     error = float(np.median(np.abs(work @ parts / times - 1)))
-    return ProjectionTime(*parts[1:].tolist(), error)
+    _, matrix, product, column, row = map(float, parts)
+    return ProjectionTime(matrix, product, column, row, error)
 
 
 def _work(rows: int, columns: int, rank: int | None) -> tuple[float, float, float, float]:

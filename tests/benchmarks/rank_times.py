@@ -5,7 +5,7 @@
 The table is measured as in a run with `budget.speedup`. Then models are exported and timed whose
 projections all are of a rank at which a share of their weights is gone, with all heads and neurons
 and with half of them, in turn with the same model of whole projections. A line of JSON each:
-milliseconds that ranks save, foretold and measured, as shares of the whole model's time. The first
+milliseconds that ranks save, foretold and measured, as shares of the original's time. The first
 is on the projections that were timed alone.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from operator import truediv
 from pathlib import Path
 from statistics import median
 
@@ -63,26 +62,29 @@ def tabulated(run: Run, shares: list[float], scratch: Path) -> None:
         "milliseconds": round(table.whole_milliseconds, 2),
     }
     print(json.dumps(alone), flush=True)
+    export_without(run, (), scratch / "all")
     for left in (1.0, 0.5):
         gone = encoder_units_beyond(run, pools, left)
         smaller = copy_without(run.checkpoint.model, gone)
-        whole = scratch / f"{left}"
-        export_without(run, gone, whole)
+        sizes = {
+            place: (one.out_features, one.in_features)
+            for place, one in projections_of(smaller).items()
+        }
+        export_without(run, gone, scratch / f"{left}")
         for share in shares:
             ranks = ranks_within(smaller, share)
-            place = scratch / f"{left}-{share}"
-            export_without(run, gone, place, ranks)
-            times = time_together(run, {"whole": whole, "thinner": place})
-            sizes = {
-                n: (one.out_features, one.in_features) for n, one in projections_of(smaller).items()
-            }
+            thinner = scratch / f"{left}-{share}"
+            export_without(run, gone, thinner, ranks)
+            times = time_together(
+                run, {"all": scratch / "all", "whole": scratch / f"{left}", "thinner": thinner}
+            )
             saved = sum(time(*sizes[n]) - time(*sizes[n], rank) for n, rank in ranks.items())
-            now = median(times["whole"])
+            rounds = zip(times["all"], times["whole"], times["thinner"], strict=True)
             row = {
                 "units_left": left,
                 "weights_gone": share,
-                "foretold": round(saved / now, 3),
-                "measured": round(1 - median(map(truediv, times["thinner"], times["whole"])), 3),
+                "foretold": round(saved / table.whole_milliseconds, 3),
+                "measured": round(median((whole - thin) / most for most, whole, thin in rounds), 3),
             }
             print(json.dumps(row), flush=True)
 
