@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from standin import StandIn, quick_keyword_spotting
 
 from hibprune.compression.plan import Budget
+from hibprune.compression.rank_mixture import Mix
 from hibprune.execution import machine
 from hibprune.records.frontier import Frontier
 from hibprune.records.latency_table import ProjectionTimes, RankTimes
 from hibprune.records.manifest import Manifest
+from hibprune.records.speedup import SpeedTry
 from hibprune.records.units import Unit
 from hibprune.stages import latency_table, speedup
 from hibprune.stages.projection_times import time_projections
@@ -145,6 +147,35 @@ def test_a_frontier_goes_along_speeds_with_one_table(tmp_path: Path) -> None:
         )
         (line,) = faults(refused_targets)
         assert fault in line
+
+
+def tried(measured: float) -> speedup.Try:
+    return Mix((), {}), SpeedTry(removed={}, foretold=2.0, measured=measured)
+
+
+@pytest.mark.parametrize(
+    ("without", "with_ranks", "taken"),
+    [
+        ([1.9, 2.04], [], 2.04),
+        # Slower than asked counts double.
+        ([1.97, 2.05], [], 2.05),
+        ([], [1.97, 2.2], 1.97),
+        # The nearest is too slow, and another one is not.
+        ([1.9, 2.04], [1.99, 2.05, 2.1], 2.05),
+        ([2.04], [1.999], 2.04),
+        ([2.04], [2.3], 2.04),
+        # No slower than what units alone came to is fast enough.
+        ([1.96], [1.97], 1.97),
+        ([1.96], [1.95], 1.96),
+    ],
+)
+def test_ranks_are_taken_if_they_are_as_fast(
+    without: list[float], with_ranks: list[float], taken: float
+) -> None:
+    best = speedup.nearest(2.0, list(map(tried, without)))
+    found = speedup.nearest(2.0, list(map(tried, with_ranks)), best)
+    assert found is not None
+    assert found[1].measured == taken
 
 
 FREE = 1.12

@@ -126,14 +126,14 @@ class _Search:
         tries: list[Try] = []
         best: Try | None = None
         for number, mixes in enumerate(ways):
+            if best is not None and self._too_slow(best):
+                best = None
             own = self._tried(mixes, best, (number * TRIES, len(ways) * TRIES))
             tries += own
-            nearest = min(own, key=lambda one: self._miss(one[1].measured), default=None)
-            if best is None or (nearest is not None and self._as_fast(nearest[1], best[1])):
-                best = nearest
+            best = nearest(self.asked, tries if best is None else own, best)
         assert best is not None
         mix, chosen = best
-        if chosen.measured < self.asked * (1 - WITHIN):
+        if self._too_slow(best):
             raise UserError(
                 f"budget.speedup: {self.asked:g} cannot be reached: {chosen.measured:.2f} times as "
                 f"fast at {self.table.at} came of it: lower it"
@@ -146,12 +146,16 @@ class _Search:
             ranks=layered(mix.ranks),
         )
 
+    def _too_slow(self, one: Try) -> bool:
+        return one[1].measured < self.asked * (1 - WITHIN)
+
     def _tried(self, mixes: Mixes, best: Try | None, done: tuple[int, int]) -> list[Try]:
         """Mixes by what they are foretold to cost, each corrected by what the one before came to.
 
-        Where there is a best one already, its correction is begun with, and only what has less
-        error is tried.
+        Where there is a best one already, its correction is begun with, only what has less error is
+        tried, and the first that is as fast will do.
         """
+        enough = WITHIN / 2 if best is None else WITHIN
         original = self.table.original_milliseconds
         aim = self.asked * ABOVE
         if best is not None:
@@ -166,7 +170,7 @@ class _Search:
             one = self._measured(mix, original / mix.cost)
             tries.append((mix, one))
             self.narration.advance(done[0] + len(tries), done[1])
-            if self.asked <= one.measured <= self.asked * (1 + WITHIN / 2):
+            if self.asked <= one.measured <= self.asked * (1 + enough):
                 break
             aim *= self.asked * ABOVE / one.measured
         return tries
@@ -182,15 +186,23 @@ class _Search:
             measured=median(map(truediv, times["original"], times["smaller"])),
         )
 
-    def _as_fast(self, one: SpeedTry, other: SpeedTry) -> bool:
-        """Whether one is no slower than asked, and not much faster, or no farther off it."""
-        slowest, fastest = self.asked, self.asked * (1 + WITHIN)
-        return min(slowest, other.measured) <= one.measured <= max(fastest, other.measured)
 
-    def _miss(self, measured: float) -> float:
-        """How far a speed is from what was asked; slower than that counts double."""
-        share = measured / self.asked - 1
+def nearest(asked: float, tries: Sequence[Try], best: Try | None = None) -> Try | None:
+    """The try that came nearest to the speed that was asked for; slower than that counts double.
+
+    Where there is a best one already, it stays so unless one is no slower than asked and not much
+    faster, or else no farther off than the best one.
+    """
+    slowest, fastest = asked, asked * (1 + WITHIN)
+    if best is not None:
+        slowest, fastest = min(slowest, best[1].measured), max(fastest, best[1].measured)
+        tries = [one for one in tries if slowest <= one[1].measured <= fastest]
+
+    def miss(one: Try) -> float:
+        share = one[1].measured / asked - 1
         return share if share >= 0 else -2 * share
+
+    return min(tries, key=miss, default=best)
 
 
 def _by_pool(units: Sequence[Unit]) -> dict[Pool, int]:
