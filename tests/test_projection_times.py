@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
+import onnx
 import pytest
+import torch
+from torch import nn
 
 from hibprune.compression.projection_times import projection_time
+from hibprune.compression.quantize.int8 import write_int8
 from hibprune.compression.rank_mixture import Mixes, ProjectionCost, Ranks
 from hibprune.compression.rank_spectra import Spectra, Spectrum
 from hibprune.compression.solver import Cost
 from hibprune.compression.unit_mixture import Mixture
+from hibprune.deployment.export import export_layer
+from hibprune.execution.runtime import onnx_session
+from hibprune.models.low_rank import LowRankLinear
 from hibprune.records.latency_table import LatencyTable, ProjectionTimes, RankTimes
 from hibprune.records.manifest import Machine
 from hibprune.records.medium import Length
@@ -146,3 +154,29 @@ def test_projections_that_seem_to_take_longer_than_the_model_cost_no_less_than_n
     mixes = chosen_from(slow, 0.0)
     seen = Mixes(mixes.units, Cost(REST, (25.0,)), mixes.ranks, 0.0, 2.0)
     assert 0 < seen.least <= REST
+
+
+def low_rank(columns: int, rows: int, rank: int) -> LowRankLinear:
+    made = LowRankLinear(columns, rows, rank)
+    nn.init.normal_(made.weight)
+    return made
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(12, 20), low_rank(12, 20, 3)], ids=["one", "two"])
+def test_a_graph_of_one_projection_gives_out_what_it_does_in_either_precision(
+    layer: nn.Module, tmp_path: Path
+) -> None:
+    path, small = tmp_path / "layer.onnx", tmp_path / "small.onnx"
+    export_layer(layer, path, torch.zeros(1, 7, 12), 17)
+    write_int8(path, small, False, ())
+    inputs = torch.randn((1, 9, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = layer(inputs).numpy()
+    products = {
+        path: [node.op_type for node in onnx.load(path).graph.node] for path in (path, small)
+    }
+    matrices = 1 if isinstance(layer, nn.Linear) else 2
+    assert products[path].count("MatMul") == products[small].count("MatMulInteger") == matrices
+    for graph, tolerance in ((path, 1e-5), (small, 0.05)):
+        (found,) = onnx_session(graph, "cpu", 1).run(None, {"inputs": inputs.numpy()})
+        assert abs(found - wanted).max() <= tolerance * abs(wanted).max()
