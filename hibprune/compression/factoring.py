@@ -101,6 +101,7 @@ def factor(
                 through, sublayers(original), layers, own, states, processes
             ):
                 found += walk.layer(work)
+                work.pass_repaired()
                 progress(work.layer + 1, len(layers))
     if found:
         tell_configuration(pruned)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from hibprune.execution.processes import ALONE, Ranks
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import ClipBatch, Enough, Layerwise
 from hibprune.models.moments import Moments
+from hibprune.models.replay import heads_replayed
 from hibprune.models.sublayers import Sublayer, Written, writing_recorded
 
 HELD_OUT_EVERY = 5
@@ -35,6 +36,10 @@ class LayerWork:
     states: HiddenStates
     ranks: Ranks = ALONE
     """Others have batches of their own, so that what is summed over frames is summed over them."""
+    ends_plainly: bool = False
+    """Whether the layer gives out the stream behind its last sublayer as it is."""
+    counts: dict[nn.Module, int] = field(default_factory=dict)
+    """How many things each attention of the pruned model hands back."""
 
     def part_ways(self) -> None:
         """Below the first removal, both models are one."""
@@ -42,28 +47,40 @@ class LayerWork:
             states = self.states.get(f"original/{batch.number}")
             self.states.put(f"pruned/{batch.number}", states)
 
-    def pass_original(self, parts: Sequence[Sublayer]) -> None:
-        """Keep what the stream is behind each sublayer of the original, and behind the layer."""
+    def pass_original(self, parts: Sequence[Sublayer]) -> bool:
+        """Keep what the stream is behind each sublayer of the original, and behind the layer.
+
+        Says whether the last two are the same.
+        """
+        same = bool(parts)
         for batch in self.batches:
             before = self.states.get(f"original/{batch.number}")
             with writing_recorded(parts) as written:
                 states = self.through(batch, self.layer, before)
             self.states.put(f"original/{batch.number}", states)
             for part, sublayer in enumerate(parts):
-                self.states.put(f"target/{part}/{batch.number}", _stream(written[part], sublayer))
+                stream = _stream(written[part], sublayer)
+                self.states.put(f"target/{part}/{batch.number}", stream)
+            same = same and torch.equal(states, stream)
+        return same
 
-    def moments(self, part: int, sublayer: Sublayer) -> tuple[Moments, Moments]:
+    def moments(
+        self, part: int, sublayer: Sublayer, earlier: Mapping[int, Sublayer] | None = None
+    ) -> tuple[Moments, Moments]:
         """Sums over the fitted and over the held-out clips of units' output and what to write.
 
-        Those of all processes.
+        Those of all processes. `earlier` are sublayers in front of it for which this was asked
+        before, and of which no more than the writer was changed since then.
         """
         rows, columns = sublayer.writer.weight.shape
         device = sublayer.writer.weight.device
         fit, held = (Moments.nothing(rows, columns, device) for _ in range(2))
         for batch in self.batches:
             with writing_recorded([sublayer], then_stop=True) as written:
-                self._pass_pruned(batch)
+                self._pass_pruned(batch, earlier)
             one = written[0]
+            self.states.offer(f"units/{part}/{batch.number}", one.units)
+            self.states.offer(f"stream/{batch.number}", one.residual)
             wanted = (self.target(part, batch) - one.residual) / sublayer.scale
             apart = held_out(batch)[:, None]
             fit = _with_frames(fit, one.units, wanted, batch.counts & ~apart)
@@ -108,20 +125,45 @@ class LayerWork:
         """The original's stream behind a sublayer (clips, frames, width)."""
         return self.states.get(f"target/{part}/{batch.number}")
 
-    def pass_repaired(self) -> None:
-        """What the fitted layer gives out is what the next one of the pruned model sees."""
-        for batch in self.batches:
-            self.states.put(f"pruned/{batch.number}", self._pass_pruned(batch))
+    def pass_repaired(self, writers: Mapping[int, Sublayer] | None = None) -> None:
+        """What the fitted layer gives out is what the next one of the pruned model sees.
 
-    def drop_targets(self, parts: int) -> None:
-        """Give back the room of what the original does within a layer that is done."""
+        `writers` are all sublayers from one of the layer's on, in order, where moments were asked
+        of each and no more than its writer was changed since then.
+        """
         for batch in self.batches:
+            self.states.put(f"pruned/{batch.number}", self._repaired(batch, writers or {}))
+
+    def _repaired(self, batch: ClipBatch, writers: Mapping[int, Sublayer]) -> Tensor:
+        last = max(writers, default=None)
+        units, stream = f"units/{last}/{batch.number}", f"stream/{batch.number}"
+        kept = units in self.states and stream in self.states
+        if last is None or not self.ends_plainly or not kept:
+            return self._pass_pruned(batch, writers)
+        sublayer = writers[last]
+        written: Tensor = sublayer.writer(self.states.get(units))
+        return self.states.get(stream) + sublayer.scale * written
+
+    def drop_kept(self, parts: int) -> None:
+        """Give back the room of what both models do within a layer that is done."""
+        for batch in self.batches:
+            self.states.drop(f"stream/{batch.number}")
             for part in range(parts):
                 self.states.drop(f"target/{part}/{batch.number}")
+                self.states.drop(f"units/{part}/{batch.number}")
 
-    def _pass_pruned(self, batch: ClipBatch) -> Tensor:
+    def _pass_pruned(
+        self, batch: ClipBatch, earlier: Mapping[int, Sublayer] | None = None
+    ) -> Tensor:
         states = self.states.get(f"pruned/{batch.number}")
-        return self.through(batch, self.layer, states, self.pruned)
+        names = {part: f"units/{part}/{batch.number}" for part in earlier or ()}
+        given = [
+            (sublayer, self.states.get(names[part]))
+            for part, sublayer in (earlier or {}).items()
+            if names[part] in self.states
+        ]
+        with heads_replayed(given, self.counts):
+            return self.through(batch, self.layer, states, self.pruned)
 
 
 def layer_by_layer(
@@ -137,8 +179,9 @@ def layer_by_layer(
 ) -> Iterator[LayerWork]:
     """The layers of both models from `first` on, with what the original does in each.
 
-    `before` are the original's sublayers. What is done to a layer of the pruned model, in place,
-    is what its next one sees. Below `first` both models are one, unless they are `parted` before.
+    `before` are the original's sublayers. Whoever changes a layer of the pruned model, in place,
+    passes it on to the next one. Below `first` both models are one, unless they
+    are `parted` before.
     """
     for layer, own in enumerate(before):
         work = LayerWork(layer, through, pruned[layer], batches, states, ranks)
@@ -148,10 +191,8 @@ def layer_by_layer(
             continue
         if layer == first and not parted:
             work.part_ways()
-        work.pass_original(own)
-        yield work
-        work.drop_targets(len(own))
-        work.pass_repaired()
+        yield replace(work, ends_plainly=work.pass_original(own))
+        work.drop_kept(len(own))
         layer_done()
 
 

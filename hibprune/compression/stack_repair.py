@@ -121,9 +121,12 @@ class StackRepair:
             fit = partial(_fitted_layer, work, own, gone, parts, kind)
             trial = _tried(work, own, fit, refine_steps) if refine_steps else None
             found += fit(everything=True)
-            if trial is not None:
-                refine_layer(work, own, trial, refine_steps)
-                refined.append(trial)
+            if trial is None:
+                work.pass_repaired({part: own[part] for part in parts})
+                continue
+            refine_layer(work, own, trial, refine_steps)
+            work.pass_repaired()
+            refined.append(trial)
         return found, refined
 
 
@@ -136,10 +139,13 @@ def _fitted_layer(
     everything: bool,
 ) -> list[SublayerRepair]:
     """Fit a layer's sublayers, one after the other."""
-    return [
-        fit_writer(own[part], gone[part], *work.moments(part, own[part]), kind, everything)
-        for part in parts
-    ]
+    found: list[SublayerRepair] = []
+    earlier: dict[int, Sublayer] = {}
+    for part in parts:
+        moments = work.moments(part, own[part], earlier)
+        found.append(fit_writer(own[part], gone[part], *moments, kind, everything))
+        earlier[part] = own[part]
+    return found
 
 
 def _tried(

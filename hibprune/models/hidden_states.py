@@ -31,6 +31,15 @@ class HiddenStates:
         save_file({"states": states.contiguous().cpu()}, path)
         self._filed[name] = (path, states.device)
 
+    def offer(self, name: str, states: Tensor) -> None:
+        """Keep what can be computed again, where there is room for it in memory."""
+        self.drop(name)
+        if states.nbytes <= self._room:
+            self.put(name, states)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._kept or name in self._filed
+
     def get(self, name: str) -> Tensor:
         """What a name stands for, on the device it came from. It is not to be changed."""
         if name in self._kept:

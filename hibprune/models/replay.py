@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hibprune.models.families import family_of
 from hibprune.models.layerwise import encoder_layers
+from hibprune.models.sublayers import Sublayer
 
 Prefix = Mapping[str, tuple[Tensor, ...]]
 """Outputs of the modules that no attention reaches, by path; a module may return several."""
@@ -147,3 +148,38 @@ def encoder_kept(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         del encoder.forward
+
+
+@contextmanager
+def heads_replayed(
+    given: Sequence[tuple[Sublayer, Tensor]], counts: dict[nn.Module, int]
+) -> Iterator[None]:
+    """Let attention write what its heads gave out (batch, frames, units · size) in an earlier pass.
+
+    Of all that leads to it, only the writer may have changed since. `counts` keeps how many things
+    an attention hands back, so that its first pass with the same `counts` computes all; beside the
+    first of them, None is handed back later.
+    """
+    with ExitStack() as stack:
+        for sublayer, units in given:
+            attention = sublayer.attention
+            if attention is not None and sublayer.units:
+                attention.forward = _writing(sublayer, attention, units, counts)
+                stack.callback(delattr, attention, "forward")
+        yield
+
+
+def _writing(
+    sublayer: Sublayer, attention: nn.Module, units: Tensor, counts: dict[nn.Module, int]
+) -> Callable[..., object]:
+    compute = attention.forward
+
+    def forward(*inputs: object, **named: object) -> object:
+        if attention not in counts:
+            found = compute(*inputs, **named)
+            counts[attention] = len(found) if isinstance(found, tuple) else 0
+            return found
+        first = sublayer.writer(units) if sublayer.writes_inside else units
+        return (first, *[None] * (counts[attention] - 1)) if counts[attention] else first
+
+    return forward

@@ -35,7 +35,8 @@ class Sublayer:
     """One place where a layer of an encoder or a decoder writes into the residual stream.
 
     `units[i]` owns columns i·size to (i + 1)·size of the writer. `residual` is the module whose
-    input is what the output, times `scale`, is added to.
+    input is what the output, times `scale`, is added to. `attention` is the module that computes
+    heads; it applies the writer itself where `writes_inside`.
     """
 
     layer: int
@@ -47,6 +48,8 @@ class Sublayer:
     writer: nn.Linear
     residual: nn.Module
     scale: float
+    attention: nn.Module | None = None
+    writes_inside: bool = False
 
     @property
     def name(self) -> str:
@@ -108,6 +111,8 @@ def _attending(model: PreTrainedModel, stack: Stack, layers: Sequence[nn.Module]
                 writer=site.output,
                 residual=layers[site.layer].get_submodule(stack.residual),
                 scale=1.0,
+                attention=site.module,
+                writes_inside=stack.projects_inside,
             )
         )
     return found
