@@ -150,10 +150,14 @@ def require_provider(session: Any, provider: str, path: Path) -> None:
 
 
 def onnx_predict(session: Any) -> Predict:
-    """Prediction under ONNX Runtime."""
+    """Prediction under ONNX Runtime.
+
+    Inputs that the graph does not take are left out: without heads, a mask of attention is none.
+    """
+    taken = {one.name for one in session.get_inputs()}
 
     def predict(inputs: dict[str, Tensor]) -> np.ndarray:
-        feed = {name: value.cpu().numpy() for name, value in inputs.items()}
+        feed = {name: value.cpu().numpy() for name, value in inputs.items() if name in taken}
         return np.asarray(session.run(["logits"], feed)[0])
 
     return predict
