@@ -179,6 +179,20 @@ def test_metadata_can_be_read(exported: Exported, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_an_input_that_a_graph_does_not_take_is_left_out(tmp_path: Path) -> None:
+    """Without any heads, an exported text model has no mask of attention to take."""
+    from onnx import TensorProto, helper
+
+    sides = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2]) for n in ("ids", "logits")]
+    node = helper.make_node("Identity", ["ids"], ["logits"])
+    graph = helper.make_graph([node], "g", sides[:1], sides[1:])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    predict = onnx_predict(onnx_session(tmp_path / "m.onnx", "cpu", threads=1))
+    ids = torch.tensor([[1.0, 2.0]])
+    assert np.array_equal(predict({"ids": ids, "attention_mask": torch.ones(1, 2)}), ids.numpy())
+
+
 def test_model_of_another_plan_is_found_out(exported: Exported) -> None:
     other = exported.tiny.build(
         "AutoModelForCTC" if exported.task == CTC else exported.tiny.auto_class

@@ -212,7 +212,6 @@ def test_what_cannot_be_had_is_told_before_any_work(tmp_path: Path) -> None:
         ({"parameters": 0.5, "scope": "layerwise"}, "scope: layerwise contradicts parameters"),
         ({"fraction": 0.5, "kinds": ["head"]}, "kinds limits what parameters, multiply_adds"),
         ({"parameters": 0.5, "kinds": ["head", "head"]}, "name each kind once"),
-        ({"speedup": 2.0, "kinds": ["head", "rank"]}, "rank has no part in speedup"),
         ({"parameters": 0.5, "kinds": []}, "at least 1"),
         ({"size_mb": 1.0, "parameters": 0.5}, "there are parameters and size_mb"),
         ({"metric_drop": 0.01, "neurons": 0.5}, "neurons contradicts metric_drop"),

@@ -13,7 +13,7 @@ from tiny_models import LAYERS, TINY_MODELS, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hibprune.compression.rank_mixture import RankMixture, Ranks
+from hibprune.compression.rank_mixture import RankMixture, Ranks, by_weights
 from hibprune.compression.rank_spectra import Spectra, Spectrum, rank_spectra
 from hibprune.compression.unit_mixture import Mixture
 from hibprune.models.attention import run_encoder
@@ -181,7 +181,7 @@ def made_up(errors: Sequence[float], values: Sequence[float]) -> tuple[RankMixtu
         ]
 
     units = Mixture.of([scores], {"head": 1.0}, 0, count)
-    return RankMixture(units, count, Ranks(spectra, 1.0, 1.0)), asked
+    return RankMixture(units, count, Ranks(spectra, by_weights(1.0), 1.0)), asked
 
 
 FALLING = [2.0**-n for n in range(WIDTH)]

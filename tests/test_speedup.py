@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from commands import faults, invoke, refused, run, words_of_steps
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from standin import StandIn, quick_keyword_spotting
 
 from hibprune.compression.plan import Budget
+from hibprune.compression.rank_mixture import Mix
 from hibprune.execution import machine
 from hibprune.records.frontier import Frontier
+from hibprune.records.latency_table import ProjectionTimes, RankTimes
 from hibprune.records.manifest import Manifest
+from hibprune.records.speedup import SpeedTry
+from hibprune.records.units import Unit
 from hibprune.stages import latency_table, speedup
+from hibprune.stages.projection_times import time_projections
 from hibprune.stages.run import Run
 
 ASKED = 1.3
@@ -30,8 +37,28 @@ def milliseconds(place: Path) -> float:
     return 5 + (place / "onnx" / "model.onnx").stat().st_size / 1e4
 
 
+def projections_by_size(
+    run: Run, mixes: Sequence[Collection[Unit]], whole: Path, scratch: Path
+) -> RankTimes:
+    """Projections, really exported and run, on the same machine: 4 bytes a weight, 750 a node."""
+    found = time_projections(run, mixes, whole, scratch)
+    rounds = run.recipe.benchmark.repetitions
+    assert all(len(one.times) == rounds and min(one.times) > 0 for one in found.projections)
+
+    def known(one: ProjectionTimes) -> ProjectionTimes:
+        size = 750 + 4 * one.rows * one.columns
+        if one.rank is not None:
+            size = 1500 + 4 * one.rank * (one.rows + one.columns)
+        return one.model_copy(update={"times": (0.001 + size / 1e4,) * rounds})
+
+    return RankTimes(
+        whole=(milliseconds(whole),) * rounds, projections=tuple(map(known, found.projections))
+    )
+
+
 @pytest.fixture(autouse=True)
 def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_table, "time_projections", projections_by_size)
     monkeypatch.setattr(latency_table, "time_together", by_size)
     monkeypatch.setattr(speedup, "time_together", by_size)
 
@@ -70,8 +97,8 @@ def test_what_no_removal_reaches_is_a_plain_line_and_a_strange_table_is_not_beli
     (line,) = faults(run(stand_in, "--set", "budget.speedup=50", output=out))
     assert line.startswith("budget.speedup: 50 cannot be reached: pruned is ")
     assert line.endswith(
-        "times as fast as the original at 0.5 s when all heads, neurons and channels are gone that "
-        "may go: lower it to less than that"
+        "times as fast as the original at 0.5 s when all heads, neurons, channels and ranks are "
+        "gone that may go: lower it to less than that"
     )
     assert not (out / "manifest.json").exists()
     here = machine.describe_machine()
@@ -89,7 +116,7 @@ def test_what_no_removal_reaches_is_a_plain_line_and_a_strange_table_is_not_beli
 def test_check_says_what_would_go(tmp_path: Path) -> None:
     said = invoke("check", prepared(tmp_path / "own").recipe)
     assert (
-        "would remove heads, neurons and channels until pruned is 1.3 times as fast at 0.5 s"
+        "would remove heads, neurons, channels and ranks until pruned is 1.3 times as fast at 0.5 s"
         in said.stdout
     )
 
@@ -120,3 +147,82 @@ def test_a_frontier_goes_along_speeds_with_one_table(tmp_path: Path) -> None:
         )
         (line,) = faults(refused_targets)
         assert fault in line
+
+
+def tried(measured: float) -> speedup.Try:
+    return Mix((), {}), SpeedTry(removed={}, foretold=2.0, measured=measured)
+
+
+@pytest.mark.parametrize(
+    ("without", "with_ranks", "taken"),
+    [
+        ([1.9, 2.04], [], 2.04),
+        # Slower than asked counts double.
+        ([1.97, 2.05], [], 2.05),
+        ([], [1.97, 2.2], 1.97),
+        # The nearest is too slow, and another one is not.
+        ([1.9, 2.04], [1.99, 2.05, 2.1], 2.05),
+        ([2.04], [1.999], 2.04),
+        ([2.04], [2.3], 2.04),
+        # No slower than what units alone came to is fast enough.
+        ([1.96], [1.97], 1.97),
+        ([1.96], [1.95], 1.96),
+    ],
+)
+def test_ranks_are_taken_if_they_are_as_fast(
+    without: list[float], with_ranks: list[float], taken: float
+) -> None:
+    best = speedup.nearest(2.0, list(map(tried, without)))
+    found = speedup.nearest(2.0, list(map(tried, with_ranks)), best)
+    assert found is not None
+    assert found[1].measured == taken
+
+
+FREE = 1.12
+"""A speed that ranks alone come to."""
+
+
+@pytest.fixture(scope="module")
+def thinner(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+    """A model whose projections are of rank 4: ranks are free, and save bytes, so time here."""
+    root = tmp_path_factory.mktemp("thinner") / "keywords"
+    stand_in = quick_keyword_spotting(root, {"speedup": FREE})
+    path = stand_in.model / "model.safetensors"
+    weights = load_file(path)
+    for name, weight in weights.items():
+        if "encoder.layers" in name and weight.dim() == 2:
+            left, values, right = torch.linalg.svd(weight, full_matrices=False)
+            weights[name] = (left[:, :4] * values[:4]) @ right[:4]
+    save_file(weights, path, {"format": "pt"})
+    return stand_in
+
+
+def test_ranks_that_are_free_and_fast_are_taken_instead_of_units(
+    thinner: StandIn, tmp_path: Path
+) -> None:
+    out, options = tmp_path / "out", ("--set", "benchmark.rivals=false", "--quiet")
+    result = run(thinner, *options, output=out)
+    assert result.exit_code == 0, result.output or result.exception
+    found = Manifest.model_validate_json((out / "manifest.json").read_text())
+    assert found.budget is not None
+    assert found.budget.speed is not None
+    assert found.ranks is not None
+    units, with_ranks = found.budget.speed.tries[0], found.budget.speed.chosen
+    # Units alone were tried first, and were as fast.
+    assert units.factored == 0
+    assert sum(units.removed.values()) > sum(with_ranks.removed.values())
+    assert with_ranks.factored == len(found.ranks.factored) > 0
+    assert FREE <= with_ranks.measured <= FREE * 1.05
+    whole = 5 + found.original.size_bytes / 1e4
+    assert with_ranks.measured == pytest.approx(whole / milliseconds(out), rel=0.01)
+    assert found.variant("pruned").metric == found.original.metric
+    assert "Taken was a mix with such projections" in (out / "report.md").read_text()
+
+    said = words_of_steps(run(thinner, *options, output=out).stdout)
+    assert said["latency-table"] == said["speedup"] == said["plan"] == said["repair"] == "done"
+    faults(run(thinner, "--set", "budget={speedup: 50, kinds: [head]}", output=out))
+    anew = run(thinner, "--set", "budget={speedup: 9, kinds: [rank]}", output=out)
+    assert "the latency table that is there knows no ranks: measured anew" in anew.output
+    (line,) = faults(anew)
+    assert line.startswith("budget.speedup: 9 cannot be reached: pruned is 1.")
+    assert line.endswith("when all ranks are gone that may go: lower it to less than that")

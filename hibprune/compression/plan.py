@@ -16,7 +16,6 @@ from hibprune.records.base import Settings
 from hibprune.records.units import (
     ENCODER,
     POOLS,
-    RANK,
     Currency,
     Head,
     HeadShare,
@@ -61,9 +60,9 @@ class Budget(Settings):
     where is decided by the error that each unit adds for what it saves, all in one round. Errors
     are those of the method `reconstruction`, whatever the sections on attribution say, unless a
     single kind may go. Projections become two matrices where that adds less for it (`rank`), each
-    of a rank of its own, unless the number is a speed, or what comes of it is not fitted
-    (`removal.repair: least-squares`). `kinds` limits what may go; left out, it is all that the
-    family has, and heads alone under `attribution.paper`.
+    of a rank of its own, unless what comes of it is not fitted (`removal.repair: least-squares`);
+    a speed is also looked for by units alone, which are taken unless ranks add less. `kinds` limits
+    what may go; left out, it is all that the family has, and heads alone under `attribution.paper`.
     """
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
@@ -110,11 +109,6 @@ class Budget(Settings):
             raise ValueError(
                 f"ranks contradicts {self.one_number}, which decides by itself what goes: "
                 "leave it out, or limit what may go by kinds"
-            )
-        if self.one_number == "speedup" and RANK in (self.kinds or ()):
-            raise ValueError(
-                "kinds: rank has no part in speedup, whose latency table knows units alone: "
-                "leave rank out"
             )
         if self.scope == "layerwise":
             raise ValueError(

@@ -41,7 +41,7 @@ def wanted_ranks(model: PreTrainedModel, plan: Plan, share: float) -> dict[Proje
     """
     if not plan.ranks:
         return ranks_within(model, share) if share else {}
-    return {(layer, path): rank for layer, own in plan.ranks.items() for path, rank in own.items()}
+    return by_place(plan.ranks)
 
 
 def layered(ranks: Mapping[ProjectionPlace, int]) -> dict[int, dict[str, int]]:
@@ -50,6 +50,11 @@ def layered(ranks: Mapping[ProjectionPlace, int]) -> dict[int, dict[str, int]]:
     for (layer, path), rank in sorted(ranks.items()):
         found.setdefault(layer, {})[path] = rank
     return found
+
+
+def by_place(ranks: Mapping[int, Mapping[str, int]]) -> dict[ProjectionPlace, int]:
+    """Ranks as plans have them, by layer and path together."""
+    return {(layer, path): rank for layer, own in ranks.items() for path, rank in own.items()}
 
 
 def tell_configuration(model: PreTrainedModel) -> None:

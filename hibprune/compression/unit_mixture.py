@@ -39,11 +39,6 @@ class Mixture:
         """What is left of each place, and what the model then costs."""
         return counted_cost(self.places, self.count)
 
-    @cached_property
-    def whole(self) -> float:
-        """The cost when nothing goes."""
-        return self.count(())
-
     def cheapest(self, cost: Cost, limit: float) -> tuple[tuple[Unit, ...], float]:
         """The units of least error without which `cost` is at most `limit`, and what it then is.
 
@@ -53,17 +48,16 @@ class Mixture:
         gone = cheapest_mix(self.groups, cost, limit)
         places = list(self.places.values())
         units = [unit for number, own in zip(gone, places, strict=True) for unit in own[:number]]
-        left = [len(own) - number for number, own in zip(gone, places, strict=True)]
-        return tuple(units), cost.of(left)
+        return tuple(units), cost.of(self.left(units))
 
     def error(self, units: Collection[Unit]) -> float:
         """What it adds that some units go, of each place those that go first."""
         return added_error(self.groups, self._gone(units))
 
-    def foretold(self, units: Collection[Unit]) -> float:
-        """The cost without some units."""
+    def left(self, units: Collection[Unit]) -> list[int]:
+        """How many units stay of each place without some."""
         sizes = map(len, self.places.values())
-        return self.cost.of([n - gone for n, gone in zip(sizes, self._gone(units), strict=True)])
+        return [n - gone for n, gone in zip(sizes, self._gone(units), strict=True)]
 
     def _gone(self, units: Collection[Unit]) -> list[int]:
         chosen = set(units)

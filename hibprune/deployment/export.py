@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -67,6 +68,27 @@ def _write(
             raise UserError("export: the model is larger than the 2 GB that one ONNX file holds")
         for name in files:
             (scratch / name).replace(directory / name)
+
+
+def export_layer(layer: nn.Module, path: Path, example: Tensor, opset: int) -> None:
+    """Write the graph of one layer as optimum writes those of models, with dynamic frames.
+
+    `example` is an input (batch, frames, columns).
+
+    Raises:
+        UserError: the exporter fails.
+    """
+    with _quiet(), _plain_failures(opset):
+        torch.onnx.export(
+            layer.eval(),
+            (example,),
+            str(path),
+            input_names=["inputs"],
+            output_names=["outputs"],
+            dynamic_axes={name: {0: "batch", 1: "frames"} for name in ("inputs", "outputs")},
+            opset_version=opset,
+            dynamo=False,
+        )
 
 
 def _export(model: PreTrainedModel, directory: Path, task: str, opset: int, masked: bool) -> None:

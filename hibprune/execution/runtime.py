@@ -184,12 +184,16 @@ def require_provider(session: Any, provider: str, path: Path) -> None:
 
 
 def onnx_predict(session: Any) -> Predict:
-    """Prediction under ONNX Runtime; where a mask is wanted and none given, all of it counts."""
-    masked = MASK in {one.name for one in session.get_inputs()}
+    """Prediction under ONNX Runtime.
+
+    Where a mask is wanted and none given, all of it counts; inputs that the graph does not take are
+    left out: without heads, a mask of attention is none.
+    """
+    taken = {one.name for one in session.get_inputs()}
 
     def predict(inputs: dict[str, Tensor]) -> np.ndarray:
-        feed = {name: value.cpu().numpy() for name, value in inputs.items()}
-        if masked and MASK not in feed:
+        feed = {name: value.cpu().numpy() for name, value in inputs.items() if name in taken}
+        if MASK in taken and MASK not in feed:
             feed[MASK] = np.ones(next(iter(feed.values())).shape, np.int64)
         return np.asarray(session.run(["logits"], feed)[0])
 

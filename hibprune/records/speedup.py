@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from hibprune.records.base import Record
 from hibprune.records.medium import Length
 from hibprune.records.units import Pool, Unit
 
 
 class SpeedTry(Record):
-    """One mix of units: how many of each pool went, and how many times as fast the model was.
+    """One mix: how many units of each pool went, and how many times as fast the model was.
 
-    `foretold` is by the latency table, `measured` by an export against the original.
+    `factored` is how many projections were two matrices. `foretold` is by the latency table,
+    `measured` by an export against the original.
     """
 
     removed: dict[Pool, int]
     foretold: float
     measured: float
+    factored: int = 0
 
 
 class SpeedFound(Record):
@@ -27,12 +31,13 @@ class SpeedFound(Record):
 
     @property
     def chosen(self) -> SpeedTry:
-        """The try whose units went."""
+        """The try whose mix was taken."""
         return self.tries[self.taken]
 
 
 class SpeedSearch(Record):
-    """What was found, with the units that go."""
+    """What was found, with the units that go, and ranks by layer and path as plans have them."""
 
     found: SpeedFound
     units: tuple[Unit, ...]
+    ranks: dict[int, dict[str, int]] = Field(default_factory=dict)

@@ -97,11 +97,22 @@ def _others(units: UnitSummary) -> dict[int, tuple[int, int]]:
 
 def _found(speed: SpeedFound) -> str:
     """How a mix of the speed that was asked for was found."""
-    tries = [f"{one.foretold:.2f} foretold, {one.measured:.2f} measured" for one in speed.tries]
-    return (
+    tries = [
+        f"{one.foretold:.2f} foretold, {one.measured:.2f} measured"
+        + (f" with {one.factored} projections as two matrices" if one.factored else "")
+        for one in speed.tries
+    ]
+    found = (
         "Savings in time are read off a latency table, which was measured on this machine kind by "
         f"kind; then the mix was exported, timed and corrected: {'; '.join(tries)} times as fast."
     )
+    if any(one.factored for one in speed.tries) and not all(one.factored for one in speed.tries):
+        with_ranks = "with" if speed.chosen.factored else "without"
+        found += (
+            f" Taken was a mix {with_ranks} such projections, {speed.chosen.measured:.2f} times as "
+            "fast."
+        )
+    return found
 
 
 def figure(name: OneNumber, amount: float) -> str:

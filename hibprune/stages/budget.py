@@ -17,7 +17,12 @@ from hibprune.evaluation.footprint import measure_footprint
 from hibprune.evaluation.work import window_of
 from hibprune.models.checkpoint import Checkpoint
 from hibprune.models.front_end import require_front_end
-from hibprune.models.low_rank import LowRankLinear, ProjectionPlace, ranks_within
+from hibprune.models.low_rank import (
+    LowRankLinear,
+    ProjectionPlace,
+    projections_of,
+    ranks_within,
+)
 from hibprune.models.units import require_decoder, units_of
 from hibprune.recipe import Recipe
 from hibprune.records.measurements import Footprint
@@ -93,11 +98,22 @@ def mixed_kinds(recipe: Recipe, model: PreTrainedModel) -> tuple[Pool, ...]:
 def takes_ranks(recipe: Recipe) -> bool:
     """Whether one number for all kinds may make two matrices of a projection.
 
-    Not where a latency table, which knows units alone, decides, nor where what comes of it would
-    not be fitted.
+    Not where what comes of it would not be fitted.
     """
     named = RANK in recipe.kinds if recipe.kinds else True
-    return named and recipe.budget.one_number != "speedup" and recipe.removal.repair == FITTED
+    return named and recipe.removal.repair == FITTED
+
+
+def are_ranks(recipe: Recipe, model: PreTrainedModel, ranks: Ranks) -> bool:
+    """Whether ranks that were kept are ones that a model's projections can have."""
+    whole = projections_of(model)
+    return not ranks or (
+        takes_ranks(recipe)
+        and all(
+            place in whole and 1 <= rank < min(whole[place].in_features, whole[place].out_features)
+            for place, rank in ranks.items()
+        )
+    )
 
 
 def mix_words(recipe: Recipe, model: PreTrainedModel) -> str:

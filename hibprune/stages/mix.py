@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from hibprune.compression.projection_ranks import layered, wanted_ranks
-from hibprune.compression.rank_mixture import CountMix, Mix, RankMixture, Ranks
+from hibprune.compression.projection_ranks import by_place, layered
+from hibprune.compression.projection_times import projection_time
+from hibprune.compression.rank_mixture import (
+    CountMix,
+    FindSpectra,
+    Mix,
+    RankMixture,
+    Ranks,
+    by_weights,
+)
 from hibprune.compression.rank_spectra import Spectra, rank_spectra
 from hibprune.compression.unit_mixture import Mixture
 from hibprune.errors import UserError
@@ -21,7 +28,7 @@ from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.low_rank import projections_of, ranks_within
 from hibprune.records.speedup import SpeedSearch
 from hibprune.records.units import Kind, Plan, Pool, Scores, Unit, pool_words
-from hibprune.stages.budget import Counting, mixed_kinds, takes_ranks
+from hibprune.stages.budget import Counting, are_ranks, mixed_kinds, takes_ranks
 from hibprune.stages.latency_table import latency_table
 from hibprune.stages.mix_limits import within_drop, within_size, without_steps
 from hibprune.stages.repair import calibration_clips, repair_inputs
@@ -104,10 +111,15 @@ def _speed(
     budget = run.recipe.budget
     if budget.one_number != "speedup":
         return None
-    table = latency_table(run, kinds)
-    least = [list(kinds), WEIGHTS, budget.min_heads_per_layer]
-    depends_on = digest(key, table.key, json.dumps(least))
-    return search_speedup(run, _mixture(run, scores), table.result, kinds, depends_on)
+    ranks = takes_ranks(run.recipe) and bool(ranks_within(run.checkpoint.model, 1.0))
+    table = latency_table(run, kinds, ranks)
+    chosen_by = [list(kinds), WEIGHTS, budget.min_heads_per_layer]
+    if ranks:
+        chosen_by.append(_rank_inputs(run))
+    depends_on = digest(key, table.key, json.dumps(chosen_by))
+    time = projection_time(table.result) if ranks else None
+    own = None if time is None else Ranks(_spectra(run), time, RANK_WEIGHT)
+    return search_speedup(run, _mixture(run, scores), own, table.result, depends_on)
 
 
 def _plan(
@@ -124,7 +136,7 @@ def _plan(
 
     def plan(_: Step[Plan], narration: StepNarration) -> Plan:
         if speed is not None:
-            return Plan.of(speed.result.units, heads.result.heads)
+            return Plan.of(speed.result.units, heads.result.heads, speed.result.ranks)
         mix = _mix(run, scores, narration)
         return Plan.of(mix.units, heads.result.heads, layered(mix.ranks))
 
@@ -145,7 +157,7 @@ def _plan(
         length.unit: length.value,
     }
     if takes_ranks(recipe):
-        inputs["ranks"] = {"weight": RANK_WEIGHT, "clips": run.material.repair.identity}
+        inputs["ranks"] = _rank_inputs(run)
     if budget.one_number == "size_mb":
         inputs |= {"variant": run.recipe.gates.variant, "opset": run.recipe.export.opset}
     if speed is not None:
@@ -166,21 +178,14 @@ def _plan(
         credible=lambda kept: (
             {*kept.removed, *kept.kept} == there
             and len(kept.removed) + len(kept.kept) == len(there)
-            and _are_ranks(run, kept)
+            and are_ranks(recipe, run.checkpoint.model, by_place(kept.ranks))
         ),
     )
 
 
-def _are_ranks(run: Run, plan: Plan) -> bool:
-    """Whether a plan's ranks are ones that projections can have."""
-    whole = projections_of(run.checkpoint.model)
-    return not plan.ranks or (
-        takes_ranks(run.recipe)
-        and all(
-            place in whole and 1 <= rank < min(whole[place].in_features, whole[place].out_features)
-            for place, rank in wanted_ranks(run.checkpoint.model, plan, 0.0).items()
-        )
-    )
+def _rank_inputs(run: Run) -> dict[str, Any]:
+    """What the choice of ranks depends on."""
+    return {"weight": RANK_WEIGHT, "clips": run.material.repair.identity}
 
 
 def _mix(run: Run, scores: Sequence[Scores], narration: StepNarration) -> Mix:
@@ -191,13 +196,12 @@ def _mix(run: Run, scores: Sequence[Scores], narration: StepNarration) -> Mix:
     """
     budget = run.recipe.budget
     try:
-        with scratch_directory(run.directory) as scratch:
-            mixture = _with_ranks(run, _mixture(run, scores), scratch)
-            if budget.one_number == "size_mb":
-                return within_size(run, mixture)
-            if budget.one_number == "metric_drop":
-                return within_drop(run, mixture, narration.advance)
-            return mixture.within(budget.amount * mixture.whole)
+        mixture = _with_ranks(run, _mixture(run, scores))
+        if budget.one_number == "size_mb":
+            return within_size(run, mixture)
+        if budget.one_number == "metric_drop":
+            return within_drop(run, mixture, narration.advance)
+        return mixture.within(budget.amount * mixture.whole)
     except ValueError as error:
         raise UserError(f"budget.{budget.one_number}: {error}: raise it") from error
 
@@ -217,21 +221,27 @@ def _counted(run: Run) -> CountMix:
     return counting.in_currency("multiply_adds" if speed else budget.currency)
 
 
-def _with_ranks(run: Run, mixture: Mixture, scratch: Path) -> RankMixture:
+def _with_ranks(run: Run, mixture: Mixture) -> RankMixture:
     """The same, and ranks of projections where they may be taken."""
     count, model = _counted(run), run.checkpoint.model
     thinnest = ranks_within(model, 1.0)
     if not takes_ranks(run.recipe) or not thinnest:
         return RankMixture(mixture, count)
-
-    def spectra(mixes: Sequence[Sequence[Unit]]) -> list[Spectra]:
-        room = int(run.recipe.removal.memory_gib * 2**30)
-        states = HiddenStates(scratch, room)
-        return rank_spectra(model, calibration_clips(run), list(map(set, mixes)), states)
-
     # All projections of an encoder see as many frames: one tells what a weight of any costs.
     place = next(iter(thinnest))
     one = projections_of(model)[place]
     saved = one.in_features * one.out_features - one.in_features - one.out_features
     per_weight = (count(()) - count((), {place: 1})) / saved
-    return RankMixture(mixture, count, Ranks(spectra, per_weight, RANK_WEIGHT))
+    return RankMixture(mixture, count, Ranks(_spectra(run), by_weights(per_weight), RANK_WEIGHT))
+
+
+def _spectra(run: Run) -> FindSpectra:
+    """What tells on the calibration clips what projections are worth."""
+
+    def spectra(mixes: Sequence[Sequence[Unit]]) -> list[Spectra]:
+        with scratch_directory(run.directory) as scratch:
+            states = HiddenStates(scratch, int(run.recipe.removal.memory_gib * 2**30))
+            model = run.checkpoint.model
+            return rank_spectra(model, calibration_clips(run), list(map(set, mixes)), states)
+
+    return spectra

@@ -50,19 +50,20 @@ def export_without(
 
 def time_together(run: Run, places: Mapping[str, Path]) -> Times:
     """Milliseconds of models whose graphs lie in `places`, in turn, at the length of `speedup`."""
+    return in_turn(run, {name: whole_timed(run, place) for name, place in places.items()})
+
+
+def whole_timed(run: Run, place: Path) -> Timed:
+    """The work on a model whose graphs lie in `place`; of one with a decoder, not on its parts."""
+    device, threads = run.device.type, run.recipe.benchmark.threads
+    timed = run.recipe.task.onnx_timed(place, device, threads, decoded_tokens(run))
+    return lambda inputs: {"model": next(iter(timed(inputs).values()))}
+
+
+def in_turn(run: Run, timed: Mapping[str, Timed]) -> Times:
+    """Milliseconds of work of one part each, in turn, at the length of `speedup`."""
     task, settings = run.recipe.task, run.recipe.benchmark
     length = settings.middle(task.medium)
-
-    def whole_model(timed: Timed) -> Timed:
-        # Of a model with a decoder its parts are of no concern.
-        return lambda inputs: dict([next(iter(timed(inputs).items()))])
-
-    timed = {
-        name: whole_model(
-            task.onnx_timed(place, run.device.type, settings.threads, decoded_tokens(run))
-        )
-        for name, place in places.items()
-    }
     ((_, parts),) = measure_latency(
         timed,
         run.checkpoint.preprocessor.example,

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from hibprune.compression.rank_mixture import RankMixture
 from hibprune.compression.unit_mixture import Mixture
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
@@ -62,8 +63,9 @@ def main() -> None:
         for currency, share in LIMITS:
             for weight in arguments.weights:
                 weights: dict[Kind, float] = {"head": 1.0, "neuron": 1.0, "channel": weight}
-                mixture = Mixture.of(scores, weights, 0, counting.in_currency(currency))
-                units = mixture.within(share * mixture.whole)
+                count = counting.in_currency(currency)
+                mixture = RankMixture(Mixture.of(scores, weights, 0, count), count)
+                units = mixture.within(share * mixture.whole).units
                 model, _ = repaired_copy(without_steps(run), units, clips=clips)
                 row = {
                     "budget": {currency: share},

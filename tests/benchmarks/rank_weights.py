@@ -19,7 +19,7 @@ from mix_weights import divergence
 from rich.console import Console
 
 from hibprune.compression.projection_ranks import layered
-from hibprune.compression.rank_mixture import RankMixture, Ranks
+from hibprune.compression.rank_mixture import RankMixture, Ranks, by_weights
 from hibprune.compression.rank_spectra import Spectra, rank_spectra
 from hibprune.compression.unit_mixture import Mixture
 from hibprune.execution.output import open_output
@@ -68,7 +68,7 @@ def tried(
     def spectra(mixes: Sequence[Sequence[Unit]]) -> list[Spectra]:
         return rank_spectra(model, clips, list(map(set, mixes)), HiddenStates(scratch, 2**30))
 
-    ranks = None if weight is None else Ranks(spectra, 1.0, weight)
+    ranks = None if weight is None else Ranks(spectra, by_weights(1.0), weight)
     mixture = RankMixture(Mixture.of(scores, WEIGHTS, 0, count), count, ranks)
     mix = mixture.within(share * mixture.whole)
     plan = Plan.of(mix.units, (), layered(mix.ranks))
