@@ -152,8 +152,8 @@ class _Search:
     def _tried(self, mixes: Mixes, best: Try | None, done: tuple[int, int]) -> list[Try]:
         """Mixes by what they are foretold to cost, each corrected by what the one before came to.
 
-        Where there is a best one already, its correction is begun with, only what has less error is
-        tried, and the first that is as fast will do.
+        Where there is a best one of units alone, its correction is begun with, only ranks of less
+        error are tried, and the first that is as fast will do.
         """
         enough = WITHIN / 2 if best is None else WITHIN
         original = self.table.original_milliseconds
@@ -165,7 +165,7 @@ class _Search:
             # What floats make of the least there can be.
             mix = mixes.cheapest(max(original / aim, mixes.least) * (1 + 1e-9))
             again = any((mix.units, mix.ranks) == (one.units, one.ranks) for one, _ in tries)
-            if again or (best is not None and mix.error >= best[0].error):
+            if again or (best is not None and not (mix.ranks and mix.error < best[0].error)):
                 break
             one = self._measured(mix, original / mix.cost)
             tries.append((mix, one))
