@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from repairs import clips_of
-from tiny_models import LAYERS, TINY_MODELS, TinyModel
+from tiny_models import LAYERS, PLANS, TINY_MODELS, TinyModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -143,6 +143,19 @@ def test_a_layer_without_units_has_no_projections_to_factor(tmp_path: Path) -> N
         "feed_forward.intermediate_dense", "feed_forward.output_dense",
     }  # fmt: skip
     assert len([number for number, _ in found if number == 0]) == 6
+
+
+@pytest.mark.parametrize("name", ["wavlm", "conformer-relative", "bert"])
+def test_nor_has_one_that_came_without(name: str, tmp_path: Path) -> None:
+    tiny = next(one for one in TINY_MODELS if one.name == name)
+    model = tiny.build()
+    model.prune_heads(PLANS["first emptied"])
+    (found,) = rank_spectra(model, clips_of(tiny, 4), [()], HiddenStates(tmp_path, 2**30))
+    whole = projections_of(model)
+    assert set(found) == {
+        place for place, one in whole.items() if one.out_features * one.in_features
+    }
+    assert 0 < len(found) < len(whole)
 
 
 HEADS, SIZE, WIDTH = 4, 5, 20

@@ -11,6 +11,8 @@ from commands import faults, invoke, refused, run, words_of_steps
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from standin import StandIn, quick_keyword_spotting
+from tiny_models import PLANS
+from transformers import AutoModelForAudioClassification
 
 from hibprune.compression.plan import Budget
 from hibprune.compression.rank_mixture import Mix
@@ -226,3 +228,12 @@ def test_ranks_that_are_free_and_fast_are_taken_instead_of_units(
     (line,) = faults(anew)
     assert line.startswith("budget.speedup: 9 cannot be reached: pruned is 1.")
     assert line.endswith("when all ranks are gone that may go: lower it to less than that")
+
+
+def test_a_model_that_came_with_a_layer_without_heads_is_timed_as_well(tmp_path: Path) -> None:
+    stand_in = quick_keyword_spotting(tmp_path / "own", {"speedup": 9, "kinds": ["rank"]})
+    model = AutoModelForAudioClassification.from_pretrained(stand_in.model)
+    model.prune_heads(PLANS["first emptied"])
+    model.save_pretrained(stand_in.model)
+    (line,) = faults(run(stand_in, output=tmp_path / "out"))
+    assert line.startswith("budget.speedup: 9 cannot be reached: pruned is 1.")

@@ -86,8 +86,9 @@ def rank_spectra(
         for batch in batches:
             states.put(str(batch.number), through.start(batch, clips))
         for number, own in enumerate(sublayers(model)):
-            watched = [_watched(model, one, layers[number]) for one in own]
-            read, written = _sums(watched, batches, through, states)
+            # Where no units are left there is nothing to run, nor to factor.
+            watched = [_watched(model, one, layers[number]) for one in own if one.units]
+            read, written = _sums(watched, number, batches, through, states)
             for spectra, gone in zip(found, mixes, strict=True):
                 for one in watched:
                     spectra |= _of_sublayer(one, read, written[one.writer], gone)
@@ -104,6 +105,7 @@ def _watched(model: PreTrainedModel, sublayer: Sublayer, layer: nn.Module) -> _W
 
 def _sums(
     watched: Sequence[_Watched],
+    layer: int,
     batches: Sequence[ClipBatch],
     through: LayerwiseEncoder,
     states: HiddenStates,
@@ -120,7 +122,7 @@ def _sums(
     same = list(range(len(readers)))
     for batch in batches:
         with writing_recorded(parts) as wrote, inputs_recorded(readers, then_stop=False) as inputs:
-            after = through(batch, parts[0].layer, states.get(str(batch.number)))
+            after = through(batch, layer, states.get(str(batch.number)))
         states.put(str(batch.number), after)
         counts = batch.counts.to(after.device)
         for place, part in enumerate(parts):

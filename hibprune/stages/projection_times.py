@@ -65,7 +65,8 @@ def _frames(run: Run) -> int:
     """How many frames projections of the encoder see."""
     model, task = run.checkpoint.model, run.recipe.task
     length = run.recipe.benchmark.middle(task.medium)
-    first = next(iter(projections_of(model).values()))
+    # Attention without heads runs none of its own.
+    first = next(one for one in projections_of(model).values() if one.out_features)
     seen: list[int] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
