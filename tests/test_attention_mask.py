@@ -34,6 +34,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
+from hibprune.deployment.batching import batches
 from hibprune.deployment.export import export_masked_onnx
 from hibprune.models.masking import frames_of, mask_fault, padded
 from hibprune.models.preprocessing import SoundPreprocessor
@@ -252,6 +253,17 @@ def test_predict_fills_batches_up_and_answers_as_it_does_of_single_clips(
             wanted = dict(zip(LABELS, shares, strict=True))
             assert one["scores"] == pytest.approx(wanted, abs=1e-4)
     assert invoke(*asked, "--batch", 5, "--variant", "fp16").exit_code == 0
+
+
+@pytest.mark.parametrize("seconds", [(1, 1, 30, 1, 1), (0.1, 60, 0.1, 7), (1, 2, 4, 8, 16), (3, 3)])
+def test_a_long_clip_is_not_what_short_ones_are_filled_up_to(seconds: tuple[float, ...]) -> None:
+    clips = {n: {"input_values": torch.ones(1, round(one * RATE))} for n, one in enumerate(seconds)}
+    found = list(batches(clips, len(clips), masked=True))
+    assert sorted(place for places, _ in found for place in places) == list(clips)
+    for places, inputs in found:
+        assert inputs["input_values"].shape[0] == len(places)
+        assert inputs["attention_mask"].float().mean() >= 0.5
+    assert len(found) < len(clips)
 
 
 def test_the_directory_says_so_and_verify_listens_with_the_mask(spotter: Path) -> None:

@@ -18,11 +18,17 @@ import soundfile
 import torch
 from commands import faults, invoke
 from standin import StandIn
-from transformers import AutoTokenizer, WhisperConfig, WhisperFeatureExtractor
+from transformers import (
+    AutoTokenizer,
+    SuppressTokensLogitsProcessor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 from transformers import WhisperForConditionalGeneration as Whisper
 
 from hibprune.compression.remove import remove_units
 from hibprune.deployment.sherpa import filled_up, metadata, table_of_tokens, write_sherpa
+from hibprune.deployment.sherpa_decoder import Decoder
 from hibprune.records.units import Unit
 
 RATE = 16_000
@@ -130,6 +136,14 @@ def test_asked_as_sherpa_asks_the_graphs_say_what_generate_says(
         assert [token for token in said if token != end] == [
             token for token in expected if token not in {*told, end}
         ]
+
+
+def test_tokens_that_there_are_not_suppress_none(speaker: StandIn) -> None:
+    model, told = Whisper.from_pretrained(speaker.model), [-1, 5, 10**6]
+    model.generation_config.suppress_tokens = told
+    size = model.config.vocab_size
+    expected = SuppressTokensLogitsProcessor(told)(torch.zeros(1, 1), torch.zeros(1, size))[0]
+    assert (Decoder(model).suppressed < 0).tolist() == expected.isinf().tolist()
 
 
 def test_the_table_of_tokens_spells_what_the_tokenizer_does(speaker: StandIn) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from commands import faults, invoke, refused, run, words_of_steps
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from standin import StandIn, quick_keyword_spotting
+from test_attention_mask import suited
 from tiny_models import PLANS
-from transformers import AutoModelForAudioClassification
 
 from hibprune.compression.plan import Budget
 from hibprune.compression.rank_mixture import Mix
@@ -230,10 +231,19 @@ def test_ranks_that_are_free_and_fast_are_taken_instead_of_units(
     assert line.endswith("when all ranks are gone that may go: lower it to less than that")
 
 
-def test_a_model_that_came_with_a_layer_without_heads_is_timed_as_well(tmp_path: Path) -> None:
+def test_a_model_that_came_with_a_layer_without_heads_is_timed_as_its_graphs_will_be(
+    tmp_path: Path,
+) -> None:
     stand_in = quick_keyword_spotting(tmp_path / "own", {"speedup": 9, "kinds": ["rank"]})
-    model = AutoModelForAudioClassification.from_pretrained(stand_in.model)
+    config = json.loads((stand_in.model / "config.json").read_text())
+    model = suited("wav2vec2").build()
+    model.config.id2label, model.config.label2id = config["id2label"], config["label2id"]
     model.prune_heads(PLANS["first emptied"])
     model.save_pretrained(stand_in.model)
-    (line,) = faults(run(stand_in, output=tmp_path / "out"))
-    assert line.startswith("budget.speedup: 9 cannot be reached: pruned is 1.")
+    masks: tuple[str, ...]
+    for masks in (), ("--set", "export.attention_mask=true"):
+        result = run(stand_in, *masks, "--quiet", output=tmp_path / "out")
+        (line,) = faults(result)
+        assert line.startswith("budget.speedup: 9 cannot be reached: pruned is 1.")
+        # Times of graphs without masks are no times of those with them.
+        assert words_of_steps(result.stdout)["latency-table"] != "done"

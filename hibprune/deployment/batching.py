@@ -1,4 +1,4 @@
-"""Which inputs go through a model together: of one shape, or of any length where it takes masks."""
+"""Which inputs go through a model together: of one shape, or with masks of about one length."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from hibprune.models.masking import padded
 
 Inputs = dict[str, Tensor]
 
+LONGEST = 2
+"""Times the shortest clip of a batch: beyond it, more silence is computed on than calls are saved,
+and one long clip takes its own length of memory for each beside it."""
+
 
 def batches(
     inputs: Mapping[int, Inputs], size: int, masked: bool
 ) -> Iterator[tuple[list[int], Inputs]]:
     """Batches of up to `size` inputs of one, each with the places of what is in it.
 
-    `masked`: clips of all lengths share them, those of about one length the same.
+    `masked`: clips of about one length share them, else those of one shape alone.
     """
-    by_size = sorted(inputs, key=lambda place: _size(inputs[place]))
-    for alike in [by_size] if masked else _by_shape(inputs):
+    for alike in (_by_length if masked else _by_shape)(inputs):
         for start in range(0, len(alike), size):
             places = alike[start : start + size]
             yield places, together([inputs[place] for place in places], masked)
@@ -39,6 +42,15 @@ def _by_shape(inputs: Mapping[int, Inputs]) -> list[list[int]]:
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in one.items())
         alike.setdefault(shape, []).append(place)
     return list(alike.values())
+
+
+def _by_length(inputs: Mapping[int, Inputs]) -> list[list[int]]:
+    alike: list[list[int]] = []
+    for place in sorted(inputs, key=lambda place: _size(inputs[place])):
+        if not alike or _size(inputs[place]) > LONGEST * _size(inputs[alike[-1][0]]):
+            alike.append([])
+        alike[-1].append(place)
+    return alike
 
 
 def _size(inputs: Inputs) -> int:

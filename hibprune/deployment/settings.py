@@ -52,6 +52,11 @@ class ExportSettings(LengthSettings):
         """The settings that decide what is in the graphs of one variant."""
         return self.model_dump(mode="json", exclude={"variants", "license", "waveform", "sherpa"})
 
+    @property
+    def of_trials(self) -> dict[str, object]:
+        """Those that decide how large and how fast graphs are of which no more is asked."""
+        return {"opset": self.opset, **({"attention_mask": True} if self.attention_mask else {})}
+
     @field_validator("license", mode="before")
     @classmethod
     def _is_a_hub_name(cls, name: object) -> object:

@@ -50,7 +50,7 @@ class Decoder(nn.Module):
             ("suppressed_first", generation.begin_suppress_tokens),
         ):
             never = torch.zeros(size)
-            never[[token for token in tokens or () if token < size]] = NEVER
+            never[[token for token in tokens or () if 0 <= token < size]] = NEVER
             self.register_buffer(name, never)
 
     def forward(

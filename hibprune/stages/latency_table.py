@@ -85,7 +85,7 @@ def latency_table(run: Run, pools: Sequence[Pool], ranks: bool) -> Done[LatencyT
             "kinds": [*pools, *([RANK] if ranks else [])],
             "variant": recipe.gates.variant,
             "full_range": recipe.quantize.full_range,
-            "opset": recipe.export.opset,
+            **recipe.export.of_trials,
             "settings": settings.model_dump(mode="json", exclude={"seconds", "tokens", "rivals"}),
             length.unit: length.value,
             "machine": machine.model_dump(mode="json"),

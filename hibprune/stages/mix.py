@@ -159,7 +159,7 @@ def _plan(
     if takes_ranks(recipe):
         inputs["ranks"] = _rank_inputs(run)
     if budget.one_number == "size_mb":
-        inputs |= {"variant": run.recipe.gates.variant, "opset": run.recipe.export.opset}
+        inputs |= {"variant": run.recipe.gates.variant, **run.recipe.export.of_trials}
     if speed is not None:
         inputs["speedup"] = speed.key
     if budget.one_number == "metric_drop":

@@ -66,7 +66,8 @@ def _frames(run: Run) -> int:
     model, task = run.checkpoint.model, run.recipe.task
     length = run.recipe.benchmark.middle(task.medium)
     # Attention without heads runs none of its own.
-    first = next(one for one in projections_of(model).values() if one.out_features)
+    projections = projections_of(model).values()
+    first = next(one for one in projections if one.out_features and one.in_features)
     seen: list[int] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
