@@ -141,8 +141,8 @@ def told(
 ) -> Iterator[dict[str, Any]]:
     """Of each clip or text, what the model says of it or a `fault`; nothing while it works.
 
-    Up to `batch` go through the model together: of equal shape, or clips of any length where its
-    graph takes a mask.
+    Up to `batch` go through the model together: of equal shape, or clips of about one length where
+    its graph takes a mask.
 
     Raises:
         UserError: the directory is not that of a finished run, its model is not a sound one, or it
