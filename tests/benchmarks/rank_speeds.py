@@ -3,9 +3,9 @@
     python tests/benchmarks/rank_speeds.py recipes/quickstart.yaml
 
 A latency table is measured once, or taken from the directory of a run (`--run`). For each speed
-that it foretells: units alone, and units and ranks at each weight of these; repaired and factored in closed form, and how
-far that is from the original (mean KL divergence of outputs) on the quarter of the calibration
-clips that is kept out of scoring and repair. A line of JSON each.
+that it foretells: units alone, and units and ranks at each weight of these; repaired and factored
+in closed form, and how far that is from the original (mean KL divergence of outputs) on the quarter
+of the calibration clips that is kept out of scoring and repair. A line of JSON each.
 """
 
 from __future__ import annotations
