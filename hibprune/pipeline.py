@@ -34,6 +34,7 @@ from hibprune.stages.remove import prune, reload
 from hibprune.stages.repair import help_repairing, repaired
 from hibprune.stages.run import Run
 from hibprune.stages.score import calibration_targets, help_scoring
+from hibprune.stages.sherpa import sherpa_files
 from hibprune.stages.variants import converted, planned_variants, workbench
 from hibprune.stages.waveform import waveform_graph
 
@@ -101,8 +102,9 @@ def _chain(run: Run) -> Manifest:
             before = measured_repaired(run, choice.plan, saved)
             training = Training(recovered(run, choice.plan, saved), before)
         made = saved if training is None else training.recovered
-        parity = export(run, choice.plan, made.key, reload(run), baseline.result.evaluation)
-        heard = waveform_graph(run, parity.key)
+        pruned = reload(run)
+        parity = export(run, choice.plan, made.key, pruned, baseline.result.evaluation)
+        heard, spoken = waveform_graph(run, parity.key), sherpa_files(run, pruned, parity.key)
         found = Findings(
             {ORIGINAL: Made(original, exported.key, parity=exported)}, {ORIGINAL: baseline}
         )
@@ -136,6 +138,7 @@ def _chain(run: Run) -> Manifest:
                 benchmark=benchmark,
                 example=example,
                 waveform=heard,
+                sherpa=spoken,
             ),
             run.directory,
         )

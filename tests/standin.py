@@ -172,6 +172,7 @@ def _whisper(root: Path, languages: tuple[str, ...] = ()) -> StandIn:
     (root / "vocab.json").write_text(json.dumps(numbers))
     (root / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = WhisperTokenizer(str(root / "vocab.json"), str(root / "merges.txt"))
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
     torch.manual_seed(0)
     model = Whisper(
         WhisperConfig(

@@ -1,4 +1,4 @@
-"""Clients of others on an exported model: transformers.js and ONNX Runtime on WebAssembly, in Node.
+"""Clients of others on an exported model: transformers.js and ONNX Runtime on WebAssembly.
 
 Optimum, ONNX Runtime in Python and in Node, and PyTorch are tried in the tests of export, variants
 and card.
@@ -6,44 +6,40 @@ and card.
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
-import os
+import queue
 import shutil
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from commands import invoke
+from in_node import (
+    TRANSFORMERS_JS,
+    asked_in_node,
+    lay_out,
+    needs,
+    needs_transformers,
+    settings,
+)
 from standin import StandIn
 
-MODULES = Path(os.environ.get("HIBPRUNE_NODE_MODULES", "node_modules")).resolve()
-READING = """\
-import { readFileSync } from "node:fs";
-const raw = readFileSync("clip.f32");
-const samples = new Float32Array(raw.buffer, raw.byteOffset, raw.length / 4);
-"""
-TRANSFORMERS_JS = (
-    READING
-    + """\
-import { pipeline, env } from "@huggingface/transformers";
-env.allowRemoteModels = false;
-env.localModelPath = ".";
-const found = {};
-for (const dtype of ["fp32", "q8"]) {
-  const spot = await pipeline("audio-classification", "model", { dtype, device: "cpu" });
-  for (const one of await spot(samples, { top_k: null }))
-    (found[dtype] ??= {})[one.label] = one.score;
-}
-console.log(JSON.stringify(found));
-"""
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-WEB_ASSEMBLY = (
-    READING
-    + """\
+
+IN_A_BROWSER = """\
+const raw = await (await fetch("clip.f32")).arrayBuffer();
+const samples = new Float32Array(raw);
+const device = "wasm";
+const tell = (found) => fetch("told", { method: "POST", body: JSON.stringify(found) });
+"""
+WEB_ASSEMBLY = """\
 import * as ort from "onnxruntime-web";
 ort.env.wasm.numThreads = 1;
 const mean = samples.reduce((sum, one) => sum + one, 0) / samples.length;
@@ -59,41 +55,114 @@ for (const [dtype, name] of [["fp32", "model"], ["q8", "model_quantized"]]) {
   const all = powers.reduce((sum, one) => sum + one, 0);
   found[dtype] = Object.fromEntries(powers.map((one, place) => [id2label[place], one / all]));
 }
-console.log(JSON.stringify(found));
+tell(found);
 """
-)
+VARIANTS = {"fp32": ("pruned", 1e-3), "q8": ("pruned-int8", 0.05), "fp16": ("pruned-fp16", 0.05)}
+"""By the names of transformers.js: the variant, and by how much a probability may differ."""
 
 
-def needs(package: str) -> Any:
-    return pytest.mark.skipif(
-        not (shutil.which("node") and (MODULES / package).is_dir()),
-        reason=f"no Node with {package} in HIBPRUNE_NODE_MODULES",
+in_a_browser = [
+    needs_transformers,
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed"),
+]
+
+
+def asked_in_a_browser(directory: Path, program: str) -> Any:
+    """What a page tells the server that it came from, which serves nothing but a directory."""
+    told: queue.Queue[str] = queue.Queue()
+
+    class Serving(http.server.SimpleHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    failed = "catch((why) => tell({ failed: String(why) }))"
+    (directory / "ask.html").write_text(
+        f'<script type="module">{IN_A_BROWSER}(async () => {{ {program} }})().{failed};</script>'
     )
+    place = functools.partial(Serving, directory=str(directory))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), place) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = subprocess.Popen(
+            [
+                CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu",
+                "--remote-debugging-port=0", f"--user-data-dir={directory / 'profile'}",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                f"http://127.0.0.1:{server.server_port}/ask.html",
+            ],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            return json.loads(told.get(timeout=240))
+        finally:
+            browser.terminate()
+            browser.wait(30)
+            server.shutdown()
+
+
+def predicted(output: Path, clip: Path, dtype: str) -> Any:
+    """What `predict` says: the text, or each label's probability."""
+    asked = ("predict", output, clip, "--variant", VARIANTS[dtype][0], "--json")
+    if output.name == "encoder_decoder":
+        return json.loads(invoke(*asked).stdout)["prediction"]
+    return json.loads(invoke(*asked, "--scores").stdout)["scores"]
 
 
 @pytest.mark.parametrize(
     "program",
     [
-        pytest.param(
-            TRANSFORMERS_JS, id="transformers.js", marks=needs("@huggingface/transformers")
-        ),
+        pytest.param(TRANSFORMERS_JS, id="transformers.js", marks=needs_transformers),
         pytest.param(WEB_ASSEMBLY, id="onnxruntime-web", marks=needs("onnxruntime-web")),
     ],
-)  # fmt: skip
+)
 def test_javascript_says_what_predict_says(
     finished_in_int8: Callable[[str], Path], stand_in: StandIn, tmp_path: Path, program: str
 ) -> None:
     output, clip = finished_in_int8("keyword_spotting"), stand_in.clip("validation", 0)
-    (tmp_path / "model").symlink_to(output)
-    (tmp_path / "node_modules").symlink_to(MODULES)
-    soundfile.read(clip, dtype="float32")[0].astype(np.float32).tofile(tmp_path / "clip.f32")
-    (tmp_path / "ask.mjs").write_text(program)
-    said = subprocess.run(
-        ["node", "ask.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert said.returncode == 0, said.stderr
-    found = json.loads(said.stdout.splitlines()[-1])
-    for dtype, variant, tolerance in (("fp32", "pruned", 1e-3), ("q8", "pruned-int8", 0.05)):
-        asked = ("predict", output, clip, "--variant", variant, "--scores", "--json")
-        expected = json.loads(invoke(*asked).stdout)["scores"]
-        assert found[dtype] == pytest.approx(expected, abs=tolerance)
+    lay_out(tmp_path, output, clip)
+    told = asked_in_node(tmp_path, settings("audio-classification", "fp32", "q8") + program)
+    for dtype in ("fp32", "q8"):
+        wanted = pytest.approx(predicted(output, clip, dtype), abs=VARIANTS[dtype][1])
+        assert told[dtype] == wanted
+
+
+@needs_transformers
+def test_whisper_in_javascript_hears_what_predict_hears(
+    recogniser_in_all_precisions: Path, stand_in: StandIn, tmp_path: Path
+) -> None:
+    output, clip = recogniser_in_all_precisions, stand_in.clip("validation", 0)
+    lay_out(tmp_path, output, clip)
+    asked = settings("automatic-speech-recognition", "fp32", "q8", "fp16")
+    told = asked_in_node(tmp_path, asked + TRANSFORMERS_JS)
+    assert told == {dtype: predicted(output, clip, dtype) for dtype in VARIANTS}
+
+
+@pytest.mark.parametrize(
+    ("task", "dtypes"),
+    [
+        pytest.param("audio-classification", ("fp32", "q8"), marks=in_a_browser),
+        pytest.param("automatic-speech-recognition", ("fp32", "q8", "fp16"), marks=in_a_browser),
+    ],
+)
+def test_a_browser_says_what_predict_says(
+    finished_in_int8: Callable[[str], Path],
+    recogniser_in_all_precisions: Path,
+    stand_in: StandIn,
+    tmp_path: Path,
+    task: str,
+    dtypes: Sequence[str],
+) -> None:
+    """On WebAssembly, without a network."""
+    classifies = task == "audio-classification"
+    output = finished_in_int8("keyword_spotting") if classifies else recogniser_in_all_precisions
+    clip = stand_in.clip("validation", 0)
+    lay_out(tmp_path, output, clip)
+    told = asked_in_a_browser(tmp_path, settings(task, *dtypes, browser=True) + TRANSFORMERS_JS)
+    for dtype in dtypes:
+        wanted = predicted(output, clip, dtype)
+        assert told[dtype] == pytest.approx(wanted, abs=VARIANTS[dtype][1] if classifies else None)

@@ -244,3 +244,61 @@ def test_silence_and_long_clips_are_the_model_s_to_judge(
     ]
     (fault,) = faults(invoke("predict", spotter, short))
     assert fault.startswith(f"{short}: shorter than ")
+
+
+@pytest.mark.parametrize("name", ["keyword_spotting", "encoder_decoder"])
+def test_the_configuration_says_what_graphs_say_and_no_graph_is_read_for_it(
+    finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import onnx
+    from transformers import AutoConfig
+
+    from hibprune.deployment.deployed import opened
+
+    copied = copied_graphs(finished(name), tmp_path / "copied")
+    told_of = AutoConfig.from_pretrained(copied).hibprune
+    first = "model.onnx" if name == "keyword_spotting" else "encoder_model.onnx"
+    session = onnxruntime.InferenceSession(copied / "onnx" / first)
+    of_graph = {
+        key.removeprefix("hibprune."): json.loads(value)
+        for key, value in session.get_modelmeta().custom_metadata_map.items()
+    }
+    # Those of one graph alone, and labels, which config.json has as id2label.
+    for key in ("recipe", "metric", "labels"):
+        of_graph.pop(key, None)
+    assert told_of == of_graph
+    manifest = json.loads((finished(name) / "manifest.json").read_text())
+    assert told_of["task"] == manifest["task"]
+    assert told_of["removed_heads"] == manifest["heads"]["removed"]
+    assert told_of["sampling_rate"] == RATE
+    assert told_of["min_seconds"] >= 0
+    assert told_of["repair"]["kind"] == manifest["repair"]["kind"]
+    if name == "encoder_decoder":
+        assert told_of["generation"] == manifest["generation"]
+        assert told_of["max_seconds"] == 1.0
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a graph was read whole")
+
+    monkeypatch.setattr(onnx, "load", load)
+    deployment = opened(copied, "fp32")
+    assert deployment.task.model_dump(mode="json") == told_of["task_settings"]
+    assert deployment.preprocessor.shortest == told_of["min_seconds"]
+
+
+def test_a_configuration_of_another_task_than_the_graph_s_is_found(
+    finished: Callable[[str], Path], stand_in: StandIn, tmp_path: Path
+) -> None:
+    copied = copied_graphs(finished("keyword_spotting"), tmp_path / "copied")
+    clip = stand_in.clip("validation", 0)
+    expected = told(finished("keyword_spotting"), clip)
+    settings = json.loads((copied / "config.json").read_text())
+    settings["hibprune"]["task_settings"]["kind"] = "speaker-identification"
+    (copied / "config.json").write_text(json.dumps(settings))
+    assert faults(invoke("predict", copied, clip)) == [
+        f"{copied}/onnx/model.onnx: is for another task than its config.json: take both of one run"
+    ]
+    # What is no task is passed over: the graph has it.
+    for damaged in ({"task_settings": {"kind": "none such"}}, "text", [1], None):
+        (copied / "config.json").write_text(json.dumps({**settings, "hibprune": damaged}))
+        assert told(copied, clip) == expected

@@ -17,6 +17,7 @@ from tiny_models import TINY_MODELS, TinyModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hibprune.compression import recover as compression_recover
 from hibprune.compression.augmentation import augmented
 from hibprune.compression.distillation import Distillation
 from hibprune.compression.recover import Session, recover
@@ -182,12 +183,15 @@ class KilledError(Exception):
     """Stands for the end of a process."""
 
 
-@pytest.mark.parametrize("at", [2, 4, 6])
-def test_a_training_taken_up_comes_to_the_same_weights_bit_for_bit(at: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at", "rate"), [(2, 3e-3), (4, 3e-3), (6, 3e-3), (2, 0.02), (4, 0.02)])
+def test_a_training_taken_up_comes_to_the_same_weights_bit_for_bit(
+    at: int, rate: float, tmp_path: Path
+) -> None:
+    """Also where a rate that is too high was lowered before."""
     path = tmp_path / "state.safetensors"
-    whole = recovering()
+    whole = recovering(learning_rate=rate)
     found, _ = recover(whole, Session())
-    work = recovering()
+    work = recovering(learning_rate=rate)
 
     def save(state: TrainingState) -> None:
         save_state(path, "key", state)
@@ -196,7 +200,7 @@ def test_a_training_taken_up_comes_to_the_same_weights_bit_for_bit(at: int, tmp_
 
     with pytest.raises(KilledError):
         recover(work, Session(save=save))
-    again = recovering()
+    again = recovering(learning_rate=rate)
     shapes = {name: weight.shape for name, weight in again.weights.items()}
     state = load_state(path, "key", shapes, tmp_path)
     assert state is not None
@@ -280,6 +284,22 @@ def test_a_loss_that_is_not_finite_stops_and_the_best_weights_stay() -> None:
     for name, weight in work.weights.items():
         assert weight.isfinite().all()
         assert torch.equal(weight, seen[-1].best[name])
+
+
+def test_a_rate_that_leads_astray_is_lowered_and_wins_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"steps": 40, "checkpoint_steps": 2, "learning_rate": 0.02, "warmup": 0}
+    found, _ = recover(recovering(**settings), Session())
+    held = [one.held_out for one in found.curve if one.held_out is not None]
+    astray = [loss > 1.05 * held[0] for loss in held]
+    assert any(astray)
+    assert not astray[-1]
+    assert min(held) < held[0]
+    monkeypatch.setattr(compression_recover, "ASTRAY", float("inf"))
+    stubborn, _ = recover(recovering(**settings), Session())
+    assert stubborn.best.held_out is not None
+    assert min(held) < stubborn.best.held_out
 
 
 def test_a_loss_that_diverges_stops_and_the_repaired_weights_stay() -> None:

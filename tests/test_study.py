@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "tests/benchmarks/results").glob("study_*.json"))
 sys.path.insert(0, str(ROOT / "tests/benchmarks"))
 
+from base_shape import speed_table  # noqa: E402
 from ctc_budgets import budgets_table  # noqa: E402
 from recovery import recovery_table  # noqa: E402
 from repair_study import tables, without  # noqa: E402
@@ -96,3 +97,13 @@ def test_the_table_of_large_budgets_is_that_of_the_stored_rows() -> None:
     assert "\n".join(budgets_table(report["rows"])) in text
     (whole,) = {row["unpruned"]["value"] for row in report["rows"]}
     assert f"WER {100 * whole:.1f} % unpruned" in text
+
+
+def test_the_table_of_the_base_shape_is_that_of_the_stored_run() -> None:
+    report = json.loads((ROOT / "tests/benchmarks/results/base_shape.json").read_text())
+    text = (ROOT / "tests/benchmarks/README.md").read_text()
+    assert speed_table(report) in text
+    steps = report["step_seconds"]
+    assert (
+        sum(steps[name] for name in steps if name.startswith(("attribute", "plan", "repair"))) < 540
+    )

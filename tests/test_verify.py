@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import onnxruntime
 import pytest
 import soundfile
 from commands import faults, invoke
+from in_node import needs, said_by_the_card
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, AutoTokenizer
 
 
@@ -179,29 +177,11 @@ class TestShow:
         faults(invoke("show", tmp_path / "nothing"))
 
 
-NODE_MODULES = Path(os.environ.get("HIBPRUNE_NODE_MODULES", "node_modules")).resolve()
-
-
-@pytest.mark.skipif(
-    not (shutil.which("node") and (NODE_MODULES / "onnxruntime-node").is_dir()),
-    reason="no Node with onnxruntime-node in HIBPRUNE_NODE_MODULES",
-)
+@needs("onnxruntime-node")
 def test_the_cards_javascript_says_what_predict_says(copied: Path, tmp_path: Path) -> None:
-    (script,) = re.findall(r"```js\n(.*?)```", (copied / "README.md").read_text(), re.DOTALL)
-    shutil.copy(copied / "example/input.wav", copied / "clip.wav")
-    reading = """
-        import { readFileSync as bytesOf } from "node:fs";
-        const bytes = bytesOf("clip.wav");
-        let samples = new Float32Array((bytes.length - 44) / 2);
-        for (let i = 0; i < samples.length; i++) samples[i] = bytes.readInt16LE(44 + 2 * i) / 32768;
-    """
-    (tmp_path / "node_modules").symlink_to(NODE_MODULES)
-    (tmp_path / "card.mjs").write_text(reading + script)
-    said = subprocess.run(
-        ["node", str(tmp_path / "card.mjs")], cwd=copied, capture_output=True, text=True, check=True
-    )
-    told = invoke("predict", copied, copied / "clip.wav", "--json").stdout
-    assert said.stdout.strip() == json.loads(told)["prediction"]
+    clip = copied / "example/input.wav"
+    told = invoke("predict", copied, clip, "--json").stdout
+    assert said_by_the_card(copied, clip, tmp_path) == json.loads(told)["prediction"]
 
 
 def test_show_opens_the_page_in_a_browser(

@@ -50,7 +50,7 @@ def correlate(runs: tuple[Path, ...], output: Path | None, as_json: bool) -> Non
     default=1,
     show_default=True,
     metavar="NUMBER",
-    help="Of equally long inputs, how many may share a pass; not in int8.",
+    help="How many inputs may share a pass, of one length or with masks; not in int8.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @TIMEOUT

@@ -1,10 +1,11 @@
 """Recovery: a pruned model is trained towards what the original says, as a whole.
 
 Adam on all clips of a batch, a step a batch, with a rate that rises in the warm-up and then falls
-evenly to nothing. Dropout and the like stay off: both models answer as they do when deployed, and a
-training depends on its seed alone. `accelerate` computes in lower precision where asked to, scales
-and clips gradients, and adds them up over processes; how many of those there are, and in how many
-parts a batch is computed, changes sums by rounding alone.
+evenly to nothing; one that leads away from the original is lowered. Dropout and the like stay off:
+both models answer as they do when deployed, and a training depends on its seed alone. `accelerate`
+computes in lower precision where asked to, scales and clips gradients, and adds them up over
+processes; how many of those there are, and in how many parts a batch is computed, changes sums by
+rounding alone.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ BETAS, EPSILON = (0.9, 0.98), 1e-6
 MAX_NORM = 1.0
 DIVERGED = 10.0
 """A loss that is so many times what it was at first will not come back."""
+ASTRAY, SLOWER = 1.05, 3.0
+"""Where clips held out lose so many times what they lost at first, the steps were too long: the
+best weights are taken up again, and the rate is divided by the second number from there on."""
 AMP = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """What accelerate calls the precisions."""
 
@@ -126,7 +130,7 @@ class _Training:
         since: list[float] = []
         while self.step < steps and self.worse < work.settings.patience:
             batch = [work.learned[place] for place in next(waiting)]
-            loss = self._learn(batch, work.rate(self.step))
+            loss = self._learn(batch, work.rate(self.step) / SLOWER**self._setbacks)
             if not math.isfinite(loss):
                 ended = "not finite"
                 break
@@ -145,6 +149,8 @@ class _Training:
                     break
                 since = []
                 self._judge(held)
+                if self._astray(held):
+                    self._go_back()
                 self.seconds = before + self.session.clock() - began
                 self.session.save(self._state())
             self.session.progress(self.step, steps, loss)
@@ -180,6 +186,20 @@ class _Training:
             self.best, self.best_step, self.worse = self._copied(), self.step, 0
         else:
             self.worse += 1
+
+    def _astray(self, held: float | None) -> bool:
+        start = self.curve[0].held_out
+        return held is not None and start is not None and held > ASTRAY * start
+
+    @property
+    def _setbacks(self) -> int:
+        return sum(self._astray(one.held_out) for one in self.curve)
+
+    def _go_back(self) -> None:
+        """Go on from the best weights, with nothing known of gradients."""
+        self._put(self.best)
+        self.optimiser.optimizer.state.clear()
+        self.updates = 0
 
     def curve_at(self, step: int) -> Losses:
         """The losses after a step."""

@@ -16,20 +16,21 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
-import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from hibprune.data import Content, ContentFault
-from hibprune.deployment.export import SHORTEST_CLIP, TASK_SETTINGS, read_metadata
+from hibprune.deployment.batching import batches
+from hibprune.deployment.export import read_metadata
 from hibprune.deployment.inputs import Input, NoInput, inputs_of
+from hibprune.deployment.own_words import SHORTEST_CLIP, task_of, task_of_configuration
 from hibprune.errors import UserError
 from hibprune.execution.files import open_bounded, read_fault
 from hibprune.execution.libraries import quiet_libraries
 from hibprune.execution.output import MARKER, RECIPE_FILE
-from hibprune.execution.runtime import MAX_GRAPH_BYTES, ONNX_DIRECTORY, Predict
+from hibprune.execution.runtime import MASK, MAX_GRAPH_BYTES, ONNX_DIRECTORY, OnnxModel
 from hibprune.models.architecture import read_configuration
 from hibprune.models.checkpoint import needed_files
+from hibprune.models.masking import own_outputs
 from hibprune.models.parts import plain_faults, pretrained
 from hibprune.models.preprocessing import (
     Preprocessor,
@@ -43,7 +44,7 @@ from hibprune.recipe import load_recipe
 from hibprune.records.manifest import FILE_NAME
 from hibprune.records.medium import SOUND, Medium
 from hibprune.records.precision import Precision, graph_name
-from hibprune.tasks import Target, Task, TaskBase, Vocabulary
+from hibprune.tasks import Target, TaskBase, Vocabulary
 from hibprune.tasks.seq2seq import ENCODER
 
 LONGEST_NAMED = 100
@@ -61,14 +62,20 @@ class Deployment:
 
     directory: Path
     task: TaskBase
-    predict: Predict
+    model: OnnxModel
     preprocessor: Preprocessor
     vocabulary: Vocabulary
     staged: StagedCheckpoint
     """What it was opened from, there while it is used."""
 
+    @property
+    def masked(self) -> bool:
+        """Whether the graph of a waveform takes a mask, so that clips may be filled up."""
+        wants = MASK in self.model.takes
+        return wants and self.task.medium is SOUND and self.task.generation is None
+
     def prepared(self, content: Content) -> dict[str, Tensor]:
-        """What the graphs take of a sound file or a text. Raises ContentFault."""
+        """A sound file or a text as the graphs take it, but for a mask. Raises ContentFault."""
         return self.preprocessor.inputs(self.preprocessor.read_as_deployed(content))
 
     @property
@@ -83,12 +90,24 @@ class Deployment:
             UserError: it cannot be run, or gives out what cannot be an answer.
         """
         with _told_of(self.staged, f"{self.directory}: its model cannot be run"):
-            outputs = np.asarray(self.predict(inputs))
+            outputs = np.asarray(self.model.predict(inputs))
         (number,) = {len(tensor) for tensor in inputs.values()}
         fault = self._output_fault(outputs, number)
         if fault is not None:
             raise UserError(f"{self.directory}: its model {fault}: not as hibprune exports one")
         return outputs
+
+    def outputs(self, inputs: dict[str, Tensor]) -> Sequence[np.ndarray]:
+        """The same input by input, of transcripts without the frames that only fill up.
+
+        Raises:
+            UserError: as `output`.
+        """
+        given = self.output(inputs)
+        if not self.masked:
+            return list(given)
+        with _told_of(self.staged, f"{self.directory}: cannot read its config.json"):
+            return own_outputs(self.task, self.vocabulary.configuration, inputs, given)
 
     def said(self, output: np.ndarray) -> Target:
         """What an output says, in the task's words. Raises UserError where none can be read."""
@@ -122,7 +141,8 @@ def told(
 ) -> Iterator[dict[str, Any]]:
     """Of each clip or text, what the model says of it or a `fault`; nothing while it works.
 
-    Up to `batch` of those of equal shape go through the model together.
+    Up to `batch` go through the model together: of equal shape, or clips of any length where its
+    graph takes a mask.
 
     Raises:
         UserError: the directory is not that of a finished run, its model is not a sound one, or it
@@ -143,40 +163,27 @@ def _told_of_some(
     deployment: Deployment, some: Sequence[Input | NoInput], batch: int, with_scores: bool
 ) -> Iterator[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
-    by_shape: dict[tuple[Any, ...], dict[int, dict[str, Tensor]]] = {}
+    prepared: dict[int, dict[str, Tensor]] = {}
     for place, one in enumerate(some):
         if isinstance(one, NoInput):
             found[place] = {"fault" if one.is_fault else "note": one.line}
             continue
         try:
-            tensors = deployment.prepared(one.content)
+            prepared[place] = deployment.prepared(one.content)
         except ContentFault as fault:
             found[place] = {
                 "fault": f"{_named(one.argument, deployment.task.medium)}: {fault.reason}"
             }
-            continue
-        shape = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
-        by_shape.setdefault(shape, {})[place] = tensors
-    for equal in by_shape.values():
-        for places in _in_pieces(list(equal), batch):
-            stacked = {
-                name: torch.cat([equal[place][name] for place in places])
-                for name in equal[places[0]]
-            }
-            for place, output in zip(places, deployment.output(stacked), strict=True):
-                one = some[place]
-                assert isinstance(one, Input)
-                found[place] = _answer(deployment, one, output, with_scores)
-            if batch > 1:
-                # A sign of life: the first answer waits for the whole of what was read ahead.
-                yield {}
+    for places, inputs in batches(prepared, batch, deployment.masked):
+        for place, output in zip(places, deployment.outputs(inputs), strict=True):
+            one = some[place]
+            assert isinstance(one, Input)
+            found[place] = _answer(deployment, one, output, with_scores)
+        if batch > 1:
+            # A sign of life: the first answer waits for the whole of what was read ahead.
+            yield {}
     for _, answer in sorted(found.items()):
         yield answer
-
-
-def _in_pieces(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]
 
 
 def _answer(
@@ -195,7 +202,7 @@ def _answer(
 
 
 def opened(directory: Path, precision: Precision) -> Deployment:
-    """A variant by its precision, for the task that recipe.yaml or else the graph itself names.
+    """A variant by its precision, for the task that recipe.yaml or else the model itself names.
 
     A copy may consist of graphs and settings alone. A directory that a run works in has to be
     finished: until then its files may be half of two models.
@@ -209,28 +216,39 @@ def opened(directory: Path, precision: Precision) -> Deployment:
             _file(directory, name)
     if os.path.lexists(directory / RECIPE_FILE):
         task: TaskBase = load_recipe(_file(directory, RECIPE_FILE)).recipe.task
-    else:
-        task = _task_of_graph(directory, precision)
-    return _open(directory, task, precision)
+        return _open(directory, task, precision)
+    path = _first_graph(directory, precision)
+    task = task_of_configuration(directory) or _task_of_graph(directory, path)
+    deployment = _open(directory, task, precision)
+    own = task_of(deployment.model.about)
+    if own is None:
+        raise _without_task(path)
+    if own != task:
+        raise UserError(f"{path}: is for another task than its config.json: take both of one run")
+    return deployment
 
 
-def _task_of_graph(directory: Path, precision: Precision) -> TaskBase:
-    """The task as the graph tells of it."""
-    first = (f"{ONNX_DIRECTORY}/{graph_name(name, precision)}" for name in FIRST_GRAPHS)
-    names = [name for name in first if os.path.lexists(directory / name)]
-    # Where there is none, the usual one is missed.
-    path = _file(
-        directory, (*names, f"{ONNX_DIRECTORY}/{graph_name(FIRST_GRAPHS[0], precision)}")[0]
-    )
-    settings = read_metadata(real_file(directory, str(path.relative_to(directory)), str(directory)))
-    try:
-        task: TaskBase = TypeAdapter(Task).validate_python(settings.get(TASK_SETTINGS))
-    except ValidationError as error:
-        raise UserError(
-            f"{path}: does not say which task it is for, as those of hibprune do: put the "
-            f"{RECIPE_FILE} of its run into {directory}"
-        ) from error
+def _first_graph(directory: Path, precision: Precision) -> Path:
+    """The one that runs first, of whatever task; where there is none, the usual one is missed."""
+    names = [f"{ONNX_DIRECTORY}/{graph_name(name, precision)}" for name in FIRST_GRAPHS]
+    there = (name for name in names if os.path.lexists(directory / name))
+    return _file(directory, next(there, names[0]))
+
+
+def _task_of_graph(directory: Path, path: Path) -> TaskBase:
+    """The task as a graph tells of it, where config.json does not."""
+    name = str(path.relative_to(directory))
+    task = task_of(read_metadata(real_file(directory, name, str(directory))))
+    if task is None:
+        raise _without_task(path)
     return task
+
+
+def _without_task(path: Path) -> UserError:
+    return UserError(
+        f"{path}: does not say which task it is for, as those of hibprune do: put the "
+        f"{RECIPE_FILE} of its run into {path.parent.parent}"
+    )
 
 
 def _named(argument: str, medium: Medium) -> str:
@@ -275,12 +293,11 @@ def _open(directory: Path, task: TaskBase, precision: Precision) -> Deployment:
         raise UserError(f"{directory}: its model cannot serve its recipe's task: {fault}")
     preprocessor = load_preprocessor(task.medium, config, staged)
     with _told_of(staged, f"{directory}: its model cannot be opened"):
-        predict = task.onnx_predict(staged.directory, "cpu")
+        model = task.onnx_model(staged.directory, "cpu")
     if isinstance(preprocessor, SoundPreprocessor):
-        with _told_of(staged, f"{directory}: its model cannot be opened"):
-            about = read_metadata(staged.directory / ONNX_DIRECTORY / task.graphs[0])
-        preprocessor = replace(preprocessor, shortest=_seconds(about.get(SHORTEST_CLIP)))
-    return Deployment(directory, task, predict, preprocessor, vocabulary, staged)
+        shortest = _seconds(model.about.get(SHORTEST_CLIP))
+        preprocessor = replace(preprocessor, shortest=shortest)
+    return Deployment(directory, task, model, preprocessor, vocabulary, staged)
 
 
 def _seconds(said: object) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hibprune.data import ContentFault
+from hibprune.deployment.batching import together
 from hibprune.deployment.deployed import Deployment, opened
 from hibprune.deployment.waveform import graph_difference
 from hibprune.errors import UserError
@@ -83,7 +84,8 @@ def _prepared(deployment: Deployment, place: Path, source: str) -> dict[str, Ten
             argument = str(place / source)
         else:
             argument = read_text_bounded(place / source, MAX_ARRAY_BYTES, place).rstrip("\n")
-        return deployment.prepared(deployment.preprocessor.content(argument))
+        prepared = deployment.prepared(deployment.preprocessor.content(argument))
+        return together([prepared], deployment.masked)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read: copy it again") from error
     except ContentFault as fault:

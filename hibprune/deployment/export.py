@@ -18,14 +18,12 @@ from torch.nn.utils import parametrize
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hibprune.deployment.decoder_cache import leave_heads_open, own_cache
+from hibprune.deployment.masked_export import with_mask
 from hibprune.errors import UserError
 from hibprune.execution.files import scratch_directory, write_via_temporary
+from hibprune.execution.runtime import json_values
 from hibprune.models.families import has_decoder
 from hibprune.tasks.seq2seq import MERGED_DECODER
-
-TASK_SETTINGS = "hibprune.task_settings"
-"""In a graph, the task as a recipe describes it, so that a model can be run without its recipe."""
-SHORTEST_CLIP = "hibprune.min_seconds"
 
 
 def export_onnx(
@@ -38,9 +36,31 @@ def export_onnx(
     Raises:
         UserError: the model is too large for a single file, or the exporter fails.
     """
+    _write(model, directory, task, opset, files)
+
+
+def export_masked_onnx(
+    model: PreTrainedModel, directory: Path, task: str, opset: int, files: tuple[str, ...]
+) -> None:
+    """The same of a model on waveforms, whose graph takes a mask as well.
+
+    Raises:
+        UserError: as `export_onnx`.
+    """
+    _write(model, directory, task, opset, files, masked=True)
+
+
+def _write(
+    model: PreTrainedModel,
+    directory: Path,
+    task: str,
+    opset: int,
+    files: tuple[str, ...],
+    masked: bool = False,
+) -> None:
     with scratch_directory(directory) as scratch, _quiet(), _plain_failures(opset):
         duplicate = _export_copy(model)
-        _export(duplicate, scratch, task, opset)
+        _export(duplicate, scratch, task, opset, masked)
         if MERGED_DECODER in files:
             _merge_decoders(duplicate, scratch)
             leave_heads_open(duplicate, scratch / MERGED_DECODER)
@@ -71,9 +91,12 @@ def export_layer(layer: nn.Module, path: Path, example: Tensor, opset: int) -> N
         )
 
 
-def _export(model: PreTrainedModel, directory: Path, task: str, opset: int) -> None:
+def _export(model: PreTrainedModel, directory: Path, task: str, opset: int, masked: bool) -> None:
     from optimum.exporters.onnx.convert import onnx_export_from_model
 
+    # Known once the above is imported.
+    own = with_mask(model, task) if masked else None
+    own = own_cache(model, task) if has_decoder(model) else own
     onnx_export_from_model(
         model,
         directory,
@@ -82,7 +105,7 @@ def _export(model: PreTrainedModel, directory: Path, task: str, opset: int) -> N
         do_validation=False,
         # What it does depends on what else is installed.
         no_post_process=True,
-        custom_onnx_configs=own_cache(model, task) if has_decoder(model) else None,
+        custom_onnx_configs=own,
         **_window(model),
     )
     model.config.save_pretrained(directory)
@@ -216,10 +239,4 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # protobuf raises its own types
         raise UserError(f"{path}: ONNX cannot read it: copy it again") from error
-    found: dict[str, Any] = {}
-    for entry in model.metadata_props:
-        try:
-            found[entry.key] = json.loads(entry.value)
-        except (ValueError, RecursionError):
-            continue
-    return found
+    return json_values({entry.key: entry.value for entry in model.metadata_props})

@@ -23,7 +23,7 @@ def check_parity(
 ) -> Parity:
     """Compare everything the exported graphs give out with PyTorch, over lengths and batch sizes.
 
-    `inputs` makes a batch of equally long clips or texts from their length and batch size.
+    `inputs` makes a batch of clips or texts, the longest of some length, from that and its size.
 
     Raises:
         UserError: outputs differ in shape, or by more than the tolerance, somewhere.

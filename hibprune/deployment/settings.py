@@ -26,6 +26,12 @@ class ExportSettings(LengthSettings):
     `waveform` adds a graph in fp32 that takes the samples themselves, with the feature extractor's
     work inside: for wav2vec2-like models and Whisper.
 
+    `attention_mask` lets the graph of a wav2vec2-like model take a mask beside the samples, so that
+    clips of different lengths filled up to one give what each gives alone. Refused where it would
+    not: of models with a group norm in the front end, and wherever else a trial finds a difference.
+
+    `sherpa` adds the files that sherpa-onnx loads of a Whisper, in fp32, in a folder of their own.
+
     `license` is the model's licence by the Hub's name for it, for the card, where the card of the
     original does not state it or is wrong.
     """
@@ -38,11 +44,13 @@ class ExportSettings(LengthSettings):
     batches: tuple[PositiveInt, ...] = Field(default=(1, 3), min_length=1)
     license: str | None = None
     waveform: bool = False
+    attention_mask: bool = False
+    sherpa: bool = False
 
     @property
     def of_graphs(self) -> dict[str, object]:
         """The settings that decide what is in the graphs of one variant."""
-        return self.model_dump(mode="json", exclude={"variants", "license", "waveform"})
+        return self.model_dump(mode="json", exclude={"variants", "license", "waveform", "sherpa"})
 
     @field_validator("license", mode="before")
     @classmethod

@@ -21,7 +21,9 @@ REHEARSAL = "hibprune.deployment.example_run"
 """What opens and runs the model; imported in the process where that happens."""
 MAX_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.05, "int8": 0.25}
 """Of the largest logit; processors round int8 differently."""
-NOT_DEPLOYED = ("figures/", "predictions/", "report.md", "report.html", "README.md", "recipe.yaml")
+NOT_DEPLOYED = (
+    "figures/", "predictions/", "sherpa/", "report.md", "report.html", "README.md", "recipe.yaml",
+)  # fmt: skip
 """What a copy may come without, beside what `predict` itself asks for."""
 LONGEST_ANSWER = 100
 

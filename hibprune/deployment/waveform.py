@@ -15,11 +15,12 @@ from torch.nn import functional
 from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from hibprune.errors import UserError
-from hibprune.execution.runtime import onnx_session, plain_onnx_errors
+from hibprune.execution.runtime import MASK, onnx_session, plain_onnx_errors
 from hibprune.models.preprocessing import Preprocessor, SoundPreprocessor
 
 INPUT = "waveform"
-"""What the graph takes: (batch, samples) at the model's rate, between -1 and 1."""
+"""What the graph takes: (batch, samples) at the model's rate, between -1 and 1; and a mask beside
+it where the model's own graph takes one."""
 PREFIX = "front_end/"
 QUIETEST, RANGE = 1e-10, 8.0
 """Whisper's: the least energy of a band, and how far below the loudest it counts, as log10."""
@@ -63,12 +64,14 @@ def write_waveform_graph(extractor: Any, graph: Path, target: Path, opset: int) 
 
     try:
         model, made = onnx.load(graph), target.with_suffix(".front-end.onnx")
-        _export(_front_end(extractor), made, opset)
+        masked = MASK in {one.name for one in model.graph.input}
+        _export(_front_end(extractor, masked), made, opset, masked)
         front = onnx.load(made)
         front.ir_version = model.ir_version
         front = onnx.compose.add_prefix(front, PREFIX, rename_inputs=False)
+        taken = {"features": extractor.model_input_names[0], **({"mask": MASK} if masked else {})}
         joined = onnx.compose.merge_models(
-            front, model, io_map=[(f"{PREFIX}features", extractor.model_input_names[0])]
+            front, model, io_map=[(f"{PREFIX}{name}", own) for name, own in taken.items()]
         )
         onnx.save(joined, target)
     except (UserError, OSError):
@@ -84,7 +87,8 @@ def write_waveform_graph(extractor: Any, graph: Path, target: Path, opset: int) 
 def graph_difference(graph: Path, features: dict[str, Tensor], joined: Path, sound: Any) -> float:
     """How far what two graphs give out is apart, as a share of the largest value.
 
-    One is given the features of clips, the other the clips (batch, samples) themselves.
+    One is given the features of clips, the other the clips (batch, samples) themselves, with the
+    mask that is among the features.
 
     Raises:
         UserError: ONNX Runtime cannot run one of them.
@@ -93,6 +97,7 @@ def graph_difference(graph: Path, features: dict[str, Tensor], joined: Path, sou
     with plain_onnx_errors(f"{graph}: ONNX Runtime fails"):
         expected = onnx_session(graph, "cpu").run(None, given)
     heard = {INPUT: np.atleast_2d(np.asarray(sound, np.float32))}
+    heard |= {MASK: given[MASK]} if MASK in given else {}
     with plain_onnx_errors(f"{joined}: ONNX Runtime fails"):
         found = onnx_session(joined, "cpu").run(None, heard)
     if [one.shape for one in expected] != [one.shape for one in found]:
@@ -103,9 +108,11 @@ def graph_difference(graph: Path, features: dict[str, Tensor], joined: Path, sou
     )
 
 
-def _front_end(extractor: Any) -> nn.Module:
+def _front_end(extractor: Any, masked: bool) -> nn.Module:
     if isinstance(extractor, WhisperFeatureExtractor):
         return LogMel(extractor)
+    if masked:
+        return MaskedNormalisation(bool(extractor.do_normalize))
     return Normalisation() if extractor.do_normalize else nn.Identity()
 
 
@@ -117,6 +124,24 @@ class Normalisation(nn.Module):
         centred = waveform - waveform.mean(-1, keepdim=True)
         variance = (centred * centred).mean(-1, keepdim=True)
         return centred / torch.sqrt(variance + 1e-7)
+
+
+class MaskedNormalisation(nn.Module):
+    """The same over each clip's own samples, with zeros behind them; gives out the mask as well."""
+
+    def __init__(self, normalises: bool) -> None:
+        super().__init__()
+        self.normalises = normalises
+
+    def forward(self, waveform: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips and mask, both (batch, samples)."""
+        own = mask.to(waveform.dtype)
+        if self.normalises:
+            samples = own.sum(-1, keepdim=True)
+            centred = (waveform - (waveform * own).sum(-1, keepdim=True) / samples) * own
+            variance = (centred * centred).sum(-1, keepdim=True) / samples
+            waveform = centred / torch.sqrt(variance + 1e-7)
+        return waveform * own, torch.clone(mask)
 
 
 class LogMel(nn.Module):
@@ -154,16 +179,18 @@ class LogMel(nn.Module):
         return (torch.maximum(bands, loudest - RANGE) + 4.0) / 4.0
 
 
-def _export(module: nn.Module, target: Path, opset: int) -> None:
+def _export(module: nn.Module, target: Path, opset: int, masked: bool) -> None:
+    example = [torch.zeros(2, 1000), *([torch.ones(2, 1000, dtype=torch.long)] if masked else [])]
+    inputs = [INPUT, *([MASK] if masked else [])]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            (torch.zeros(2, 1000),),
+            tuple(example),
             target,
-            input_names=[INPUT],
-            output_names=["features"],
-            dynamic_axes={INPUT: {0: "batch", 1: "samples"}},
+            input_names=inputs,
+            output_names=["features", *(["mask"] if masked else [])],
+            dynamic_axes={name: {0: "batch", 1: "samples"} for name in inputs},
             opset_version=opset,
             dynamo=False,
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -32,6 +34,9 @@ then that of its parts."""
 
 ONNX_DIRECTORY = "onnx"
 """Where the graphs lie in a directory shaped like a Hub repository."""
+
+MASK = "attention_mask"
+"""The input that is 1 on what is a clip's or text's own and 0 on what fills it up."""
 
 MAX_GRAPH_BYTES = 2**31
 """What one ONNX file holds at most."""
@@ -125,6 +130,35 @@ def _reason(error: Exception) -> str:
     return shortened(text.partition("\n")[0] or repr(error), 200)
 
 
+@dataclass(frozen=True)
+class OnnxModel:
+    """An exported model that is open.
+
+    `takes` are the inputs of its first graph, `about` what that says of itself.
+    """
+
+    predict: Predict
+    takes: frozenset[str]
+    about: Mapping[str, Any]
+
+
+def onnx_model(predict: Predict, session: Any) -> OnnxModel:
+    """A model whose first graph is open in a session."""
+    takes = frozenset(one.name for one in session.get_inputs())
+    return OnnxModel(predict, takes, json_values(session.get_modelmeta().custom_metadata_map))
+
+
+def json_values(properties: Mapping[str, str]) -> dict[str, Any]:
+    """A graph's properties, each read as JSON; one whose text is none is left out."""
+    found: dict[str, Any] = {}
+    for key, text in properties.items():
+        try:
+            found[key] = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+    return found
+
+
 def guarded(call: Callable[Arguments, Result], path: Path) -> Callable[Arguments, Result]:
     """The same call of what was exported to `path`, which tells in a line of what goes wrong."""
 
@@ -152,12 +186,15 @@ def require_provider(session: Any, provider: str, path: Path) -> None:
 def onnx_predict(session: Any) -> Predict:
     """Prediction under ONNX Runtime.
 
-    Inputs that the graph does not take are left out: without heads, a mask of attention is none.
+    Where a mask is wanted and none given, all of it counts; inputs that the graph does not take are
+    left out: without heads, a mask of attention is none.
     """
     taken = {one.name for one in session.get_inputs()}
 
     def predict(inputs: dict[str, Tensor]) -> np.ndarray:
         feed = {name: value.cpu().numpy() for name, value in inputs.items() if name in taken}
+        if MASK in taken and MASK not in feed:
+            feed[MASK] = np.ones(next(iter(feed.values())).shape, np.int64)
         return np.asarray(session.run(["logits"], feed)[0])
 
     return predict

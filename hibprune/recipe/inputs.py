@@ -77,9 +77,10 @@ class RecoverSettings(InputLimits, TrainingSettings):
     weights move: `all`, those that were `repaired`, or `norms+biases`. A share `held_out` of the
     clips is not learned from: after every `checkpoint_steps` (left open: a twentieth of all) they
     tell how good the weights are, of which the best are kept, also those of before the first step;
-    after `patience` times without a better loss the training ends. With 0, the last weights are
-    kept. `precision` is what is computed in: bf16 and fp16 are for GPUs. `seed` is the recipe's
-    where it is left open.
+    after `patience` times without a better loss the training ends, and where they lose a twentieth
+    more than before it, it goes on from the best weights at a third of the rate. With 0, the last
+    weights are kept. `precision` is what is computed in: bf16 and fp16 are for GPUs. `seed` is the
+    recipe's where it is left open.
 
     Between rounds of `schedule.rounds` the model is recovered as well, so that heads go gradually.
     """

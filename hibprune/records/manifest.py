@@ -13,6 +13,7 @@ from hibprune.records.medium import MEDIA, Medium, MediumName
 from hibprune.records.ranking import RankingFault
 from hibprune.records.recovery import Recovery
 from hibprune.records.repair import FactoredProjection, Repair, factored_weights
+from hibprune.records.sherpa import SherpaFiles
 from hibprune.records.speedup import SpeedFound
 from hibprune.records.transcripts import TranscriptRules
 from hibprune.records.units import POOLS, Currency, HeadShare, MixKind, OneNumber, Pool, Scope
@@ -211,7 +212,8 @@ class Manifest(Record):
     be made. Gates hold the variant `judged`. Multiply-adds of all are for `counted_work`. `files`
     maps a path in the directory to its sha256. `generation` is what a model with a decoder is told.
     `example` is an input with what each variant gives out for it; `waveform` a graph that makes the
-    model's input of sound by itself.
+    model's input of sound by itself. `attention_mask`: graphs of waveforms take a mask beside them,
+    so that clips of different lengths can share a batch. `sherpa` are files for sherpa-onnx.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -243,6 +245,8 @@ class Manifest(Record):
     judged: str = PRUNED
     example: Example | None = None
     waveform: WaveformGraph | None = None
+    attention_mask: bool = False
+    sherpa: SherpaFiles | None = None
     gates: tuple[Gate, ...]
     steps: dict[str, float]
     machine: Machine

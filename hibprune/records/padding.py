@@ -1,4 +1,4 @@
-"""What filling clips up to one length costs, of models that are told no mask."""
+"""What filling clips up to one length costs: with a mask where graphs take one, else without."""
 
 from __future__ import annotations
 

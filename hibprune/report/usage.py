@@ -9,6 +9,7 @@ from hibprune.records.generation import GenerationSettings
 from hibprune.records.manifest import Manifest
 from hibprune.records.variants import PRUNED, Variant
 from hibprune.report.markdown import fenced
+from hibprune.report.other_clients import without_a_library
 
 WAVEFORM_WITH_MASK = ("moonshine",)
 """Families whose graphs take a mask beside the samples."""
@@ -69,39 +70,10 @@ USAGES = {
     ),
 }
 
-PLAIN_PYTHON = """\
-import json
-import numpy
-import onnxruntime
-import soundfile
-
-session = onnxruntime.InferenceSession("onnx/model.onnx")
-about = session.get_modelmeta().custom_metadata_map
-sound, rate = soundfile.read("clip.wav", dtype="float32")  # one channel, 16 kHz
-if json.loads(about["hibprune.normalised"]):
-    sound = (sound - sound.mean()) / numpy.sqrt(sound.var() + 1e-7)
-(logits,) = session.run(["logits"], {"input_values": sound[None]})
-print(json.loads(about["hibprune.labels"])[logits.argmax()])"""
-PLAIN_JAVASCRIPT = """\
-import { InferenceSession, Tensor } from "onnxruntime-node"; // or "onnxruntime-web"
-import { readFileSync } from "node:fs";
-
-const settings = JSON.parse(readFileSync("preprocessor_config.json"));
-const { id2label } = JSON.parse(readFileSync("config.json"));
-if (settings.do_normalize) {
-  const mean = samples.reduce((sum, one) => sum + one, 0) / samples.length;
-  const variance = samples.reduce((sum, one) => sum + (one - mean) ** 2, 0) / samples.length;
-  samples = samples.map((one) => (one - mean) / Math.sqrt(variance + 1e-7));
-}
-const session = await InferenceSession.create("onnx/model.onnx");
-const input = new Tensor("float32", samples, [1, samples.length]);
-const { logits } = await session.run({ input_values: input });
-console.log(id2label[logits.data.indexOf(Math.max(...logits.data))]);"""
-
 
 def usage_section(manifest: Manifest) -> str:
     """On the command line, with ONNX Runtime and with PyTorch."""
-    usage = USAGES[manifest.task]
+    usage = _usage(manifest)
     argument = '"A text to judge."' if manifest.input == "text" else "clip.wav"
     return "\n\n".join(
         [
@@ -111,13 +83,24 @@ def usage_section(manifest: Manifest) -> str:
             "With ONNX Runtime through Optimum (hibprune not needed):",
             fenced(_onnx_example(usage, manifest), "python"),
             *_other_precisions(usage, manifest),
-            *_plain_runtime(manifest),
+            *without_a_library(manifest, USAGES[manifest.task] is AUDIO_CLASSIFICATION),
             "With PyTorch. Layers with fewer heads need hibprune's loading code, so import it "
             "before `from_pretrained`, which else stops at a missing `_prune_heads`; transformers "
             "must be 4.57, later ones cannot read pruned heads:",
             fenced(_torch_example(usage, manifest), "python"),
         ]
     )
+
+
+def _usage(manifest: Manifest) -> Usage:
+    """How a task's models are used, with a mask where their graphs take one."""
+    usage = USAGES[manifest.task]
+    if not manifest.attention_mask:
+        return usage
+    masked = usage.running.replace('input_values=inputs["input_values"]', "**inputs")
+    # Optimum's own class for transcripts hands on the waveform alone.
+    custom = {"onnx_class": "ORTModelForCustomTasks"} if _is_ctc(manifest) else {}
+    return usage._replace(running=masked, **custom)
 
 
 def _other_precisions(usage: Usage, manifest: Manifest) -> list[str]:
@@ -130,35 +113,6 @@ def _other_precisions(usage: Usage, manifest: Manifest) -> list[str]:
         "The same model in lower precision lies beside it; load it by its names:",
         fenced(f"from optimum.onnxruntime import {usage.onnx_class}\n\n{loading}", "python"),
     ]
-
-
-def _plain_runtime(manifest: Manifest) -> list[str]:
-    """How to do without any library of models, of tasks where that takes a few lines."""
-    told = _waveform(manifest) + (
-        "`example/` holds an input, the tensors that the graphs take of it, and what each variant "
-        "gives out: whoever feeds the model elsewhere can compare. `hibprune verify .` does so, "
-        "and checks every file."
-    )
-    if USAGES[manifest.task] is not AUDIO_CLASSIFICATION:
-        return [told]
-    return [
-        "With ONNX Runtime alone; the graph says what it wants and which label is which:",
-        fenced(PLAIN_PYTHON, "python"),
-        "The same in JavaScript, `samples` being a Float32Array of one channel:",
-        fenced(PLAIN_JAVASCRIPT, "js"),
-        told,
-    ]
-
-
-def _waveform(manifest: Manifest) -> str:
-    """What the graph that takes the waveform takes, where there is one."""
-    if manifest.waveform is None:
-        return ""
-    return (
-        f"`{manifest.waveform.path}` does the feature extractor's work by itself: it takes the "
-        "samples as `waveform` (batch, samples), float32 between −1 and 1 at the model's rate, and "
-        f"gives out what `{manifest.waveform.made_from}` does.\n\n"
-    )
 
 
 def _loading(usage: Usage, variant: Variant, manifest: Manifest) -> str:
@@ -225,7 +179,8 @@ preprocessor = {usage.preprocessor_class}.from_pretrained(directory)
 def _inputs(manifest: Manifest) -> str:
     if manifest.input == "text":
         return 'inputs = preprocessor("A text to judge.", return_tensors="pt")'
-    mask = ", return_attention_mask=True" if manifest.model.family in WAVEFORM_WITH_MASK else ""
+    with_mask = manifest.attention_mask or manifest.model.family in WAVEFORM_WITH_MASK
+    mask = ", return_attention_mask=True" if with_mask else ""
     return (
         'sound, rate = soundfile.read("clip.wav")  # one channel, 16 kHz\n'
         f'inputs = preprocessor(sound, sampling_rate=rate, return_tensors="pt"{mask})'
@@ -268,11 +223,35 @@ def caution(manifest: Manifest) -> str:
             "one length changes what the model says of the shorter ones, masked or not: clips in "
             "one batch must be of equal length. Send clips of different length one by one."
         )
+    if manifest.attention_mask:
+        return _masked_caution(manifest)
     return (
         "The ONNX model takes `input_values` only, no attention mask: clips in one batch must "
         "be of equal length. Send clips of different length one by one."
         f"{_padding_sentence(manifest)}"
     )
+
+
+def _masked_caution(manifest: Manifest) -> str:
+    """How clips of different lengths share a batch."""
+    cut = " cut the logits of each clip at its own number of frames:" if _is_ctc(manifest) else ""
+    int8 = any(one.precision == "int8" and not one.is_rival for one in manifest.variants)
+    return (
+        "The ONNX model takes `input_values` and an `attention_mask` (int64, 1 on a clip's own "
+        "samples, 0 behind them): fill the shorter clips of a batch up with zeros, after "
+        f"normalisation, and{cut} every clip gets what it gets alone."
+        + (
+            " Not so in int8, where all clips of a batch share one range of numbers: send them one "
+            "by one there."
+            if int8
+            else ""
+        )
+        + _padding_sentence(manifest)
+    )
+
+
+def _is_ctc(manifest: Manifest) -> bool:
+    return manifest.task == "asr-ctc"
 
 
 def _padding_sentence(manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from hibprune.data import AudioFile, Content, ContentFault, DurationLimits, Text
 from hibprune.execution.files import write_text, write_via_temporary
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
+from hibprune.models.masking import padded
 from hibprune.models.preprocessing import SoundPreprocessor, TextPreprocessor
 from hibprune.records.example import DIRECTORY, Example, ExampleOutput
 from hibprune.records.variants import VariantPlan
@@ -42,6 +43,8 @@ def exemplified(
         name, content = _written_input(run)
         limits = run.recipe.validation.durations
         inputs = run.checkpoint.inputs(run.checkpoint.read(content, limits))
+        if run.recipe.export.attention_mask:
+            inputs = padded([inputs])
         task, vocabulary = run.recipe.task, run.checkpoint.vocabulary
         outputs = {}
         for variant, made in variants.items():

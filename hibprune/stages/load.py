@@ -19,7 +19,6 @@ from hibprune.data import (
     require_disjoint,
     usable,
 )
-from hibprune.deployment.waveform import require_waveform
 from hibprune.errors import UserError, shortened
 from hibprune.evaluation.chance import single_label_fault
 from hibprune.execution.progress import Narrator
@@ -37,8 +36,8 @@ from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
 from hibprune.records.units import POOLS
 from hibprune.report.checking import passed_over_lines
 from hibprune.stages.budget import check_mix
+from hibprune.stages.graph_inputs import require_graph_inputs, require_lengths
 from hibprune.stages.held_out import held_out_of
-from hibprune.stages.memory_needed import room_fault
 from hibprune.stages.recovery_clips import (
     held_out_count,
     labels_used,
@@ -223,16 +222,9 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
         if pool != "head" and recipe.budget.share_of(pool)[0]:
             require_decoder(checkpoint.model, pool, f"budget.{pool}s")
             check_share(recipe.budget, pool, units_of(checkpoint.model, pool))
-    medium = recipe.task.medium
-    for place, settings in (("benchmark", recipe.benchmark), ("export", recipe.export)):
-        for length in settings.lengths(medium):
-            batch = max(recipe.export.batches) if place == "export" else 1
-            fault = checkpoint.preprocessor.length_fault(length)
-            fault = fault or room_fault(checkpoint, length, batch)
-            if fault:
-                raise UserError(f"{place}.{medium.unit}: {fault}")
-    if exports and recipe.export.waveform:
-        require_waveform(checkpoint.preprocessor, recipe.task.generation is not None)
+    require_lengths(recipe, checkpoint)
+    if exports:
+        require_graph_inputs(recipe, checkpoint)
     crop = recipe.calibration.crop_seconds
     if crop is not None and crop < checkpoint.preprocessor.shortest:
         raise UserError(

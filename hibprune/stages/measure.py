@@ -179,6 +179,7 @@ def measured(
                 clips.utterances,
                 run.recipe.validation.durations,
                 predictions,
+                run.recipe.export.attention_mask,
             )
             if variant.name == PRUNED
             else None,

@@ -38,6 +38,7 @@ from hibprune.records.measurements import (
 )
 from hibprune.records.recovery import RecoveredModel
 from hibprune.records.repair import PrunedModel
+from hibprune.records.sherpa import SherpaFiles
 from hibprune.records.units import POOLS, RANK, Head, Pool, heads_by_layer, pool_words
 from hibprune.records.variants import (
     ORIGINAL,
@@ -83,6 +84,7 @@ class Outcome:
     benchmark: Done[Benchmark]
     example: Done[Example]
     waveform: Done[WaveformGraph] | None = None
+    sherpa: Done[SherpaFiles] | None = None
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -117,6 +119,7 @@ class Outcome:
             "benchmark": self.benchmark,
             "example": self.example,
             "waveform": self.waveform,
+            "sherpa": self.sherpa,
         }
         return {name: step.seconds for name, step in steps.items() if step is not None}
 
@@ -207,6 +210,8 @@ def _manifest(outcome: Outcome) -> Manifest:
         judged=recipe.gates.variant,
         example=outcome.example.result,
         waveform=None if outcome.waveform is None else outcome.waveform.result,
+        attention_mask=recipe.export.attention_mask,
+        sherpa=None if outcome.sherpa is None else outcome.sherpa.result,
         gates=check_gates(recipe.gates, {one.name: one for one in variants}),
         steps=outcome.seconds,
         machine=describe_machine(),

@@ -200,7 +200,7 @@ def _trained(
         progress=_Progress(narration),
     )
     recovery, seconds = _train(run, model, work, session)
-    files = saved_files(run, model, place)
+    files = saved_files(run, model, units, place)
     return RecoveredModel(recovery=recovery, seconds=seconds, files=files)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from hibprune.compression.projection_ranks import wanted_ranks
 from hibprune.compression.remove import copy_without, save_model
 from hibprune.compression.repair import repair
 from hibprune.data import Utterance
+from hibprune.deployment.own_words import CONFIG_KEY
 from hibprune.evaluation.metric import predict_targets
 from hibprune.execution.files import (
     plain_disk_errors,
@@ -39,7 +41,9 @@ from hibprune.report.numbers import count
 from hibprune.stages.credibility import credible_factors, credible_repair
 from hibprune.stages.load import encoded_target
 from hibprune.stages.run import Run, once
+from hibprune.stages.self_description import config_properties
 from hibprune.tasks import Target
+from hibprune.tasks.generation import with_mask
 from hibprune.tasks.seq2seq import fed_tokens
 
 REPAIRED = f"{STEPS}/repaired"
@@ -79,7 +83,7 @@ def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[Pru
             run.ranks.tell((plan.result, start))
         model, found, factored = finished_copy(run, plan.result, narration.advance, start=start)
 
-        files = saved_files(run, model, place)
+        files = saved_files(run, model, units, place)
         return PrunedModel(repair=found, files=files, factored=factored)
 
     def credible(kept: PrunedModel) -> bool:
@@ -99,6 +103,7 @@ def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[Pru
             **repair_inputs(run),
             **({"ranks": share} if share else {}),
             **({"place": place} if place else {}),
+            **({"attention_mask": True} if run.recipe.export.attention_mask else {}),
         },
         PrunedModel,
         compute,
@@ -107,13 +112,18 @@ def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[Pru
         ),
         lambda done: list(done.files),
         credible,
+        version=2,
     )
     run.ranks.tell(None)
     return done
 
 
-def saved_files(run: Run, model: PreTrainedModel, place: str = "") -> tuple[str, ...]:
-    """Save a model with what its users need beside it, in a place below the directory; the files.
+def saved_files(
+    run: Run, model: PreTrainedModel, units: Iterable[Unit], place: str = ""
+) -> tuple[str, ...]:
+    """Save a model that lost some units with what its users need beside it; returns the files.
+
+    Its settings say of it what its graphs will. The place is one below the directory.
 
     Raises:
         OutputError: the disk is full, or the directory cannot be written to.
@@ -121,8 +131,14 @@ def saved_files(run: Run, model: PreTrainedModel, place: str = "") -> tuple[str,
 
     def write(directory: Path) -> None:
         task, prepared = run.recipe.task, run.checkpoint.preprocessor.part
-        save_model(task.deployed(model), directory)
-        for part in (task.deployed_extractor(prepared), run.checkpoint.vocabulary.tokenizer):
+        described = copy.copy(task.deployed(model))
+        described.config = copy.deepcopy(described.config)
+        setattr(described.config, CONFIG_KEY, config_properties(run, model, units))
+        save_model(described, directory)
+        extractor = task.deployed_extractor(prepared)
+        if run.recipe.export.attention_mask:
+            extractor = with_mask(extractor)
+        for part in (extractor, run.checkpoint.vocabulary.tokenizer):
             if part is not None:
                 part.save_pretrained(directory)
 

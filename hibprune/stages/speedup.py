@@ -1,8 +1,8 @@
 """The mix without which a model is as fast as asked: foretold, then measured.
 
 Units alone are tried first. Where projections as two matrices are foretold to cost less for the
-same speed, mixes with them are tried as well; one of those is taken if it is as fast at clearly less
-error.
+same speed, mixes with them are tried as well; one of those is taken if it is as fast and clearly
+of less error.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ WITHIN = 0.05
 ABOVE = 1.015
 """What is aimed at, of what was asked: a little more, since times vary."""
 LESS = 0.9
-"""Of the error of units alone, what that of a mix with ranks is at most. Errors are foretold: on the
-quickstart's calibration clips left out of scoring and repair, mixes with 15 % less at speeds of 2
-and 2.5 were 40 and 30 % nearer to the original, those with 7 % less at 1.25 and 1.5 farther from it
-(`python tests/benchmarks/rank_speeds.py recipes/quickstart.yaml`)."""
+"""Of the error of units alone, what that of a mix with ranks is at most.
+
+Errors are foretold: on the quickstart's calibration clips left out of scoring and repair, mixes
+with 15 % less at speeds of 2 and 2.5 were 40 and 30 % nearer to the original, those with 7 % less
+at 1.25 and 1.5 farther from it (`python tests/benchmarks/rank_speeds.py recipes/quickstart.yaml`).
+"""
 NEAR = 2.0
 """Ranks save little time: mixes of units that they are chosen behind lie near the aim."""
 

@@ -11,13 +11,13 @@ from hibprune.compression.remove import copy_without
 from hibprune.evaluation.latency import Times, measure_latency
 from hibprune.execution.files import link_or_copy, scratch_directory
 from hibprune.execution.runtime import ONNX_DIRECTORY, Timed
-from hibprune.models.attention import heads_of
 from hibprune.models.low_rank import ProjectionPlace
-from hibprune.records.units import Plan, Unit
+from hibprune.records.units import Unit
 from hibprune.records.variants import precision_of
-from hibprune.stages.export import graph_properties, write_graphs
+from hibprune.stages.export import write_graphs
 from hibprune.stages.remove import decoded_tokens
 from hibprune.stages.run import Run
+from hibprune.stages.self_description import graph_properties
 
 MANY_DIGITS = 0.1 + 0.2
 """For the metric that graphs are told: as many as it can have."""
@@ -35,8 +35,7 @@ def export_without(
     model, smaller = run.checkpoint.model, copy_without(run.checkpoint.model, units)
     # Not of zeros, of which a graph would store but one.
     factor(model, smaller, (), "none", ranks or {}, place, 0)
-    plan = Plan.of(units, heads_of(model))
-    properties = graph_properties(run, plan, task.metric_name, MANY_DIGITS) if units else None
+    properties = graph_properties(run, units, task.metric_name, MANY_DIGITS) if units else None
     if precision_of(run.recipe.gates.variant) != "int8":
         write_graphs(run, smaller, place, properties)
         return

@@ -22,6 +22,8 @@ from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.execution.steps import Done, Step
 from hibprune.models.families import has_decoder
 from hibprune.models.input_cache import InputCache
+from hibprune.models.masking import masked_example
+from hibprune.models.preprocessing import SoundPreprocessor
 from hibprune.recipe import Recipe
 from hibprune.records.precision import Int8Guard, Precision, graph_name
 from hibprune.records.variants import ORIGINAL, PRUNED, Converted, VariantPlan
@@ -244,13 +246,15 @@ def _to_int8(
 def _to_fp16(run: Run, directory: Path) -> tuple[str, ...]:
     task, checkpoint = run.recipe.task, run.checkpoint
     limits = run.recipe.calibration.durations
-    examples = [
-        {name: value.numpy() for name, value in checkpoint.inputs(reading).items()}
-        for reading in (
-            checkpoint.read(clip.content, limits)
-            for clip in run.material.calibration.utterances[:EXAMPLES]
-        )
+    inputs = [
+        checkpoint.inputs(checkpoint.read(clip.content, limits))
+        for clip in run.material.calibration.utterances[:EXAMPLES]
     ]
+    if run.recipe.export.attention_mask:
+        assert isinstance(checkpoint.preprocessor, SoundPreprocessor)
+        length = run.recipe.export.lengths(task.medium)[0]
+        inputs.append(masked_example(checkpoint.preprocessor, length, 2))
+    examples = [{name: value.numpy() for name, value in one.items()} for one in inputs]
     config = checkpoint.model.config
     tokens = (
         (int(config.decoder_start_token_id), int(config.eos_token_id))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from hibprune.deployment.waveform import graph_difference, waveform_graph_name, write_waveform_graph
+import numpy as np
+import torch
+from torch import Tensor
+
+from hibprune.deployment.waveform import (
+    INPUT,
+    graph_difference,
+    waveform_graph_name,
+    write_waveform_graph,
+)
 from hibprune.errors import UserError
 from hibprune.execution.files import scratch_directory
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.execution.steps import Done, Step, undo
+from hibprune.models.masking import padded, shortened_noise
 from hibprune.models.preprocessing import SoundPreprocessor
+from hibprune.records.medium import Length
 from hibprune.records.waveform import WaveformGraph
 from hibprune.stages.run import Run, once
 
@@ -38,9 +49,10 @@ def waveform_graph(run: Run, exported: str) -> Done[WaveformGraph] | None:
             extractor, opset = preprocessor.feature_extractor, run.recipe.export.opset
             write_waveform_graph(extractor, run.directory / source, joined, opset)
             difference = max(
-                graph_difference(run.directory / source, preprocessor.inputs(noise), joined, noise)
+                graph_difference(run.directory / source, features, joined, sound)
                 for length in run.recipe.export.lengths(run.recipe.task.medium)
-                for noise in (preprocessor.noise(length, n) for n in run.recipe.export.batches)
+                for batch in run.recipe.export.batches
+                for features, sound in [_example(run, preprocessor, length, batch)]
             )
             # Written so that a difference which is no number fails.
             if not difference <= tolerance:
@@ -62,3 +74,15 @@ def waveform_graph(run: Run, exported: str) -> Done[WaveformGraph] | None:
         lambda kept: kept.path == made and kept.made_from == source
         and kept.relative_diff <= tolerance,
     )  # fmt: skip
+
+
+def _example(
+    run: Run, preprocessor: SoundPreprocessor, length: Length, batch: int
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Clips as features and as they are (batch, samples), of several lengths where masks tell."""
+    if not run.recipe.export.attention_mask:
+        noise = preprocessor.noise(length, batch)
+        return preprocessor.inputs(noise), noise
+    clips = shortened_noise(preprocessor, length, batch)
+    sound = padded([{INPUT: torch.from_numpy(clip)[None]} for clip in clips])[INPUT]
+    return padded([preprocessor.inputs(clip) for clip in clips]), sound.numpy()

@@ -14,10 +14,12 @@ import numpy as np
 from hibprune.data import TargetFields
 from hibprune.execution.runtime import (
     ONNX_DIRECTORY,
+    OnnxModel,
     Outputs,
     Predict,
     Timed,
     guarded,
+    onnx_model,
     onnx_predict,
     onnx_session,
     torch_predict,
@@ -167,8 +169,13 @@ class TaskBase(Settings, ABC):
 
     def onnx_predict(self, directory: Path, device: str, threads: int | None = None) -> Predict:
         """Prediction under ONNX Runtime by the graphs in `directory`/onnx."""
+        return self.onnx_model(directory, device, threads).predict
+
+    def onnx_model(self, directory: Path, device: str, threads: int | None = None) -> OnnxModel:
+        """The same, with what the first graph takes and says of itself."""
         path = directory / ONNX_DIRECTORY / self.graphs[0]
-        return guarded(onnx_predict(onnx_session(path, device, threads)), path)
+        session = onnx_session(path, device, threads)
+        return onnx_model(guarded(onnx_predict(session), path), session)
 
     def torch_outputs(self, model: PreTrainedModel) -> Outputs:
         """All that parity compares, under PyTorch."""
@@ -196,6 +203,10 @@ class TaskBase(Settings, ABC):
     @abstractmethod
     def decode(self, output: np.ndarray, vocabulary: Vocabulary) -> Target:
         """What the model says about one clip or text, from what `torch_predict` gave out for it."""
+
+    def without_padding(self, output: np.ndarray, frames: int) -> np.ndarray:
+        """The part of a clip's output in a padded batch that its own `frames` were made into."""
+        return output
 
     def probabilities(self, output: np.ndarray, vocabulary: Vocabulary) -> Probabilities | None:
         """How sure the model is, from what `torch_predict` gave out; None where that is no logits.

@@ -101,6 +101,9 @@ class SpeechRecognitionCTC(SpeechRecognition):
         merged = {"group_tokens": False} if hasattr(tokenizer, "word_delimiter_token") else {}
         return str(tokenizer.decode(said, **merged))
 
+    def without_padding(self, output: np.ndarray, frames: int) -> np.ndarray:
+        return output[:frames]
+
     def probabilities(self, output: np.ndarray, vocabulary: Vocabulary) -> Probabilities:
         """Of each token said, the highest that one of its frames gives it."""
         tokenizer, special = vocabulary.tokenizer, special_tokens(vocabulary.tokenizer)

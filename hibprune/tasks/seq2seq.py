@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from hibprune.execution.runtime import Outputs, Predict, Timed, guarded
+from hibprune.execution.runtime import OnnxModel, Outputs, Predict, Timed, guarded, onnx_model
 from hibprune.records.base import Interval
 from hibprune.records.generation import GenerationSettings
 from hibprune.records.measurements import Evaluation
@@ -210,13 +210,14 @@ class SpeechRecognitionSeq2Seq(SpeechRecognition):
 
         return generate_with(model, next(model.parameters()).device, self.generation)
 
-    def onnx_predict(self, directory: Path, device: str, threads: int | None = None) -> Predict:
+    def onnx_model(self, directory: Path, device: str, threads: int | None = None) -> OnnxModel:
         import torch
 
         from hibprune.tasks.generation import generate_with, load_exported
 
         exported = load_exported(directory, device, threads)
-        return guarded(generate_with(exported, torch.device("cpu"), self.generation), directory)
+        predict = generate_with(exported, torch.device("cpu"), self.generation)
+        return onnx_model(guarded(predict, directory), exported.encoder.session)
 
     def torch_outputs(self, model: PreTrainedModel) -> Outputs:
         from hibprune.tasks.generation import outputs_of

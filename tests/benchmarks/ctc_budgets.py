@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,16 @@ ROWS: dict[str, tuple[str, ...]] = {
     "two_thirds": ("budget.fraction=0.67", "budget.neurons=0.67", "recover={steps: 300}"),
 }
 """What each is asked for, beyond what all share."""
+KINDS = ("heads", "neurons", "channels", "decoder_heads", "cross_heads", "decoder_neurons")
 
 
-def row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
+def row(name: str, settings: Sequence[str], manifest: dict[str, Any]) -> dict[str, Any]:
     """What a table tells of a run."""
     original, pruned = manifest["variants"][:2]
     recovery = manifest["recovery"]
     return {
         "row": name,
-        "settings": list(ROWS[name]),
+        "settings": list(settings),
         "unpruned": original["metric"],
         "repaired": recovery["repaired"],
         "recovered": pruned["metric"],
@@ -53,7 +54,7 @@ def row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "multiply_adds": [original["macs"], pruned["macs"]],
         "removed": {
             kind: sum(map(len, manifest[kind]["removed"].values()))
-            for kind in ("heads", "neurons", "channels")
+            for kind in KINDS
             if manifest[kind] is not None
         },
     }
@@ -83,7 +84,7 @@ def main() -> None:
     for name in arguments.rows:
         output, settings = directory / "budgets" / name, (*SHARED, *ROWS[name])
         manifest = manifest_of_run(str(directory / "ctc_words.yaml"), output, settings)
-        rows.append(row(name, manifest))
+        rows.append(row(name, ROWS[name], manifest))
         machine = manifest["machine"]
         report = {
             "command": "python tests/benchmarks/ctc_budgets.py DIRECTORY",
