@@ -61,7 +61,7 @@ class Budget(Settings):
     are those of the method `reconstruction`, whatever the sections on attribution say, unless a
     single kind may go. Projections become two matrices where that adds less for it (`rank`), each
     of a rank of its own, unless what comes of it is not fitted (`removal.repair: least-squares`);
-    a speed is also looked for by units alone, which are taken unless ranks add less. `kinds` limits
+    a speed is also looked for by units alone, taken unless ranks add clearly less. `kinds` limits
     what may go; left out, it is all that the family has, and heads alone under `attribution.paper`.
     """
 
