@@ -107,3 +107,13 @@ def test_the_table_of_the_base_shape_is_that_of_the_stored_run() -> None:
     assert (
         sum(steps[name] for name in steps if name.startswith(("attribute", "plan", "repair"))) < 540
     )
+
+
+def test_the_table_of_whispers_recovery_is_that_of_the_stored_row() -> None:
+    report = json.loads((ROOT / "tests/benchmarks/results/whisper_recovery.json").read_text())
+    text = (ROOT / "tests/benchmarks/README.md").read_text()
+    assert "\n".join(budgets_table(report["rows"])) in text
+    (row,) = report["rows"]
+    assert f"unpruned {100 * row['unpruned']['value']:.1f} %" in text
+    assert row["faults"] == {"empty": 0, "looping": 0}
+    assert min(one["held_out"] for one in row["curve"]) == pytest.approx(0.3405, abs=5e-5)

@@ -52,6 +52,7 @@ def main() -> None:
         "rows": [
             {
                 **found,
+                "faults": pruned["faults"],
                 "speed": {one["seconds"]: one["ratio"] for one in pruned["latency"]},
                 "size_bytes": [one["size_bytes"] for one in manifest["variants"]],
                 "curve": manifest["recovery"]["recovery"]["curve"],
