@@ -451,3 +451,16 @@ def write_clip(path: Path, generator: np.random.Generator, hertz: float = 440.0)
     times = np.arange(round(SAMPLING_RATE * generator.uniform(0.25, 0.32))) / SAMPLING_RATE
     noise = generator.normal(scale=0.05, size=len(times))
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * hertz * times) + noise, SAMPLING_RATE)
+
+
+def lower_ranks(stand_in: StandIn) -> None:
+    """Let the matrices of the encoder's layers be of rank 4."""
+    from safetensors.torch import load_file, save_file
+
+    path = stand_in.model / "model.safetensors"
+    weights = load_file(path)
+    for name, weight in weights.items():
+        if "encoder.layers" in name and weight.dim() == 2:
+            left, values, right = torch.linalg.svd(weight, full_matrices=False)
+            weights[name] = (left[:, :4] * values[:4]) @ right[:4]
+    save_file(weights, path, {"format": "pt"})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from browsers import CHROMIUM
 from test_pages import compared, priced
 from test_report_page import page_of
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 NAMES = ("report", "compare", "frontier", "explain")
 NARROW, WIDE = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 

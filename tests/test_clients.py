@@ -10,7 +10,6 @@ import functools
 import http.server
 import json
 import queue
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import CHROMIUM
 from commands import invoke
 from in_node import (
     TRANSFORMERS_JS,
@@ -28,10 +28,6 @@ from in_node import (
     settings,
 )
 from standin import StandIn
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 
 IN_A_BROWSER = """\
 const raw = await (await fetch("clip.f32")).arrayBuffer();

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from commands import faults, invoke, manifest, refused, run, words_of_steps
 from manifests import unwrapped
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
-from standin import StandIn, quick_keyword_spotting, text_classification
+from safetensors.torch import load_file
+from standin import StandIn, lower_ranks, quick_keyword_spotting, text_classification
 
 from hibprune.compression.plan import Budget
 from hibprune.records.frontier import Frontier
@@ -74,13 +73,7 @@ def thinner(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
     stand_in = quick_keyword_spotting(
         tmp_path_factory.mktemp("thinner") / "keywords", {"parameters": 0.72}
     )
-    path = stand_in.model / "model.safetensors"
-    weights = load_file(path)
-    for name, weight in weights.items():
-        if "encoder.layers" in name and weight.dim() == 2:
-            left, values, right = torch.linalg.svd(weight, full_matrices=False)
-            weights[name] = (left[:, :4] * values[:4]) @ right[:4]
-    save_file(weights, path, {"format": "pt"})
+    lower_ranks(stand_in)
     result = run(stand_in)
     assert result.exit_code == 0, result.output or result.exception
     return stand_in

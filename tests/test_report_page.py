@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browsers import CHROMIUM
 from manifests import RECIPE, make_manifest, make_plan, make_scores
 
 from hibprune.records.manifest import UnitSummary
@@ -22,9 +22,6 @@ from hibprune.report.files import write_report
 from hibprune.report.numbers import milliseconds
 
 EVIL = '<script>alert("x")</script> [a](javascript:alert(1)) <img src=http://x/y onerror=z>'
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 
 
 class Reading(HTMLParser):

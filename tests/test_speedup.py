@@ -7,11 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from commands import faults, invoke, refused, run, words_of_steps
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
-from standin import StandIn, quick_keyword_spotting
+from standin import StandIn, lower_ranks, quick_keyword_spotting
 from test_attention_mask import suited
 from tiny_models import PLANS
 
@@ -190,13 +188,7 @@ def thinner(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
     """A model whose projections are of rank 4: ranks are free, and save bytes, so time here."""
     root = tmp_path_factory.mktemp("thinner") / "keywords"
     stand_in = quick_keyword_spotting(root, {"speedup": FREE})
-    path = stand_in.model / "model.safetensors"
-    weights = load_file(path)
-    for name, weight in weights.items():
-        if "encoder.layers" in name and weight.dim() == 2:
-            left, values, right = torch.linalg.svd(weight, full_matrices=False)
-            weights[name] = (left[:, :4] * values[:4]) @ right[:4]
-    save_file(weights, path, {"format": "pt"})
+    lower_ranks(stand_in)
     return stand_in
 
 
