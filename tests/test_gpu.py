@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from commands import invoke, manifest, run
 from standin import StandIn
 from tiny_models import TINY_MODELS
 from torch import Tensor
@@ -50,6 +52,86 @@ def test_a_run_stays_on_the_gpu_and_says_so(stand_in: StandIn, tmp_path: Path) -
     assert fp16 is not None
     assert fp16.relative_diff is not None
     assert fp16.relative_diff < 0.05
+
+
+ON_THE_GPU = ("--set", "device=cuda", "--set", "benchmark.rivals=false", "--quiet")
+TASKS = (
+    "speech_recognition",
+    "encoder_decoder",
+    "encoder_decoder_on_waveforms",
+    "text_classification",
+)
+MAGNITUDE = ("--set", "attribution={method: magnitude}")
+
+
+def on_the_gpu(stand_in: StandIn) -> Manifest:
+    """The manifest of a run, every graph of which was timed there."""
+    found = manifest(stand_in)
+    assert found.device == "cuda"
+    assert not found.missing
+    for one in found.variants:
+        assert {latency.provider for latency in one.latency} == {"CUDAExecutionProvider"}, one.name
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_runs_there(task: str, stand_in_of: Callable[[str], StandIn]) -> None:
+    """And leaves a directory that is what it was measured as."""
+    stand_in = stand_in_of(task)
+    done = run(stand_in, *ON_THE_GPU, *MAGNITUDE, "--set", "export.variants=[fp32, fp16]")
+    assert done.exit_code == 0, done.output or done.exception
+    found = on_the_gpu(stand_in)
+    assert found.repair is not None
+    half = found.variant("pruned-fp16").agreement
+    assert half is not None
+    assert half.equal >= 0.8
+    verified = invoke("verify", stand_in.root / "out")
+    assert verified.exit_code == 0, verified.output
+
+
+def test_every_kind_goes_there(stand_in: StandIn) -> None:
+    budget = "budget={heads: 3, neurons: 0.5, channels: 0.25, ranks: 0.5}"
+    refined = ("--set", "removal.refine={steps: 5}", "--set", "export.variants=[fp32]")
+    done = run(stand_in, *ON_THE_GPU, *MAGNITUDE, "--set", budget, *refined)
+    assert done.exit_code == 0, done.output or done.exception
+    found = on_the_gpu(stand_in)
+    assert found.neurons is not None
+    assert found.channels is not None
+    assert found.ranks is not None
+    assert found.repair is not None
+    assert found.repair.refinements
+
+
+def test_a_decoders_units_go_there(stand_in_of: Callable[[str], StandIn]) -> None:
+    stand_in = stand_in_of("encoder_decoder")
+    budget = "budget={heads: 2, decoder_neurons: 0.5, decoder_heads: 0.5, cross_heads: 0.5}"
+    settings = ("--set", budget, "--set", "export.variants=[fp32]")
+    done = run(stand_in, *ON_THE_GPU, *MAGNITUDE, *settings)
+    assert done.exit_code == 0, done.output or done.exception
+    found = on_the_gpu(stand_in)
+    assert found.decoder_neurons is not None
+    assert found.cross_heads is not None
+
+
+def test_it_recovers_there(stand_in: StandIn) -> None:
+    recover = "recover={steps: 6, learning_rate: 1.0e-3, held_out: 0.2, checkpoint_steps: 2}"
+    settings = ("--set", recover, "--set", "export.variants=[fp32]")
+    done = run(stand_in, *ON_THE_GPU, *MAGNITUDE, *settings)
+    assert done.exit_code == 0, done.output or done.exception
+    found = on_the_gpu(stand_in).recovery
+    assert found is not None
+    assert found.recovery.ended == "all steps"
+
+
+@pytest.mark.parametrize("task", ["keyword_spotting", "text_classification"])
+def test_it_explains_there(task: str, stand_in_of: Callable[[str], StandIn]) -> None:
+    stand_in = stand_in_of(task)
+    out = stand_in.root / "out"
+    quickly = ("--samples", "3", "--quiet", "--device", "cuda")
+    method = "--set=attribution={method: hib, steps: 2}"
+    done = invoke("explain", stand_in.recipe, "--output", out, method, *quickly)
+    assert done.exit_code == 0, done.output or done.exception
+    assert (out / "explain.html").exists()
 
 
 def test_information_scores_agree_with_the_cpu_where_noise_plays_no_part() -> None:

@@ -51,12 +51,12 @@ def numbers(value: Any) -> Iterator[float]:
 
 def test_every_part_passes_within_eight_minutes(result: dict[str, Any]) -> None:
     assert list(result["parts"]) == [
-        "machine", "tests", "attribution", "quickstart", "base", "repair",
+        "machine", "tests", "run", "attribution", "quickstart", "base", "repair",
     ]  # fmt: skip
     assert {part["outcome"] for part in result["parts"].values()} == {"passed"}
     assert result["failed"] == []
     assert result["dry"] is True
-    assert sum(part["limit_seconds"] for part in result["parts"].values()) <= EIGHT_MINUTES
+    assert sum(part.limit_seconds for part in gpu.PARTS) <= EIGHT_MINUTES
     assert all(map(math.isfinite, numbers(result)))
     assert result["seconds"] >= sum(part["seconds"] for part in result["parts"].values()) - 1
 
@@ -71,9 +71,9 @@ def test_machine_and_versions_are_told(result: dict[str, Any]) -> None:
 def test_the_tests_marked_gpu_are_all_there(result: dict[str, Any]) -> None:
     """As many as pytest itself finds; none sees a GPU in a dry run."""
     tests = found(result, "tests")["tests"]
-    names = [test["name"].rpartition("::")[2] for test in tests]
+    names = [test["name"].rpartition("::")[2].partition("[")[0] for test in tests]
     own = Path(__file__).with_name("test_gpu.py").read_text()
-    assert names == [
+    assert list(dict.fromkeys(names)) == [
         line[4:].partition("(")[0] for line in own.splitlines() if line.startswith("def test_")
     ]
     for test in tests:
@@ -83,7 +83,7 @@ def test_the_tests_marked_gpu_are_all_there(result: dict[str, Any]) -> None:
 def test_attribution_is_held_against_the_loop(result: dict[str, Any]) -> None:
     told = found(result, "attribution")
     assert told["device"] == "cpu"
-    exact, reduced = told["side_by_side"]["engines"]
+    exact, reduced = told["float32"], told["bfloat16"]
     assert (exact["precision"], reduced["precision"]) == ("float32", "bfloat16")
     assert exact["largest_difference"] < 1e-4 * exact["largest_score"]
     assert exact["largest_difference"] < reduced["largest_difference"]
@@ -109,6 +109,14 @@ def test_variants_run_where_they_should_and_are_timed_in_turn(
     original, fp16 = told["latency"]
     assert {row["provider"] for row in (original, fp16)} == {"CPUExecutionProvider"}
     assert fp16["ratio"] == pytest.approx(original["times"]["p50"] / fp16["times"]["p50"])
+
+
+def test_a_run_leaves_what_verify_finds_in_order(result: dict[str, Any]) -> None:
+    told = found(result, "run")
+    assert (told["device"], told["missing"]) == ("cpu", [])
+    names = [one["name"] for one in told["variants"]]
+    assert names == ["original", "pruned", "pruned-int8", "pruned-fp16"]
+    assert told["verified"][0].startswith("files: ")
 
 
 def test_repair_tells_seconds_and_memory(result: dict[str, Any]) -> None:

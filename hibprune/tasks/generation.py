@@ -75,17 +75,19 @@ def with_mask(extractor: Any) -> Any:
     return same
 
 
-def generate_with(
-    model: Any, device: torch.device, settings: GenerationSettings, exactly: int | None = None
-) -> Predict:
-    """Transcription in tokens, (batch, tokens); `exactly` as many, whatever they are, if given."""
+def generate_with(model: Any, settings: GenerationSettings, exactly: int | None = None) -> Predict:
+    """Transcription in tokens, (batch, tokens); `exactly` as many, whatever they are, if given.
+
+    Inputs go where the model is: Optimum hands ONNX Runtime their addresses unseen, and one of the
+    processor's memory is none of a GPU's.
+    """
     told = {**GREEDY, **steered(settings)}
 
     def predict(inputs: dict[str, Tensor]) -> np.ndarray:
         limit = settings.max_tokens(_seconds_heard(inputs)) if exactly is None else exactly
         with torch.inference_mode():
             tokens = model.generate(
-                **{name: value.to(device) for name, value in _masked(inputs).items()},
+                **_on(model.device, _masked(inputs)),
                 **told,
                 min_new_tokens=exactly,
                 max_new_tokens=limit,
@@ -98,6 +100,10 @@ def generate_with(
 def _seconds_heard(inputs: dict[str, Tensor]) -> float:
     ((name, heard),) = inputs.items()
     return heard.shape[-1] / INPUTS_PER_SECOND[name]
+
+
+def _on(device: torch.device, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in inputs.items()}
 
 
 def _masked(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -177,9 +183,9 @@ def _decode(
     if states is not None:
         heard = {name: value for name, value in heard.items() if name not in inputs}
     return model(
-        **heard,
+        **_on(model.device, heard),
         encoder_outputs=None if states is None else BaseModelOutput(last_hidden_state=states),
-        decoder_input_ids=tokens,
+        decoder_input_ids=tokens.to(model.device),
         past_key_values=past,
         use_cache=True,
     )
@@ -191,16 +197,17 @@ def _array(value: Tensor) -> np.ndarray:
 
 def timed_parts(exported: Any, settings: GenerationSettings, tokens: int) -> Timed:
     """A transcript of so many tokens, the encoder alone, and one step halfway through."""
-    transcribe = generate_with(exported, torch.device("cpu"), settings, exactly=tokens)
+    transcribe = generate_with(exported, settings, exactly=tokens)
 
     def work(inputs: dict[str, Tensor]) -> dict[str, Callable[[], object]]:
         prompt = torch.full((1, max(1, tokens // 2)), exported.config.decoder_start_token_id)
+        prompt = prompt.to(exported.device)
         begun = _decode(exported, inputs, None, prompt, None)
         states, past = begun.encoder_last_hidden_state, begun.past_key_values
-        heard = {"attention_mask": None, **_masked(inputs)}
+        heard, mask = _masked(inputs), {"attention_mask": None}
         return {
             "transcript": lambda: transcribe(inputs),
-            "encoder": lambda: exported.encoder(**heard),
+            "encoder": lambda: exported.encoder(**mask | _on(exported.device, heard)),
             "one decoder step": lambda: _decode(exported, inputs, states, prompt[:, :1], past),
         }
 

@@ -208,15 +208,14 @@ class SpeechRecognitionSeq2Seq(SpeechRecognition):
     def torch_predict(self, model: PreTrainedModel) -> Predict:
         from hibprune.tasks.generation import generate_with
 
-        return generate_with(model, next(model.parameters()).device, self.generation)
+        return generate_with(model, self.generation)
 
     def onnx_model(self, directory: Path, device: str, threads: int | None = None) -> OnnxModel:
-        import torch
 
         from hibprune.tasks.generation import generate_with, load_exported
 
         exported = load_exported(directory, device, threads)
-        predict = generate_with(exported, torch.device("cpu"), self.generation)
+        predict = generate_with(exported, self.generation)
         return onnx_model(guarded(predict, directory), exported.encoder.session)
 
     def torch_outputs(self, model: PreTrainedModel) -> Outputs:

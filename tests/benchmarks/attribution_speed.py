@@ -23,7 +23,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ SETTINGS = {
     "noise": NOISE,
 }
 PAPER_SAMPLES, PAPER_STEPS = 200, 200
+PRECISIONS = ("float32", "bfloat16")
 PROFILED = 16
 """Operations that a profile names."""
 
@@ -174,16 +175,37 @@ def profile(case: Case, precision: str) -> dict[str, float]:
 
 def side_by_side(case: Case, quick: bool) -> dict[str, Any]:
     """Reference, exact engine, and engine in bfloat16 with automatic stopping."""
+    found = dict(found_in_turn(case, quick))
+    engines = [found.pop(precision) for precision in PRECISIONS]
+    return {"name": case.name, **found, "engines": engines}
+
+
+def found_in_turn(case: Case, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The reference, then each engine by its precision, as it comes.
+
+    Engines on a processor are profiled; on a GPU that would tell of waiting alone.
+    """
     device = next(case.model.parameters()).device
     compared = case.samples[: case.compared]
     reference_scores(case, compared[:1], 1)
     reference, rows = timed(lambda: reference_scores(case, compared, case.steps))
     reference_ms = 1e3 * reference.wall / len(compared) / case.steps
     more = len(case.samples) / len(compared)
+    yield (
+        "reference",
+        {
+            "samples": len(compared),
+            "steps": case.steps,
+            "seconds": reference.wall,
+            "processor_seconds": reference.processor,
+            "ms_per_sample_step": reference_ms,
+            "extrapolated_to": {"samples": len(case.samples), "steps": case.steps},
+            "extrapolated_seconds": reference.wall * more,
+        },
+    )
     expected = torch.tensor(rows).mean(0)
     counted = step_multiply_adds(case)
-    engines = []
-    for precision, steps in (("float32", case.steps), ("bfloat16", "auto")):
+    for precision, steps in zip(PRECISIONS, (case.steps, "auto"), strict=True):
         fields = {"most_steps": case.steps} if steps == "auto" else {}
         settings = method(precision=precision, steps=steps, **fields)
 
@@ -196,41 +218,28 @@ def side_by_side(case: Case, quick: bool) -> dict[str, Any]:
         step_ms = 1e3 * took.wall / len(case.samples) / taken
         machine = throughput(precision, device, quick)
         achieved = counted / (step_ms / 1e3)
-        engines.append(
-            {
-                "precision": precision,
-                "steps": steps,
-                "steps_taken": taken,
-                "samples": len(case.samples),
-                "seconds": took.wall,
-                "processor_seconds": took.processor,
-                "ms_per_sample_step": step_ms,
-                "ratio_per_step": reference_ms / step_ms,
-                "ratio_whole": reference.wall * more / took.wall,
-                "ratio_whole_processor": reference.processor * more / took.processor,
-                "spearman": spearman(expected.tolist(), got.tolist()),
-                "largest_difference": float((expected - got).abs().max()),
-                "largest_score": float(expected.abs().max()),
-                "multiply_adds_per_sample_step": counted,
-                "multiply_adds_per_second": achieved,
-                "matmul_multiply_adds_per_second": machine,
-                "share_of_matmul_throughput": achieved / machine,
-                "profile": profile(case, precision),
-            }
-        )
-    return {
-        "name": case.name,
-        "reference": {
-            "samples": len(compared),
-            "steps": case.steps,
-            "seconds": reference.wall,
-            "processor_seconds": reference.processor,
-            "ms_per_sample_step": reference_ms,
-            "extrapolated_to": {"samples": len(case.samples), "steps": case.steps},
-            "extrapolated_seconds": reference.wall * more,
-        },
-        "engines": engines,
-    }
+        engine = {
+            "precision": precision,
+            "steps": steps,
+            "steps_taken": taken,
+            "samples": len(case.samples),
+            "seconds": took.wall,
+            "processor_seconds": took.processor,
+            "ms_per_sample_step": step_ms,
+            "ratio_per_step": reference_ms / step_ms,
+            "ratio_whole": reference.wall * more / took.wall,
+            "ratio_whole_processor": reference.processor * more / took.processor,
+            "spearman": spearman(expected.tolist(), got.tolist()),
+            "largest_difference": float((expected - got).abs().max()),
+            "largest_score": float(expected.abs().max()),
+            "multiply_adds_per_sample_step": counted,
+            "multiply_adds_per_second": achieved,
+            "matmul_multiply_adds_per_second": machine,
+            "share_of_matmul_throughput": achieved / machine,
+        }
+        if device.type == "cpu":
+            engine["profile"] = profile(case, precision)
+        yield precision, engine
 
 
 def on_quickstart(quick: bool) -> dict[str, Any]:
