@@ -12,7 +12,7 @@ Needs the directory that HIBPRUNE_REAL names; tests/real_speech.py says how its 
 Settings were chosen on calibration clips by settings_search.py (searches/whisper_settings.yaml).
 Where nothing is repaired heads are silenced, which equals removing them; decoding is
 greedy, in batches. Each part writes tests/benchmarks/results/whisper_<part>.json as its rows come,
-and under `--repair` whisper_<part>_<repair>.json.
+and under `--repair` whisper_<part>_<repair>.json; `--output` names another file.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--rankings", nargs="+", choices=RANKINGS, default=RANKINGS)
+    parser.add_argument("--output", help="the file of the rows, if it is to be another")
     arguments = parser.parse_args()
     report: dict[str, Any] = {
         "command": f"python tests/benchmarks/whisper_heads.py {described(parser, arguments)}",
@@ -147,7 +148,7 @@ def main() -> None:
     }
     repaired = "" if arguments.repair == "none" else f"_{arguments.repair.replace('-', '_')}"
     kind = f"{arguments.part}{repaired}"
-    path = ROOT / f"tests/benchmarks/results/whisper_{kind}.json"
+    path = ROOT / (arguments.output or f"tests/benchmarks/results/whisper_{kind}.json")
     if path.is_file():
         kept = json.loads(path.read_text())
         report["rows"] = kept["rows"] if kept["command"] == report["command"] else []
