@@ -113,6 +113,15 @@ def test_a_decoders_units_go_there(stand_in_of: Callable[[str], StandIn]) -> Non
     assert found.cross_heads is not None
 
 
+def test_a_decoder_labels_clips_there(stand_in_of: Callable[[str], StandIn]) -> None:
+    """By PyTorch, where measuring is done by ONNX Runtime."""
+    stand_in = stand_in_of("encoder_decoder")
+    settings = ("--set", "calibration.labels=model", "--set", "export.variants=[fp32]")
+    done = run(stand_in, *ON_THE_GPU, *MAGNITUDE, *settings)
+    assert done.exit_code == 0, done.output or done.exception
+    on_the_gpu(stand_in)
+
+
 def test_it_recovers_there(stand_in: StandIn) -> None:
     recover = "recover={steps: 6, learning_rate: 1.0e-3, held_out: 0.2, checkpoint_steps: 2}"
     settings = ("--set", recover, "--set", "export.variants=[fp32]")

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tests/benchmarks"))
 
 from base_shape import speed_table  # noqa: E402
 from ctc_budgets import budgets_table  # noqa: E402
+from gpu import speed_table as gpu_speed_table  # noqa: E402
 from recovery import recovery_table  # noqa: E402
 from repair_study import tables, without  # noqa: E402
 from whisper_heads import repaired_table  # noqa: E402
@@ -122,3 +123,21 @@ def test_the_table_of_whispers_recovery_is_that_of_the_stored_row() -> None:
     assert f"unpruned {100 * row['unpruned']['value']:.1f} %" in text
     assert row["faults"] == {"empty": 0, "looping": 0}
     assert min(one["held_out"] for one in row["curve"]) == pytest.approx(0.3405, abs=5e-5)
+
+
+def test_what_is_said_of_a_gpu_is_what_was_found_there() -> None:
+    report = json.loads((ROOT / "tests/benchmarks/results/gpu.json").read_text())
+    text = (ROOT / "tests/benchmarks/README.md").read_text()
+    assert (report["dry"], report["device"], report["failed"]) == (False, "cuda", [])
+    assert f"every part passed in {report['seconds']:.0f} s" in text
+    assert gpu_speed_table(report) in text
+    found = {name: part["found"] for name, part in report["parts"].items()}
+    for precision in ("float32", "bfloat16"):
+        engine = found["attribution"][precision]
+        assert f"{engine['seconds']:.1f} s" in text
+        assert f"{engine['ratio_whole']:.0f} times" in text
+    repair = found["repair"]["least-squares"]
+    assert f"{repair['seconds']:.1f} s, {repair['peak_bytes'] / 2**30:.1f} GiB" in text
+    assert f"five variants: {found['run']['seconds']:.0f} s" in text
+    named = {one["name"]: one["metric"]["value"] for one in found["run"]["variants"]}
+    assert f"{named['original']:.1%}" == f"{named['pruned']:.1%}" == "97.2%"

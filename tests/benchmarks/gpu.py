@@ -457,14 +457,41 @@ def mean(values: Sequence[float]) -> float:
 
 PARTS = (
     Part("machine", 30, find_machine),
-    Part("tests", 130, run_tests),
+    Part("tests", 150, run_tests),
     Part("run", 80, measure_run),
-    Part("attribution", 110, measure_attribution),
+    Part("attribution", 90, measure_attribution),
     Part("quickstart", 20, measure_quickstart),
     Part("base", 50, measure_base),
     Part("repair", 60, measure_repair),
 )
 """In all at most 8 minutes."""
+
+
+def speed_table(report: Mapping[str, Any]) -> str:
+    """Markdown: every variant's median milliseconds, and how many times as fast as the original.
+
+    As it stands in tests/benchmarks/README.md.
+    """
+    found = {name: part["found"] for name, part in report["parts"].items()}
+    measured = {
+        "quickstart": [
+            (one["name"], row) for one in found["run"]["variants"] for row in one["latency"]
+        ],
+        "base shape": [(row["variant"], row) for row in found["base"]["latency"]],
+    }
+    lengths = list(dict.fromkeys(row["seconds"] for _, row in measured["base shape"]))
+    lines = [["model", *(f"{seconds:g} s" for seconds in lengths)], [":--", "--:", "--:", "--:"]]
+    for model, rows in measured.items():
+        for name in dict.fromkeys(name for name, _ in rows):
+            own = {row["seconds"]: row for one, row in rows if one == name}
+            lines.append([f"{model}, {name}", *(_speed(own[seconds]) for seconds in lengths)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _speed(row: Mapping[str, Any]) -> str:
+    low, high = row["ratio_interval"]
+    said = f"{row['times']['p50']:.2f} ms"
+    return said if low == high == 1 else f"{said}, {row['ratio']:.2f}× ({low:.2f}–{high:.2f})"
 
 
 def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) -> int:
