@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hibprune.execution.files import plain_disk_errors, require_own
 from hibprune.execution.output import LOG_FILE, check_output, open_output
-from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.processes import ALONE, Processes
 from hibprune.execution.progress import Narrator
 from hibprune.execution.runtime import choose_device
 from hibprune.recipe import LoadedRecipe
@@ -40,11 +40,11 @@ from hibprune.stages.waveform import waveform_graph
 
 
 def run_recipe(
-    loaded: LoadedRecipe, directory: Path, narrator: Narrator, ranks: Ranks = ALONE
+    loaded: LoadedRecipe, directory: Path, narrator: Narrator, processes: Processes = ALONE
 ) -> Manifest:
     """Run a recipe into a directory, taking up what an earlier run of it finished there.
 
-    This process leads where there are several `ranks`; the others are to `help_with_recipe`.
+    This process leads where there are several; the others are to `help_with_recipe`.
 
     Raises:
         UserError: recipe, model, data or machine are at fault; nothing is written before they
@@ -54,7 +54,7 @@ def run_recipe(
     material, device = load_in_step(loaded, narrator)
     for line in (*material.notes, *skipped_lines(material)):
         narrator.say(line)
-    return run_loaded(Run(loaded, material, directory, device, narrator, ranks))
+    return run_loaded(Run(loaded, material, directory, device, narrator, processes))
 
 
 def run_loaded(run: Run, prepare: Callable[[], object] = lambda: None) -> Manifest:
@@ -72,9 +72,9 @@ def run_loaded(run: Run, prepare: Callable[[], object] = lambda: None) -> Manife
 
 
 def help_with_recipe(
-    loaded: LoadedRecipe, directory: Path, narrator: Narrator, ranks: Ranks
+    loaded: LoadedRecipe, directory: Path, narrator: Narrator, processes: Processes
 ) -> None:
-    """Score, repair and train on a share of the samples in a run that another rank leads.
+    """Score, repair and train on a share of the samples in a run that another process leads.
 
     Writes nothing that stays.
 
@@ -82,7 +82,7 @@ def help_with_recipe(
         UserError: as in that run.
     """
     device = choose_device(loaded.recipe.device)
-    run = Run(loaded, load(loaded, device), directory, device, narrator, ranks)
+    run = Run(loaded, load(loaded, device), directory, device, narrator, processes)
     help_scoring(run)
     help_repairing(run)
     if run.recipe.recover is not None:

@@ -410,9 +410,11 @@ def test_processes_that_share_the_clips_come_to_the_same(
     reports: dict[int, Repair] = {}
 
     def work(number: int) -> None:
-        ranks = InThread(number, 2, parts, barrier)
+        processes = InThread(number, 2, parts, barrier)
         place = tmp_path / str(number)
-        reports[number] = repaired(originals[number], models[number], clips, place, ranks=ranks)
+        reports[number] = repaired(
+            originals[number], models[number], clips, place, processes=processes
+        )
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
     for thread in threads:

@@ -17,7 +17,7 @@ from manifests import unwrapped
 from processes import Command
 from safetensors.torch import load_file
 from standin import CALIBRATION_CLIPS, StandIn, quick_keyword_spotting
-from test_ranks import HIBPRUNE, TOGETHER, call
+from test_several_processes import HIBPRUNE, TOGETHER, call
 
 from hibprune.execution.files import sha256_of
 from hibprune.records.recovery import Recovery

@@ -196,9 +196,9 @@ def test_processes_that_share_the_batches_come_to_the_same_weights(
     reports: dict[int, Repair] = {}
 
     def work(number: int) -> None:
-        ranks = InThread(number, 2, parts, barrier)
+        processes = InThread(number, 2, parts, barrier)
         reports[number] = refined(
-            originals[number], models[number], clips, tmp_path / str(number), ranks=ranks,
+            originals[number], models[number], clips, tmp_path / str(number), processes=processes,
             refine_steps=FEW_STEPS,
         )  # fmt: skip
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from hibprune.compression.neuron_pruning import remove_neurons
 from hibprune.compression.remove import copy_without
 from hibprune.errors import UserError
-from hibprune.execution.processes import Ranks
+from hibprune.execution.processes import Processes
 from hibprune.models import layerwise
 from hibprune.models.attention import attention_sites, positions_fitted, run_encoder
 from hibprune.models.feed_forward import feed_forward_sites
@@ -392,8 +392,8 @@ def test_chunked_feed_forwards_are_repaired_as_whole_ones(tmp_path: Path) -> Non
 
 
 @dataclass(frozen=True)
-class InThread(Ranks):
-    """One of several ranks in threads of one process, each with its part of what is summed."""
+class InThread(Processes):
+    """One of several processes, in threads of one process, each with its part of what is summed."""
 
     parts: dict[int, Tensor] = field(default_factory=dict)
     barrier: threading.Barrier | None = None
@@ -422,9 +422,9 @@ def test_processes_that_share_the_clips_come_to_the_same(
     reports: dict[int, Repair] = {}
 
     def work(number: int) -> None:
-        ranks = InThread(number, 2, parts, barrier)
+        processes = InThread(number, 2, parts, barrier)
         reports[number] = repaired(
-            originals[number], models[number], clips, tmp_path / str(number), ranks=ranks
+            originals[number], models[number], clips, tmp_path / str(number), processes=processes
         )
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]

@@ -189,7 +189,7 @@ def score_in_batches(
 ) -> list[Row]:
     """Rows of scores in the order of `samples`; rows in `session.done` are not computed again.
 
-    Each rank computes a share, and all exchange their rows after every batch until none is left.
+    Each process computes a share, and all exchange their rows after every batch until none is left.
 
     `batch_size` is that of `LengthBatches`.
 
@@ -212,7 +212,7 @@ def score_in_batches(
             fresh: dict[str, Row] = {}
             for own, scores in islice(scored, 1):
                 fresh = {one.id: tuple(row) for one, row in zip(own, scores.tolist(), strict=True)}
-            rows.update(session.ranks.gathered(fresh))
+            rows.update(session.processes.gathered(fresh))
             session.save(rows)
             session.progress(len(rows), len(samples), None)
     return [rows[sample.id] for sample in samples]

@@ -80,12 +80,12 @@ def _attribute_until_stable(
 ) -> Scores:
     steps, done = session.steps, dict(session.done)
     if steps is None:
-        # Its rows are needed together at every checkpoint, so that one rank has them all.
-        if session.ranks.leads:
+        # Its rows are needed together at every checkpoint, so that one process has them all.
+        if session.processes.leads:
             steps, rows = _probe(method, model, samples[:PROBE], loss, session)
-            session.ranks.tell((steps, rows))
+            session.processes.tell((steps, rows))
         else:
-            steps, rows = session.ranks.hear()
+            steps, rows = session.processes.hear()
         done = {**rows, **done}
         session.save(done, steps=steps)
     session = replace(session, done=done, save=partial(session.save, steps=steps))

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hibprune.attribution.interface import MethodBase
-from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.processes import ALONE, Processes
 from hibprune.models.attention import heads_of
 from hibprune.records.units import Scores, Training, Unit
 from hibprune.tasks import Batch, Encoded
@@ -64,7 +64,7 @@ class Session:
     """What surrounds a run of a method, so that it can be watched and taken up again.
 
     `done` are rows of samples scored before, and `steps` how many they took where a method was to
-    find that out; `training` is one that was interrupted; `ranks` are the processes that score the
+    find that out; `training` is one that was interrupted; `processes` are those that score the
     samples together; `save` is called after every batch or step of training; `progress` gets
     samples done (may be a fraction), samples in all, and the current loss.
     """
@@ -73,14 +73,14 @@ class Session:
     done: Mapping[str, Row] = field(default_factory=dict)
     steps: int | None = None
     training: Training | None = None
-    ranks: Ranks = ALONE
+    processes: Processes = ALONE
     save: Save = _save_nothing
     progress: Callable[[float, int, float | None], None] = lambda done, total, loss: None
     notice: Callable[[str], None] = lambda line: None
 
     def waiting(self, samples: Sequence[Sample]) -> list[Sample]:
         """Those that this process is to score."""
-        return self.ranks.share([sample for sample in samples if sample.id not in self.done])
+        return self.processes.share([sample for sample in samples if sample.id not in self.done])
 
 
 def scores_of(

@@ -77,7 +77,7 @@ def run(given: Given, junit: Path | None, opens: bool) -> None:
 
     from hibprune.execution.processes import joined
 
-    with joined() as ranks:
+    with joined() as processes:
         loaded = opened(given.recipe, given.overrides)
         directory = given.directory(loaded.recipe.name)
 
@@ -86,11 +86,11 @@ def run(given: Given, junit: Path | None, opens: bool) -> None:
         from hibprune.execution.progress import Narrator
         from hibprune.pipeline import help_with_recipe, run_recipe
 
-        if not ranks.leads:
-            help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), ranks)
+        if not processes.leads:
+            help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), processes)
             return
         narrator = narrating(given.as_json, given.quiet)
-        manifest = run_recipe(loaded, directory, narrator, ranks)
+        manifest = run_recipe(loaded, directory, narrator, processes)
     if given.as_json:
         say_json(manifest.model_dump_json(indent=1))
     elif not given.quiet:
@@ -108,7 +108,7 @@ def run(given: Given, junit: Path | None, opens: bool) -> None:
     for line in verdict_lines(manifest.gates):
         click.echo(line, err=True)
     if any(gate.verdict == "failed" for gate in manifest.gates):
-        if ranks.count > 1:
+        if processes.count > 1:
             click.echo(
                 f"exit code {GATE_FAILED}: everything is written; torchrun calls that a failed "
                 "process and exits with 1",

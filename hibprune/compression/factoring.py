@@ -24,7 +24,7 @@ from hibprune.compression.projection_ranks import tell_configuration
 from hibprune.compression.remove import NOTE
 from hibprune.compression.settings import RepairKind
 from hibprune.errors import UserError
-from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.processes import ALONE, Processes
 from hibprune.models.attention import frozen
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import (
@@ -55,7 +55,7 @@ def factor(
     scratch: Path,
     room_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    processes: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> tuple[FactoredProjection, ...]:
     """Let two matrices stand for projections of a pruned model, in place, where that is cheaper.
 

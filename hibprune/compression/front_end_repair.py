@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from hibprune.compression.layer_work import held_out, total
 from hibprune.compression.matrix_fit import first_affected, fit_writer, require_frames
 from hibprune.compression.settings import RepairKind
-from hibprune.execution.processes import Ranks
+from hibprune.execution.processes import Processes
 from hibprune.models.front_end import FrontEndPart, front_end_parts, places_of
 from hibprune.models.front_end_passes import (
     Passed,
@@ -114,7 +114,7 @@ def repair_front_end(
     batches: Sequence[ClipBatch],
     kind: RepairKind,
     states: HiddenStates,
-    ranks: Ranks,
+    processes: Processes,
     progress: Callable[[], None] = lambda: None,
 ) -> list[SublayerRepair]:
     """Fit the front end of a model that lost channels, in place; `progress` hears of each part.
@@ -127,7 +127,7 @@ def repair_front_end(
     before, after = front_end_parts(original), front_end_parts(pruned)
     first = first_affected(before, after)
     assert first is not None
-    own = ranks.share(batches)
+    own = processes.share(batches)
     frames = frames_by_part(original, before, batches, clips)
     for batch in own:
         states.put(f"front/original/{batch.number}", waveforms(original, batch, clips))
@@ -142,7 +142,7 @@ def repair_front_end(
         if place < first:
             work.pass_original()
         else:
-            fit, held = (total(sums, ranks) for sums in work.moments())
+            fit, held = (total(sums, processes) for sums in work.moments())
             removed = len(whole.units) - len(smaller.units)
             found.append(fit_writer(smaller, removed, fit, held, kind, everything=True))
         if place >= first - 1:

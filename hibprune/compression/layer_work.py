@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.processes import ALONE, Processes
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import ClipBatch, Enough, Layerwise
 from hibprune.models.moments import Moments
@@ -34,7 +34,7 @@ class LayerWork:
     pruned: nn.Module
     batches: Sequence[ClipBatch]
     states: HiddenStates
-    ranks: Ranks = ALONE
+    processes: Processes = ALONE
     """Others have batches of their own, so that what is summed over frames is summed over them."""
     ends_plainly: bool = False
     """Whether the layer gives out the stream behind its last sublayer as it is."""
@@ -85,7 +85,7 @@ class LayerWork:
             apart = held_out(batch)[:, None]
             fit = _with_frames(fit, one.units, wanted, batch.counts & ~apart)
             held = _with_frames(held, one.units, wanted, batch.counts & apart)
-        return total(fit, self.ranks), total(held, self.ranks)
+        return total(fit, self.processes), total(held, self.processes)
 
     def input_moments(self, modules: Sequence[nn.Linear]) -> list[tuple[Moments, Moments]]:
         """Sums over the fitted and over the held-out clips of what goes into each of some modules.
@@ -110,7 +110,7 @@ class LayerWork:
                     )
         # A process without batches does not know what is one tensor, so that each is added up.
         found = [sums[place] for place in owner]
-        return [(total(fit, self.ranks), total(held, self.ranks)) for fit, held in found]
+        return [(total(fit, self.processes), total(held, self.processes)) for fit, held in found]
 
     def misses(self, parts: Sequence[Sublayer], batch: ClipBatch) -> list[Tensor]:
         """What the stream behind each sublayer misses of the original's (clips, frames, width)."""
@@ -172,7 +172,7 @@ def layer_by_layer(
     pruned: Sequence[nn.Module],
     batches: Sequence[ClipBatch],
     states: HiddenStates,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     first: int = 0,
     parted: bool = True,
     layer_done: Callable[[], None] = lambda: None,
@@ -184,7 +184,7 @@ def layer_by_layer(
     are `parted` before.
     """
     for layer, own in enumerate(before):
-        work = LayerWork(layer, through, pruned[layer], batches, states, ranks)
+        work = LayerWork(layer, through, pruned[layer], batches, states, processes)
         if layer < first:
             work.pass_original(())
             layer_done()
@@ -225,16 +225,16 @@ def _no_targets(module: nn.Linear) -> tuple[Moments, Moments]:
     return nothing, nothing
 
 
-def total(own: Moments, ranks: Ranks) -> Moments:
+def total(own: Moments, processes: Processes) -> Moments:
     """What all processes have summed up."""
-    scalars = ranks.summed(torch.tensor([own.weight, own.targets], dtype=torch.float64))
+    scalars = processes.summed(torch.tensor([own.weight, own.targets], dtype=torch.float64))
     weight, targets = scalars.tolist()
     return Moments(
         weight=weight,
-        input_sum=ranks.summed(own.input_sum),
-        target_sum=ranks.summed(own.target_sum),
-        inputs=ranks.summed(own.inputs),
-        cross=ranks.summed(own.cross),
+        input_sum=processes.summed(own.input_sum),
+        target_sum=processes.summed(own.target_sum),
+        inputs=processes.summed(own.inputs),
+        cross=processes.summed(own.cross),
         targets=targets,
     )
 

@@ -33,7 +33,7 @@ from hibprune.compression.training_clips import (
 )
 from hibprune.compression.training_plan import Recovering
 from hibprune.compression.training_state import MOMENTS, TrainingState
-from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.processes import ALONE, Processes
 from hibprune.models.attention import frozen
 from hibprune.records.recovery import Ending, Losses, Recovery
 
@@ -53,7 +53,7 @@ AMP = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 class Session:
     """What goes on around a training: where it starts, and whom it tells."""
 
-    ranks: Ranks = ALONE
+    processes: Processes = ALONE
     state: TrainingState | None = None
     save: Callable[[TrainingState], None] = lambda state: None
     progress: Callable[[int, int, float | None], None] = lambda done, total, loss: None
@@ -209,7 +209,7 @@ class _Training:
         """Take a step on a batch of all processes; returns its loss, a mean over clips."""
         self.optimiser.zero_grad()
         # Of like lengths, in the order of lengths, so that every process has as much to do.
-        own = self.session.ranks.share(self._kept_of(batch))
+        own = self.session.processes.share(self._kept_of(batch))
         parts = self.work.settings.accumulation
         found = torch.zeros((), dtype=torch.float64)
         for number in range(parts):
@@ -258,7 +258,8 @@ class _Training:
         found = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
             for batch in packed(work.held, work.clips.lengths, work.room):
-                for losses in self._losses(self.session.ranks.share(self._kept_of(batch)), None):
+                own = self.session.processes.share(self._kept_of(batch))
+                for losses in self._losses(own, None):
                     found += losses.double().sum().cpu()
         return self._total(found) / len(work.held)
 
@@ -267,12 +268,12 @@ class _Training:
         for weight in self.weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            if self.session.ranks.count > 1:
+            if self.session.processes.count > 1:
                 weight.grad = self.engine.reduce(weight.grad, reduction="sum")
 
     def _total(self, own: Tensor) -> float:
         """The sum over all processes."""
-        return float(self.session.ranks.summed(own))
+        return float(self.session.processes.summed(own))
 
     def _copied(self) -> dict[str, Tensor]:
         return {name: one.detach().clone() for name, one in self.work.weights.items()}

@@ -37,7 +37,7 @@ def tried(work: LayerWork, parts: Sequence[Sublayer], steps: int) -> LayerRefine
     before; without any, those learned from tell. The weights have moved by all steps afterwards.
     """
     spreads = _spreads(work, parts)
-    apart = bool(work.ranks.summed(torch.tensor(float(_has_clips(work.batches, apart=True)))))
+    apart = bool(work.processes.summed(torch.tensor(float(_has_clips(work.batches, apart=True)))))
     before = best = _error(work, parts, spreads, apart)
     descent = _Descent(work, parts, spreads, before, steps)
     checks = {-(-steps * check // CHECKS) for check in range(1, CHECKS + 1)}
@@ -131,10 +131,10 @@ class _Descent:
                     torch.stack(errors).sum(), moving, allow_unused=True, materialize_grads=True
                 )
             gradients = list(found)
-        ranks = self.work.ranks
-        total = float(ranks.summed(torch.tensor(float(frames), dtype=torch.float64)))
+        processes = self.work.processes
+        total = float(processes.summed(torch.tensor(float(frames), dtype=torch.float64)))
         for weight, gradient in zip(moving, gradients, strict=True):
-            weight.grad = ranks.summed(gradient) / max(1.0, total)
+            weight.grad = processes.summed(gradient) / max(1.0, total)
 
 
 def _has_clips(batches: Sequence[ClipBatch], apart: bool) -> bool:
@@ -153,7 +153,7 @@ def _spreads(work: LayerWork, parts: Sequence[Sublayer]) -> list[float]:
             sums[0] += len(frames)
             sums[1] += frames.square().sum().cpu()
             sums[2:] += frames.sum(0).cpu()
-        sums = work.ranks.summed(sums)
+        sums = work.processes.summed(sums)
         count, squares = float(sums[0]), float(sums[1])
         found.append(max(0.0, squares - float(sums[2:] @ sums[2:]) / count) / count or 1.0)
     return found
@@ -172,5 +172,5 @@ def _error(
         for miss, spread in zip(work.misses(parts, batch), spreads, strict=True):
             own = miss[chosen.to(miss.device)].double().square().sum()
             sums[0] += own.cpu() / spread
-    total = work.ranks.summed(sums)
+    total = work.processes.summed(sums)
     return float(total[0] / total[1].clamp(min=1))

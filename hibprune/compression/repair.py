@@ -35,7 +35,7 @@ from hibprune.compression.layer_work import held_out
 from hibprune.compression.matrix_fit import Part
 from hibprune.compression.settings import RepairKind
 from hibprune.compression.stack_repair import DamagedStack, StackRepair
-from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.processes import ALONE, Processes
 from hibprune.models.attention import frozen
 from hibprune.models.feed_forward import neuron_stack
 from hibprune.models.front_end import front_end_parts
@@ -71,7 +71,7 @@ def repair(
     room_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
     refine_steps: int = 0,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> Repair:
     """Fit the weights of a pruned model, in place, to what the original does on some clips.
 
@@ -107,10 +107,10 @@ def repair(
             stack.enter_context(frozen(model))
             stack.enter_context(unchunked(model))
         states = HiddenStates(scratch, max(0, room_bytes - _moments_bytes(fitted)))
-        own_batches = ranks.share(batches)
+        own_batches = processes.share(batches)
         if front_parts:
             found += repair_front_end(
-                original, pruned, clips, batches, kind, states, ranks, part_done
+                original, pruned, clips, batches, kind, states, processes, part_done
             )
             for batch in own_batches:
                 states.put(f"pruned/{batch.number}", entering_states(pruned, batch, clips))
@@ -119,18 +119,18 @@ def repair(
             for batch in own_batches:
                 states.put(f"original/{batch.number}", through.start(batch, clips))
             layers, parted = encoder_layers(pruned), bool(front_parts)
-            walk = StackRepair(encoder, through, layers, own_batches, states, ranks, parted)
+            walk = StackRepair(encoder, through, layers, own_batches, states, processes, parted)
             more, refined = walk.walk(kind, refine_steps, part_done)
             found += more
         spoken = transcript_batches(original, clips) if decoder.layers else ()
         if decoder.layers:
-            own_spoken = ranks.share(spoken)
+            own_spoken = processes.share(spoken)
             speaking = LayerwiseDecoder(original, states)
             for batch in own_spoken:
                 states.put(f"original/{batch.number}", speaking.start(batch, clips))
                 speaking.hear_pruned(pruned, batch, clips)
             layers = decoder_layers(pruned)
-            walk = StackRepair(decoder, speaking, layers, own_spoken, states, ranks)
+            walk = StackRepair(decoder, speaking, layers, own_spoken, states, processes)
             found += walk.walk(kind, 0, part_done)[0]
     held = sum(int(held_out(batch).sum()) for batch in batches)
     return Repair(

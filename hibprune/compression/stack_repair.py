@@ -12,7 +12,7 @@ from hibprune.compression.layer_work import LayerWork, held_out, layer_by_layer
 from hibprune.compression.matrix_fit import first_affected, fit_writer, require_frames
 from hibprune.compression.refine import refine_layer, tried
 from hibprune.compression.settings import RepairKind
-from hibprune.execution.processes import Ranks
+from hibprune.execution.processes import Processes
 from hibprune.models.hidden_states import HiddenStates
 from hibprune.models.layerwise import ClipBatch, Layerwise
 from hibprune.models.sublayers import Sublayer
@@ -94,7 +94,7 @@ class StackRepair:
     pruned: Sequence[nn.Module]
     batches: Sequence[ClipBatch]
     states: HiddenStates
-    ranks: Ranks
+    processes: Processes
     parted: bool = False
 
     def walk(
@@ -111,7 +111,7 @@ class StackRepair:
             self.pruned,
             self.batches,
             self.states,
-            self.ranks,
+            self.processes,
             self.stack.first[0],
             self.parted,
             layer_done,

@@ -1,8 +1,8 @@
 """Several processes that work together, as torchrun starts them: one leads, the others help.
 
-Samples are independent, so each rank scores its share of them and all get every row; repair adds
-up sums over frames. What is exchanged goes over gloo wherever the ranks compute. torch is imported
-where there are several: a process alone has nothing to exchange.
+Samples are independent, so each process scores its share of them and all get every row; repair adds
+up sums over frames. What is exchanged goes over gloo wherever they compute. torch is imported where
+there are several: a process alone has nothing to exchange.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ PATIENCE = timedelta(days=7)
 """Helpers wait while the leader evaluates, however long that takes."""
 
 ENDED = "hibprune/ended"
-"""Where the store that all ranks share counts those that have ended before their time."""
+"""Where the store that all processes share counts those that have ended before their time."""
 
 Item = TypeVar("Item")
 
 
-class RankLostError(Exception):
+class ProcessLostError(Exception):
     """Another process has ended while this one was to exchange something with it."""
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """The place of this process among those that work together."""
 
     number: int = 0
@@ -46,11 +46,11 @@ class Ranks:
         return self.number == 0
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """What this rank has to do of something; the shares differ by one item at most."""
+        """What this process has to do of something; the shares differ by one item at most."""
         return list(items[self.number :: self.count])
 
     def gathered(self, rows: Mapping[str, Item]) -> dict[str, Item]:
-        """What all ranks have found, on every one of them. Raises RankLostError."""
+        """What all processes have found, on every one of them. Raises ProcessLostError."""
         if self.count == 1:
             return dict(rows)
         from torch import distributed
@@ -61,9 +61,9 @@ class Ranks:
         return {name: row for part in parts for name, row in part.items()}
 
     def summed(self, own: Tensor) -> Tensor:
-        """The sum of what all ranks have, the same on every one of them, where `own` lies.
+        """The sum of what all processes have, the same on every one of them, where `own` lies.
 
-        Raises RankLostError.
+        Raises ProcessLostError.
         """
         if self.count == 1:
             return own
@@ -77,7 +77,7 @@ class Ranks:
     def tell(self, value: object) -> None:
         """Hand something from the leader to all others, waiting to `hear` it.
 
-        Raises RankLostError.
+        Raises ProcessLostError.
         """
         if self.count > 1:
             from torch import distributed
@@ -86,7 +86,7 @@ class Ranks:
                 distributed.broadcast_object_list([value], src=0)
 
     def hear(self) -> Any:
-        """What the leader tells. Raises RankLostError."""
+        """What the leader tells. Raises ProcessLostError."""
         from torch import distributed
 
         heard: list[Any] = [None]
@@ -95,11 +95,11 @@ class Ranks:
         return heard[0]
 
 
-ALONE = Ranks()
+ALONE = Processes()
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined() -> Iterator[Processes]:
     """Join the processes that torchrun started with this one; alone where it did not.
 
     When they end before their time, the first to do so says why, and the others raise a UserError
@@ -127,12 +127,12 @@ def joined() -> Iterator[Ranks]:
         "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE
     )
     try:
-        yield Ranks(number, count)
+        yield Processes(number, count)
     except (UserError, KeyboardInterrupt) as error:
         if _ends_first(store, number):
             raise
         raise UserError from error
-    except RankLostError as error:
+    except ProcessLostError as error:
         # One that was killed has said nothing, so that the leader does.
         if number == 0 and _ends_first(store, number):
             raise UserError(
@@ -157,7 +157,7 @@ def _told(variable: str, otherwise: int) -> int:
 
 
 def _ends_first(store: Store, number: int) -> bool:
-    """Whether no other rank has ended before its time; this one has from now on."""
+    """Whether no other process has ended before its time; this one has from now on."""
     try:
         return bool(store.add(ENDED, 1) == 1)
     except RuntimeError:
@@ -171,4 +171,4 @@ def _others_there() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLostError from error
+        raise ProcessLostError from error

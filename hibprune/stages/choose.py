@@ -33,5 +33,5 @@ def choose(run: Run) -> Choice:
                 finished = replace(finished, recovered=done)
             choice = replace(choice, rounds=(*choice.rounds, finished), recovered=start)
         choice = replace(choice, others=choose_others(run, targets))
-    run.ranks.tell(None)
+    run.processes.tell(None)
     return choice

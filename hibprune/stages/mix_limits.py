@@ -78,7 +78,7 @@ def without_steps(run: Run) -> Run:
     """The run with the repair it has, but no gradient steps behind it."""
     removal = run.recipe.removal.model_copy(update={"refine": None})
     recipe = run.recipe.model_copy(update={"removal": removal})
-    return replace(run, loaded=replace(run.loaded, recipe=recipe), ranks=ALONE)
+    return replace(run, loaded=replace(run.loaded, recipe=recipe), processes=ALONE)
 
 
 def within_drop(run: Run, mixture: RankMixture, progress: Callable[[int, int], None]) -> Mix:

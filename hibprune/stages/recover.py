@@ -106,7 +106,7 @@ def recovered(run: Run, plan: Done[Plan], saved: Done[PrunedModel]) -> Done[Reco
         return _trained(run, step, narration, plan.result.units, model, saved.result.repair)
 
     done = _recovering(run, "recover", {"repaired": saved.key}, compute)
-    run.ranks.tell(None)
+    run.processes.tell(None)
     return done
 
 
@@ -125,7 +125,7 @@ def recovered_between(
             narration.advance(0, total, f"repaired {done} of {total} layers")
 
         # The others are waiting for samples to score.
-        model, repair = repaired_copy(replace(run, ranks=ALONE), units, repairing, start=start)
+        model, repair = repaired_copy(replace(run, processes=ALONE), units, repairing, start=start)
         return _trained(run, step, narration, tuple(units), model, repair, place)
 
     inputs = {
@@ -192,9 +192,9 @@ def _trained(
         for path, rank in own.items()
     }
     work = Training(units, _on_cpu(model), repair, targets, state, ranks)
-    run.ranks.tell(work)
+    run.processes.tell(work)
     session = Session(
-        ranks=run.ranks,
+        processes=run.processes,
         state=state,
         save=lambda new: save_state(checkpoint, step.key, new),
         progress=_Progress(narration),
@@ -206,7 +206,7 @@ def _trained(
 
 def help_recovering(run: Run) -> None:
     """Take a share of the training whenever the leader has one to do, until it is over."""
-    while (work := run.ranks.hear()) is not None:
+    while (work := run.processes.hear()) is not None:
         help_training(run, work)
 
 
@@ -214,7 +214,7 @@ def help_training(run: Run, work: Training) -> None:
     """Take a share of one training that the leader is at."""
     model = _of_shape(run, work.units, work.ranks)
     model.load_state_dict(dict(work.weights))
-    _train(run, model, work, Session(ranks=run.ranks, state=work.state))
+    _train(run, model, work, Session(processes=run.processes, state=work.state))
 
 
 def repaired_model(run: Run, plan: Plan) -> PreTrainedModel:

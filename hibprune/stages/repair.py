@@ -80,7 +80,7 @@ def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[Pru
 
     def compute(_: Step[PrunedModel], narration: StepNarration) -> PrunedModel:
         if settings.repair != "none":
-            run.ranks.tell((plan.result, start))
+            run.processes.tell((plan.result, start))
         model, found, factored = finished_copy(run, plan.result, narration.advance, start=start)
 
         files = saved_files(run, model, units, place)
@@ -114,7 +114,7 @@ def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[Pru
         credible,
         version=2,
     )
-    run.ranks.tell(None)
+    run.processes.tell(None)
     return done
 
 
@@ -151,7 +151,7 @@ def saved_files(
 
 def help_repairing(run: Run) -> None:
     """Take a share of the repair whenever the leader has one to do, until it is over."""
-    while (told := run.ranks.hear()) is not None:
+    while (told := run.processes.hear()) is not None:
         plan, start = told
         finished_copy(run, plan, start=start)
 
@@ -198,7 +198,7 @@ def repaired_copy(
             int(settings.memory_gib * 2**30),
             progress,
             settings.refine_steps,
-            run.ranks,
+            run.processes,
         )
     return model, found
 
@@ -232,7 +232,7 @@ def finished_copy(
             scratch,
             int(settings.memory_gib * 2**30),
             progress,
-            run.ranks,
+            run.processes,
         )
     return model, found, factored
 
@@ -240,7 +240,7 @@ def finished_copy(
 @contextmanager
 def _scratch(run: Run) -> Iterator[Path]:
     """A directory for hidden states; only the leader has the run's at hand."""
-    if run.ranks.leads:
+    if run.processes.leads:
         with scratch_directory(run.directory) as scratch:
             yield scratch
     else:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from hibprune.execution.output import withdraw
-from hibprune.execution.processes import ALONE, Ranks
+from hibprune.execution.processes import ALONE, Processes
 from hibprune.execution.progress import Narrator, StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.checkpoint import Checkpoint
@@ -29,7 +29,7 @@ class Run:
     directory: Path
     device: torch.device
     narrator: Narrator
-    ranks: Ranks = ALONE
+    processes: Processes = ALONE
 
     @property
     def recipe(self) -> Recipe:

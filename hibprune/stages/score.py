@@ -90,7 +90,7 @@ def attribute(
             run.narrator.say(f"{said}: going on after {before.training.steps} steps of training")
         work = Work(tuple(part.gone), targets[0], before, start)
         if method.by_sample:
-            run.ranks.tell(work)
+            run.processes.tell(work)
         session = Session(save=step.save_partial, progress=progress, notice=run.narrator.say)
 
         def repairing(done: int, total: int) -> None:
@@ -142,7 +142,7 @@ def _gone_inputs(run: Run, gone: Sequence[Head]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Work:
-    """What all ranks have to know to score the heads that are left together."""
+    """What all processes have to know to score the heads that are left together."""
 
     gone: tuple[Head, ...]
     targets: dict[str, Target]
@@ -165,14 +165,14 @@ def _scored(
         done=before.rows,
         steps=before.steps,
         training=before.training,
-        ranks=run.ranks,
+        processes=run.processes,
     )
     model = run.checkpoint.model
     if work.start is not None:
         model = work.start.model(run)
     elif work.gone:
         # The others are there only where they have a share of the samples.
-        present = run if method.by_sample else replace(run, ranks=ALONE)
+        present = run if method.by_sample else replace(run, processes=ALONE)
         model, _ = repaired_copy(present, work.gone, repairing)
     own = len(session.waiting(samples) if method.by_sample else samples)
     if before.training is not None:
@@ -185,7 +185,7 @@ def _scored(
 
 def help_scoring(run: Run) -> None:
     """Score a share of the samples, or train between rounds, until the leader has chosen."""
-    while (work := run.ranks.hear()) is not None:
+    while (work := run.processes.hear()) is not None:
         if isinstance(work, Training):
             help_training(run, work)
         else:

@@ -20,7 +20,7 @@ from test_hib import samples_of, task_loss, tiny
 
 from hibprune.attribution.methods import AttentionScore
 from hibprune.attribution.session import Session
-from hibprune.execution.processes import ALONE, Ranks, joined
+from hibprune.execution.processes import ALONE, Processes, joined
 
 ROOT = Path(__file__).resolve().parents[1]
 HIBPRUNE = (sys.executable, "-c", "from hibprune.cli import main; main()")
@@ -67,18 +67,18 @@ run.main(sys.argv[1:])
 
 
 def said_apart(place: Path, *words: object) -> tuple[int, str, str]:
-    """The exit code of torchrun, and what each of two ranks says on standard error."""
-    # A rank that has failed is noticed late, so that the other can say all it has to.
+    """The exit code of torchrun, and what each of two processes says on standard error."""
+    # A process that has failed is noticed late, so that the other can say all it has to.
     apart = ("--log-dir", place, "--redirects", 3, "--monitor-interval", 1)
     done = interpreters.run(TORCHRUN, *TOGETHER[3:], *apart, *words, ready="hibprune")
     leader, helper = (
-        next(place.glob(f"*/attempt_0/{rank}/stderr.log")).read_text() for rank in (0, 1)
+        next(place.glob(f"*/attempt_0/{process}/stderr.log")).read_text() for process in (0, 1)
     )
     return done.returncode, leader, helper
 
 
 def test_shares_are_all_of_it_once() -> None:
-    shares = [Ranks(number, 3).share("abcdefgh") for number in range(3)]
+    shares = [Processes(number, 3).share("abcdefgh") for number in range(3)]
     assert sorted(item for share in shares for item in share) == list("abcdefgh")
     assert {len(share) for share in shares} == {2, 3}
     assert ALONE.share("ab") == ["a", "b"]
@@ -89,8 +89,8 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch: pytest.Monk
         monkeypatch.delenv("WORLD_SIZE", raising=False)
         if world is not None:
             monkeypatch.setenv("WORLD_SIZE", world)
-        with joined() as ranks:
-            assert ranks is ALONE
+        with joined() as processes:
+            assert processes is ALONE
     assert ALONE.leads
     assert ALONE.gathered({"a": 1}) == {"a": 1}
     ALONE.tell("nobody")
@@ -99,13 +99,13 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch: pytest.Monk
 PROGRAM = """
 import sys
 from hibprune.execution.processes import joined
-with joined() as ranks:
-    rows = ranks.gathered({name: ranks.number for name in ranks.share("abc")})
+with joined() as processes:
+    rows = processes.gathered({name: processes.number for name in processes.share("abc")})
     assert rows == {"a": 0, "b": 1, "c": 0}, rows
-    if ranks.leads:
-        ranks.tell({"steps": 7})
+    if processes.leads:
+        processes.tell({"steps": 7})
     else:
-        assert ranks.hear() == {"steps": 7}
+        assert processes.hear() == {"steps": 7}
         print("heard")
 """
 
@@ -189,10 +189,10 @@ def stopped():
 who, how = sys.argv[1:]
 @command()
 def end():
-    with joined() as ranks:
-        if who == "both" or (who == "leader") == ranks.leads:
+    with joined() as processes:
+        if who == "both" or (who == "leader") == processes.leads:
             globals()[how]()
-        ranks.gathered({})
+        processes.gathered({})
 PlainGroup(commands={"end": end})(["end"])
 """
 LINE = "error: here: wrong: mend it\n"
@@ -225,7 +225,7 @@ def test_one_rank_says_why_all_end(
     [("fault", LINE), pytest.param("stopped", STOPPED, marks=pytest.mark.slow)],
     ids=["fault", "stopped"],
 )
-def test_what_all_ranks_find_is_said_once(tmp_path: Path, how: str, line: str) -> None:
+def test_what_all_processes_find_is_said_once(tmp_path: Path, how: str, line: str) -> None:
     code, *said = said_apart(tmp_path, sys.executable, "-c", ENDING, "both", how)
     assert code == 1
     assert sorted(said) == ["", line]
@@ -267,8 +267,8 @@ def test_a_gate_that_fails_is_no_crash(stand_in: StandIn, tmp_path: Path) -> Non
 
 
 @dataclass(frozen=True)
-class BesideAnother(Ranks):
-    """One of two ranks, the other of which finds these rows, one batch after the other."""
+class BesideAnother(Processes):
+    """One of two processes, the other of which finds these rows, one batch after the other."""
 
     others: list[dict[str, Any]] = field(default_factory=list)
 
@@ -284,7 +284,7 @@ class BesideAnother(Ranks):
     ],
     ids=["the other is done first", "the other is done last"],
 )
-def test_what_is_saved_holds_the_rows_of_all_ranks(others: list[str], saved: list[str]) -> None:
+def test_what_is_saved_holds_the_rows_of_all_processes(others: list[str], saved: list[str]) -> None:
     row = tiny("wav2vec2-stable")
     samples = [
         replace(sample, id=name)
@@ -295,7 +295,7 @@ def test_what_is_saved_holds_the_rows_of_all_ranks(others: list[str], saved: lis
     seen: list[dict[str, Any]] = []
     counted: list[tuple[float, int]] = []
     session = Session(
-        ranks=BesideAnother(0, 2, [{name: rows[name] for name in batch} for batch in others]),
+        processes=BesideAnother(0, 2, [{name: rows[name] for name in batch} for batch in others]),
         save=lambda rows, *, steps=None: seen.append(dict(rows)),
         progress=lambda done, total, loss: counted.append((done, total)),
     )
@@ -326,5 +326,5 @@ def test_a_killed_run_of_two_goes_on_with_the_rows_of_both(stand_in: StandIn) ->
     assert done.returncode == 0, done.stderr
     assert f"attribute: going on after {len(kept)} samples scored before" in done.stdout
     scores = json.loads((output / "steps/attribute.json").read_text())["result"]
-    # Every second sample is one rank's.
+    # Every second sample is one process's.
     assert {scores["samples"].index(name) % 2 for name in kept} == {0, 1}
