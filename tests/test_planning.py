@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from hibprune.compression.plan import Budget, Round, check_budget, make_plan, plan_line
+from hibprune.compression.plan import (
+    Budget,
+    Round,
+    Schedule,
+    check_budget,
+    make_plan,
+    plan_line,
+)
 from hibprune.errors import UserError
 from hibprune.records.units import Head, Plan, Scores
 
@@ -122,7 +129,24 @@ def test_scores_that_are_no_numbers_make_no_plan() -> None:
         make_plan(scores((1.0, float("nan"))), Budget(heads=1))
 
 
-@pytest.mark.parametrize("budget", [{"fraction": 0.0}, {"fraction": 1.0}, {"heads": 0}, {}])
+def test_a_budget_of_other_units_leaves_all_heads() -> None:
+    for budget in (
+        Budget(neurons=0.5),
+        Budget(heads=0, cross_heads=0.5),
+        # Of no layer would so many have to stay that one that loses none is at fault.
+        Budget(fraction=0.0, ranks=0.5, scope="layerwise", min_heads_per_layer=9),
+    ):
+        plan = make_plan(THREE_LAYERS, budget)
+        assert (removed(plan), plan.total) == ([], 12)
+        assert plan_line(plan, budget) == "none of 12 heads to remove"
+        assert Schedule(rounds=3).rounds_for(budget, THREE_LAYERS.heads) == 1
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [{"fraction": 0.0}, {"fraction": 1.0}, {"heads": 0}, {}, {"neurons": 0.0}, {"heads": -1},
+     {"heads": 0, "fraction": 0.0, "neurons": 0.5}],
+)  # fmt: skip
 def test_a_budget_is_one_sensible_amount(budget: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Budget.model_validate(budget)

@@ -72,7 +72,7 @@ def test_ranks_are_of_what_is_left(pruned: StandIn) -> None:
         }.get(one.name, (width, 32))
         assert one.error is not None
         assert 0 <= one.error < 1.5
-    assert config["_hibprune"].startswith("Attention heads were removed with hibprune.")
+    assert config["_hibprune"].startswith("Parts were removed with hibprune.")
 
 
 def test_files_and_counts_are_smaller_by_it(pruned: StandIn) -> None:

@@ -109,7 +109,10 @@ ONE_OF = f"budget: give one of {AMOUNTS}"
         ("gates=[1]", "gates: should be a mapping of keys to values, not a list"),
         ("budget.fraction=half", "budget.fraction: should be a number, not 'half'"),
         ("budget.fraction=1", "budget.fraction: should be less than 1, not 1"),
-        ("budget.fraction=-0.1", "budget.fraction: should be greater than 0, not -0.1"),
+        ("budget.fraction=-0.1", "budget.fraction: should be greater than or equal to 0, not -0.1"),
+        ("budget.fraction=0",
+         "budget: fraction is 0 and there is no share of other units, so that nothing would go: "
+         "raise it or give one"),
         ("budget.heads=3", f"{ONE_OF}: there are fraction and heads"),
         ("budget={}", f"{ONE_OF}: there is none"),
         ("budget.scope=globall", "budget.scope: 'globall' is not one of 'global' or 'layerwise'"),

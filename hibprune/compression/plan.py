@@ -31,16 +31,18 @@ from hibprune.records.units import (
 )
 
 AMOUNTS = ("fraction", "heads", *get_args(OneNumber))
-"""Of which a recipe gives one."""
+"""Of which a recipe gives one, or none where shares of other units alone are to go."""
 
 
 class Budget(Settings):
-    """How much to remove: give one of `fraction` and `heads`, or one number for all kinds of units.
+    """How much to remove: by a number for each kind of unit, or by one for all kinds together.
 
-    `fraction` is the share of the heads that goes, `heads` their number; shares of other units go
-    beside them: `neurons` of the encoder's feed-forwards, `decoder_neurons` of a decoder's,
-    `channels` of the convolutions in front of the encoder, `decoder_heads` of a decoder's
-    self-attention and `cross_heads` of its cross-attention. `scope: global` removes the lowest
+    `fraction` is the share of the encoder's heads that goes, `heads` their number; shares of other
+    units go beside them or alone: `neurons` of the encoder's feed-forwards, `decoder_neurons` of a
+    decoder's, `channels` of the convolutions in front of the encoder, `decoder_heads` of a
+    decoder's self-attention and `cross_heads` of its cross-attention. Where no head of the encoder
+    is to go, heads are scored by `reconstruction` whatever `attribution` says, for the report
+    alone, in a single round. `scope: global` removes the lowest
     scores over the whole model, `layerwise` the same number from every layer (`heads` then counts
     per layer), of heads and neurons; channels always go from every layer alike. No layer is left
     with fewer heads than `min_heads_per_layer`, and one of a decoder with at least one of each
@@ -65,8 +67,8 @@ class Budget(Settings):
     what may go; left out, it is all that the family has, and heads alone under `attribution.paper`.
     """
 
-    fraction: float | None = Field(default=None, gt=0, lt=1)
-    heads: int | None = Field(default=None, ge=1)
+    fraction: float | None = Field(default=None, ge=0, lt=1)
+    heads: int | None = Field(default=None, ge=0)
     neurons: float = Field(default=0.0, ge=0, lt=1)
     channels: float = Field(default=0.0, ge=0, lt=1)
     decoder_neurons: float = Field(default=0.0, ge=0, lt=1)
@@ -85,9 +87,15 @@ class Budget(Settings):
     @model_validator(mode="after")
     def _one_amount(self) -> Budget:
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
-        if len(given) != 1:
+        others = self.ranks or any(self.share_of(pool)[0] for pool in POOLS if pool != "head")
+        if len(given) > 1 or not (given or others):
             found = f"there are {' and '.join(given)}" if given else "there is none"
             raise ValueError(f"give one of {_either(AMOUNTS)}: {found}")
+        if not (self.one_number or self.takes_heads or others):
+            raise ValueError(
+                f"{given[0]} is 0 and there is no share of other units, so that nothing would go: "
+                "raise it or give one"
+            )
         return self
 
     @model_validator(mode="after")
@@ -126,6 +134,11 @@ class Budget(Settings):
         return next((name for name in names if getattr(self, name) is not None), None)
 
     @property
+    def takes_heads(self) -> bool:
+        """Whether heads of the encoder are to go by a number of their own."""
+        return bool(self.fraction or self.heads)
+
+    @property
     def amount(self) -> float:
         """That number."""
         return float(getattr(self, self.one_number or ""))
@@ -142,7 +155,7 @@ class Budget(Settings):
 
     def share(self, total: int) -> HeadShare | None:
         """The share of `total` heads that it asks for; None where it gives no share of them."""
-        if self.fraction is None:
+        if not self.fraction:
             return None
         return HeadShare(fraction=self.fraction, total=total, scope=self.scope)
 
@@ -187,15 +200,17 @@ ONLY_ROUND = Round()
 def make_plan(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> Plan:
     """Remove the lowest scores within the budget; ties go to the lower (layer, index) first.
 
+    None, where the budget is of other units alone.
+
     The budget is of all heads, also those gone in rounds before; the plan is of those that
     `scores` are of.
 
     Raises:
-        UserError: the budget asks for more heads than may go, or for less than one; a score is not
-            finite; or a head is not the encoder's.
+        UserError: the budget asks for more heads than may go, or for a share of less than one; a
+            score is not finite; or a head is not the encoder's.
     """
     removed = lowest_heads(scores, budget, part)
-    if not removed:
+    if not removed and budget.takes_heads:
         raise UserError(
             f"budget: fraction {budget.fraction:g} of {len(scores.heads)} heads ({budget.scope}) "
             "is less than one head: raise it"
@@ -209,6 +224,8 @@ def plan_line(plan: Plan, budget: Budget, part: Round = ONLY_ROUND) -> str:
 
     E.g. `18 of 36 heads to remove, global (fraction 0.5)`.
     """
+    if not budget.takes_heads:
+        return f"none of {plan.total} heads to remove"
     line = f"{len(plan.removed)} of {plan.total} heads to remove, {budget.scope}"
     if part.rounds > 1:
         line += f", round {part.number} of {part.rounds}"
@@ -321,7 +338,7 @@ def _lowest_of_layer(ranking: list[Head], layer: int, budget: Budget, part: Roun
     own = [head for head in ranking if head.layer == layer]
     gone = sum(head.layer == layer for head in part.gone)
     amount = part.due(_amount(budget, len(own) + gone)) - gone
-    if amount > len(own) - budget.min_heads_per_layer:
+    if amount > max(0, len(own) - budget.min_heads_per_layer):
         raise UserError(
             f"budget: {amount} heads to remove from layer {layer}, which has {len(own)} and keeps "
             f"min_heads_per_layer {budget.min_heads_per_layer}: lower the budget"

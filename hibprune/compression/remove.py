@@ -15,9 +15,9 @@ from hibprune.compression.neuron_pruning import remove_neurons
 from hibprune.records.units import Plan, Unit, heads_by_layer
 
 NOTE = (
-    "Attention heads were removed with hibprune. Before from_pretrained, `import hibprune` (with "
+    "Parts were removed with hibprune. Before from_pretrained, `import hibprune` (with "
     "transformers 4.57): without it, loading stops at a missing '_prune_heads' or at weights of "
-    "other shapes. The ONNX files need neither."
+    "other shapes where layers differ. The ONNX files need neither."
 )
 """For config.json, where whoever cannot load the model will look."""
 
@@ -33,11 +33,12 @@ def remove_units(model: PreTrainedModel, units: Iterable[Unit]) -> None:
         remove_heads(model, Plan(removed=heads, kept=()))
     if in_decoder:
         remove_decoder_heads(model, in_decoder)
-        model.config._hibprune = NOTE
     if neurons:
         remove_neurons(model, neurons)
     if channels:
         remove_channels(model, channels)
+    if chosen:
+        model.config._hibprune = NOTE
 
 
 def remove_heads(model: PreTrainedModel, plan: Plan) -> None:

@@ -128,7 +128,7 @@ class Recipe(Settings):
         """How units of a kind are scored.
 
         Where several kinds share one budget, all by one method, whose scores are errors; so are
-        heads where none are to go.
+        heads where none are to go, which takes forward passes alone.
         """
         own: dict[Pool, MethodBase] = {
             "head": self.attribution,
@@ -139,7 +139,9 @@ class Recipe(Settings):
             "cross_head": self.decoder_head_attribution,
         }
         chosen = own[pool]
-        if self.budget.one_number is not None and self.kinds != (pool,):
+        budget = self.budget
+        shared = budget.one_number is not None and self.kinds != (pool,)
+        if shared or (pool == "head" and not (budget.one_number or budget.takes_heads)):
             same = isinstance(chosen, Reconstruction)
             chosen = chosen if same else Reconstruction(method="reconstruction")
         return chosen.for_task(self.task.kind)

@@ -95,7 +95,7 @@ def _what_it_is(manifest: Manifest) -> str:
     metric = wording.metric_sentence(manifest)
     return (
         f"{plain(manifest.model.source)}{revision} for {plain(manifest.task)}, made smaller by "
-        f"removing attention heads with hibprune; {wording.training_sentence(manifest)}. "
+        f"{wording.means(manifest)} with hibprune; {wording.training_sentence(manifest)}. "
         f"{wording.heads_sentence(manifest)} {metric}"
     )
 
@@ -151,7 +151,7 @@ def _limits(manifest: Manifest) -> list[str]:
         caution(manifest),
         f"The metric holds for the {manifest.metric.n} validation {medium.many}; try other "
         f"{medium.variety} before deploying.",
-        "No training followed the removal of heads."
+        "No training followed the removal."
         if manifest.recovery is None
         else "Training followed the removal: towards the original, not towards better answers.",
         _licence_sentence(manifest),

@@ -47,6 +47,8 @@ def ranking_finding(fault: RankingFault) -> str:
 def empty_ranking_sentence(manifest: Manifest) -> str | None:
     """That heads were chosen by a ranking that says nothing; None where they were not."""
     attribution, rounds = manifest.attribution, manifest.rounds
+    if not manifest.heads.removed_count:
+        return None
     if len(rounds) < 2:
         if attribution.ranking_fault is None:
             return None

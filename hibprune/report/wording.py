@@ -10,13 +10,14 @@ from hibprune.records.comparison import Estimate
 from hibprune.records.manifest import Manifest
 from hibprune.records.measurements import AtWork, Measurement
 from hibprune.records.medium import SOUND, Medium
-from hibprune.records.units import Pool
+from hibprune.records.units import Pool, pool_words
 from hibprune.records.variants import Timing, Variant, VariantLatency
 from hibprune.report.numbers import (
     MINUS,
     capitalised,
     change,
     count,
+    listing,
     megabytes,
     metric_decimals,
     percent,
@@ -237,7 +238,9 @@ def heads_sentence(manifest: Manifest) -> str:
     """How many heads went of how many, what rounding took from the budget, and what stays."""
     heads = manifest.heads
     if heads.removed_count == 0:
-        none = f"None of the {heads.total} attention heads was removed."
+        # Beside a decoder's heads it would be untrue of all.
+        own = "encoder's " if {"decoder_head", "cross_head"} & manifest.others.keys() else ""
+        none = f"None of the {own}{heads.total} attention heads was removed."
         return none + others_sentence(manifest)
     verb = "was" if heads.removed_count == 1 else "were"
     share = percent(heads.removed_count / heads.total, 0)
@@ -246,6 +249,15 @@ def heads_sentence(manifest: Manifest) -> str:
         f"{heads.removed_count} of {heads.total} attention heads ({share}) {verb} removed"
         f"{f': {rounding}' if rounding else ''}.{others_sentence(manifest)}"
     )
+
+
+def means(manifest: Manifest) -> str:
+    """What made a model smaller: `removing attention heads and neurons, factoring projections`."""
+    gone = ["attention heads"] if manifest.heads.removed_count else []
+    gone += [pool_words(pool) for pool, one in manifest.others.items() if one.removed_count]
+    factored = manifest.ranks is not None and manifest.ranks.factored
+    removing = [f"removing {listing(gone)}"] if gone or not factored else []
+    return " and ".join([*removing, *(["factoring projections"] if factored else [])])
 
 
 def others_sentence(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""One number for all kinds of units: what a model costs without some, and the least it can cost."""
+"""Whether budgets can be had of a model, and what it costs without some of its units."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
+from hibprune.compression.plan import Budget, check_share
 from hibprune.compression.projection_ranks import take_shape
 from hibprune.compression.rank_mixture import CountMix
 from hibprune.compression.remove import copy_without
@@ -120,6 +121,29 @@ def mix_words(recipe: Recipe, model: PreTrainedModel) -> str:
     """What one number for all kinds may take: `heads, neurons and ranks`."""
     kinds = [*mixed_kinds(recipe, model), *([RANK] if takes_ranks(recipe) else [])]
     return listing([pool_words(kind) for kind in kinds])
+
+
+def check_shares(budget: Budget, model: PreTrainedModel) -> None:
+    """See that shares of units beside heads can be had of a model.
+
+    Raises:
+        UserError: it does not have a kind, more of it would go than may, or nothing goes at all.
+    """
+    if budget.channels:
+        require_front_end(model)
+    gone = int(budget.takes_heads or budget.one_number is not None)
+    shares = {f"{pool}s": budget.share_of(pool)[0] for pool in POOLS if pool != "head"}
+    for pool in POOLS:
+        if shares.get(f"{pool}s"):
+            require_decoder(model, pool, f"budget.{pool}s")
+            gone += check_share(budget, pool, units_of(model, pool))
+    if not gone and not (budget.ranks and ranks_within(model, budget.ranks)):
+        given = [
+            f"{name} {share:g}"
+            for name, share in (shares | {"ranks": budget.ranks}).items()
+            if share
+        ]
+        raise UserError(f"budget: by {listing(given)} nothing of this model would go: raise it")
 
 
 def check_mix(recipe: Recipe, checkpoint: Checkpoint, references: Sequence[Target]) -> str | None:

@@ -24,7 +24,8 @@ def choose(run: Run) -> Choice:
         choice = Choice(())
         for number in range(1, rounds + 1):
             part = Round(number, rounds, choice.removed)
-            scores = attribute(run, targets, part, start=choice.recovered)
+            method = recipe.method_of("head")
+            scores = attribute(run, targets, part, method=method, start=choice.recovered)
             planned = plan(run, scores, part)
             finished, start = FinishedRound(scores, planned), choice.recovered
             if number < rounds and recipe.recover is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hibprune.attribution.batches import read_unmodified
 from hibprune.attribution.session import Sample
-from hibprune.compression.plan import check_budget, check_share, require_encoder
+from hibprune.compression.plan import check_budget, require_encoder
 from hibprune.data import (
     Content,
     Selection,
@@ -26,16 +26,13 @@ from hibprune.execution.runtime import choose_device
 from hibprune.models.architecture import graph_fault
 from hibprune.models.attention import frozen, heads_of, positions_fitted
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
-from hibprune.models.front_end import require_front_end
 from hibprune.models.low_rank import require_whole_projections
 from hibprune.models.parts import plain_faults
 from hibprune.models.preprocessing import Reading
 from hibprune.models.trial import REMEDY
-from hibprune.models.units import require_decoder, units_of
 from hibprune.recipe import InputLimits, LoadedRecipe, Recipe
-from hibprune.records.units import POOLS
 from hibprune.report.checking import passed_over_lines
-from hibprune.stages.budget import check_mix
+from hibprune.stages.budget import check_mix, check_shares
 from hibprune.stages.graph_inputs import require_graph_inputs, require_lengths
 from hibprune.stages.held_out import held_out_of
 from hibprune.stages.recovery_clips import (
@@ -216,12 +213,7 @@ def check_model(recipe: Recipe, checkpoint: Checkpoint, exports: bool = True) ->
         check_budget(recipe.budget, scored)
     else:
         require_encoder(scored)
-    if recipe.budget.channels:
-        require_front_end(checkpoint.model)
-    for pool in POOLS:
-        if pool != "head" and recipe.budget.share_of(pool)[0]:
-            require_decoder(checkpoint.model, pool, f"budget.{pool}s")
-            check_share(recipe.budget, pool, units_of(checkpoint.model, pool))
+    check_shares(recipe.budget, checkpoint.model)
     require_lengths(recipe, checkpoint)
     if exports:
         require_graph_inputs(recipe, checkpoint)

@@ -260,10 +260,11 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
     if not is_rival:
         for pool in POOLS:
             number = sum(unit.is_of(pool) for unit in plan.units)
-            if number or pool == "head":
-                done.append(f"{number or 'no'} {pool_words(pool, number)} removed")
+            if number:
+                done.append(f"{number} {pool_words(pool, number)} removed")
         if factored := len(outcome.saved.result.factored):
             done.append(factored_words(factored))
+        done = done or ["nothing removed"]
         if repair is not None:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
         training = outcome.training
