@@ -96,6 +96,11 @@ def test_a_directory_and_manifests_stand_for_their_clips(
         str(empty), f"{broken}:2", str(gone), f"{outside}:1",
     ]  # fmt: skip
     assert result.exit_code == 2
+    # There is no recipe whose keys could be set.
+    assert told_faults[3] == (
+        f"error: {outside}:1: '../../etc/x.wav' is no path inside {tmp_path}; put the manifest "
+        "into a directory above it, or name the clips themselves"
+    )
     # What can be answered is, in its order.
     assert [line.rsplit(": ", 1)[0] for line in result.stdout.splitlines()] == [
         str(clips[1]), str(clips[0]), str(clips[0]),

@@ -41,6 +41,8 @@ class Manifest(LabelledSource):
     """
 
     media: ClassVar[tuple[Medium, ...]] = (SOUND, TEXT)
+    to_reach_outside: ClassVar[str] = "set 'root' to a directory above it"
+    """What makes an audio path do that leads out of where paths start."""
 
     kind: Literal["manifest"]
     path: str
@@ -91,7 +93,7 @@ class Manifest(LabelledSource):
         lines: dict[str, int] = {}
         for line, row in rows_of(path, columns):
             place = f"{path}:{line}"
-            name = _inside(root, _text(row, self.audio, place, is_path=True), place)
+            name = self._inside(root, _text(row, self.audio, place, is_path=True), place)
             if name in lines:
                 raise UserError(
                     f"{place}: {shortened(legible(name))} is listed already in line {lines[name]}"
@@ -108,6 +110,16 @@ class Manifest(LabelledSource):
 
     def _audio_root(self, path: Path, base: Path) -> Path:
         return path.parent if self.root is None else located(self.root, base)
+
+    def _inside(self, root: Path, name: str, place: str) -> str:
+        """`name` relative to `root`. Raises UserError when it leaves `root`."""
+        found = inside(root, name)
+        if found is None:
+            raise UserError(
+                f"{place}: {shortened(repr(name))} is no path inside {root}; "
+                f"{self.to_reach_outside}"
+            )
+        return found.as_posix()
 
 
 def _text(
@@ -144,14 +156,3 @@ def _text(
         if not is_input:
             raise UserError(f"{place}: '{column}' holds half a character") from error
     return value.strip()
-
-
-def _inside(root: Path, name: str, place: str) -> str:
-    """`name` relative to `root`. Raises UserError when it leaves `root`."""
-    found = inside(root, name)
-    if found is None:
-        raise UserError(
-            f"{place}: {shortened(repr(name))} is no path inside {root}; "
-            "set 'root' to a directory above it"
-        )
-    return found.as_posix()

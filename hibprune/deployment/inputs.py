@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from hibprune.data import AudioFile, Content, Folder, Manifest, TargetFields, Text
 from hibprune.data.paths import directory_fault, file_fault
@@ -31,6 +32,14 @@ class NoInput:
     is_fault: bool
 
 
+class NamedManifest(Manifest):
+    """A manifest that a person names where there is no recipe, whose keys could be set."""
+
+    to_reach_outside: ClassVar[str] = (
+        "put the manifest into a directory above it, or name the clips themselves"
+    )
+
+
 def inputs_of(argument: str, preprocessor: Preprocessor) -> Iterator[Input | NoInput]:
     """The clips or texts that an argument stands for.
 
@@ -43,7 +52,7 @@ def inputs_of(argument: str, preprocessor: Preprocessor) -> Iterator[Input | NoI
         if medium is not TEXT and directory_fault(path) is None:
             source: Folder | Manifest = Folder(kind="folder", path=argument, labelled=False)
         elif path.suffix.lower() in MANIFEST_SUFFIXES and _may_be_file(path, medium):
-            source = Manifest(kind="manifest", path=argument, labelled=False)
+            source = NamedManifest(kind="manifest", path=argument, labelled=False)
         else:
             yield Input(argument, preprocessor.content(argument))
             return
