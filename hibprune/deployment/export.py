@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +14,7 @@ from torch.nn.utils import parametrize
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hibprune.deployment.decoder_cache import leave_heads_open, own_cache
+from hibprune.deployment.exporter import EXPORT, plain_exporter
 from hibprune.deployment.masked_export import with_mask
 from hibprune.errors import UserError
 from hibprune.execution.files import scratch_directory, write_via_temporary
@@ -58,7 +55,7 @@ def _write(
     files: tuple[str, ...],
     masked: bool = False,
 ) -> None:
-    with scratch_directory(directory) as scratch, _quiet(), _plain_failures(opset):
+    with scratch_directory(directory) as scratch, plain_exporter(EXPORT, opset):
         duplicate = _export_copy(model)
         _export(duplicate, scratch, task, opset, masked)
         if MERGED_DECODER in files:
@@ -78,7 +75,7 @@ def export_layer(layer: nn.Module, path: Path, example: Tensor, opset: int) -> N
     Raises:
         UserError: the exporter fails.
     """
-    with _quiet(), _plain_failures(opset):
+    with plain_exporter(EXPORT, opset):
         torch.onnx.export(
             layer.eval(),
             (example,),
@@ -177,41 +174,6 @@ def _bake(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[0]
     for name, value in computed.items():
         module.register_parameter(name, nn.Parameter(value))
-
-
-@contextlib.contextmanager
-def _plain_failures(opset: int) -> Iterator[None]:
-    """Turn whatever the exporter raises into a line; what the disk does is told elsewhere.
-
-    Raises:
-        UserError: the exporter failed.
-    """
-    try:
-        yield
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # torch, optimum and onnx each have kinds of their own
-        reason = next(iter(str(error).strip().splitlines()), "")[:200]
-        raise UserError(
-            f"export: the exporter fails at opset {opset} "
-            f"({type(error).__name__}: {reason}): set another export.opset"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the tracer's warnings and the exporter's chatter off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("optimum", "transformers", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def write_metadata(path: Path, properties: Mapping[str, object]) -> None:

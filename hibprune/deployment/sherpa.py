@@ -9,10 +9,7 @@ tokens that the model must not say.
 from __future__ import annotations
 
 import base64
-import contextlib
-import io
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, WhisperFeatureExtractor
 
+from hibprune.deployment.exporter import plain_exporter
 from hibprune.deployment.sherpa_decoder import Decoder, cross_width, self_width, stacked
 from hibprune.errors import UserError
 from hibprune.execution.files import write_text
@@ -105,20 +103,12 @@ def write_sherpa(
     Raises:
         UserError: torch or onnx cannot do it at this opset.
     """
-    try:
+    with plain_exporter("export.sherpa", opset):
         _write_graphs(model, directory, opset)
         own = {key: json.dumps(value) for key, value in properties.items()}
         about = {**own, **metadata(model, tokenizer, language)}
         for name in (ENCODER, DECODER):
             _describe(directory / name, about)
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # torch and onnx each have kinds of their own
-        reason = next(iter(str(error).strip().splitlines()), "")[:200]
-        raise UserError(
-            f"export.sherpa: fails at opset {opset} ({type(error).__name__}: {reason}): set "
-            "another export.opset or leave it out"
-        ) from error
     write_text(directory / TOKENS, table_of_tokens(tokenizer))
 
 
@@ -166,18 +156,16 @@ def _export(
     outputs: Mapping[str, Mapping[int, str]],
     opset: int,
 ) -> None:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            example,
-            target,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={name: dict(axes) for name, axes in {**inputs, **outputs}.items()},
-            opset_version=opset,
-            dynamo=False,
-        )
+    torch.onnx.export(
+        module,
+        example,
+        target,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_axes={name: dict(axes) for name, axes in {**inputs, **outputs}.items()},
+        opset_version=opset,
+        dynamo=False,
+    )
 
 
 def metadata(model: PreTrainedModel, tokenizer: Any, language: str | None) -> dict[str, str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
+from hibprune.deployment.exporter import plain_exporter
 from hibprune.errors import UserError
 from hibprune.execution.runtime import MASK, onnx_session, plain_onnx_errors
 from hibprune.models.preprocessing import Preprocessor, SoundPreprocessor
@@ -62,7 +60,7 @@ def write_waveform_graph(extractor: Any, graph: Path, target: Path, opset: int) 
     """
     import onnx
 
-    try:
+    with plain_exporter("export.waveform", opset):
         model, made = onnx.load(graph), target.with_suffix(".front-end.onnx")
         masked = MASK in {one.name for one in model.graph.input}
         _export(_front_end(extractor, masked), made, opset, masked)
@@ -74,14 +72,6 @@ def write_waveform_graph(extractor: Any, graph: Path, target: Path, opset: int) 
             front, model, io_map=[(f"{PREFIX}{name}", own) for name, own in taken.items()]
         )
         onnx.save(joined, target)
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # torch and onnx each have kinds of their own
-        reason = next(iter(str(error).strip().splitlines()), "")[:200]
-        raise UserError(
-            f"export.waveform: fails at opset {opset} ({type(error).__name__}: {reason}): set "
-            "another export.opset or leave it out"
-        ) from error
 
 
 def graph_difference(graph: Path, features: dict[str, Tensor], joined: Path, sound: Any) -> float:
@@ -182,15 +172,13 @@ class LogMel(nn.Module):
 def _export(module: nn.Module, target: Path, opset: int, masked: bool) -> None:
     example = [torch.zeros(2, 1000), *([torch.ones(2, 1000, dtype=torch.long)] if masked else [])]
     inputs = [INPUT, *([MASK] if masked else [])]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(),
-            tuple(example),
-            target,
-            input_names=inputs,
-            output_names=["features", *(["mask"] if masked else [])],
-            dynamic_axes={name: {0: "batch", 1: "samples"} for name in inputs},
-            opset_version=opset,
-            dynamo=False,
-        )
+    torch.onnx.export(
+        module.eval(),
+        tuple(example),
+        target,
+        input_names=inputs,
+        output_names=["features", *(["mask"] if masked else [])],
+        dynamic_axes={name: {0: "batch", 1: "samples"} for name in inputs},
+        opset_version=opset,
+        dynamo=False,
+    )

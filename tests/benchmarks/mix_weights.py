@@ -11,28 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from transformers import PreTrainedModel
+from passing_run import divergence, passing_run
 
 from hibprune.compression.rank_mixture import RankMixture
 from hibprune.compression.unit_mixture import Mixture
 from hibprune.execution.files import write_text
 from hibprune.execution.machine import describe_machine, installed_versions
-from hibprune.execution.output import open_output
-from hibprune.execution.progress import Narrator
-from hibprune.execution.runtime import choose_device
-from hibprune.recipe import load_recipe
 from hibprune.records.units import Currency, Kind
 from hibprune.stages.budget import Counting
-from hibprune.stages.load import load
 from hibprune.stages.mix import scored_pools
 from hibprune.stages.mix_limits import without_steps
 from hibprune.stages.repair import calibration_clips, repaired_copy
-from hibprune.stages.run import Run
 from hibprune.stages.score import calibration_targets
 
 LIMITS: tuple[tuple[Currency, float], ...] = (
@@ -49,14 +40,8 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--weights", type=float, nargs="+", default=(1, 4, 16, 64))
     arguments = parser.parse_args()
-    # A budget of a loss keeps a quarter of the clips out of scoring and repair.
-    loaded = load_recipe(arguments.recipe, ["budget={metric_drop: 0.01}", "removal={}"])
     rows = []
-    with tempfile.TemporaryDirectory() as directory, open_output(Path(directory)):
-        device = choose_device("cpu")
-        run = Run(
-            loaded, load(loaded, device), Path(directory), device, Narrator(Console(quiet=True))
-        )
+    with passing_run(arguments.recipe) as run:
         scores = scored_pools(run, calibration_targets(run))
         clips = calibration_clips(run)
         counting = Counting(run.recipe, run.checkpoint, run.material.references)
@@ -85,20 +70,6 @@ def main() -> None:
         "rows": rows,
     }
     write_text(RESULT, json.dumps(report, indent=1) + "\n")
-
-
-def divergence(run: Run, model: PreTrainedModel) -> float:
-    """Mean KL divergence of a model's outputs from the original's, on clips held out."""
-    held_out, checkpoint, total = run.material.held_out, run.checkpoint, 0.0
-    assert held_out is not None
-    for clip in held_out.utterances:
-        inputs = checkpoint.inputs(checkpoint.read(clip.content, run.recipe.calibration.durations))
-        with torch.no_grad():
-            before, after = (
-                one(**inputs).logits.double().log_softmax(-1) for one in (checkpoint.model, model)
-            )
-        total += float((before.exp() * (before - after)).sum(-1).mean())
-    return total / len(held_out.utterances)
 
 
 if __name__ == "__main__":

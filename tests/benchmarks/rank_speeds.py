@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mix_weights import divergence
-from rich.console import Console
+from passing_run import divergence, passing_run
 
 from hibprune.compression.latency_costs import latency_cost
 from hibprune.compression.projection_ranks import layered
@@ -25,17 +23,12 @@ from hibprune.compression.projection_times import projection_time
 from hibprune.compression.rank_mixture import Mix, Mixes, Ranks
 from hibprune.compression.rank_spectra import Spectra, rank_spectra
 from hibprune.compression.unit_mixture import Mixture
-from hibprune.execution.output import open_output
-from hibprune.execution.progress import Narrator
-from hibprune.execution.runtime import choose_device
 from hibprune.execution.steps import kept_result
 from hibprune.models.hidden_states import HiddenStates
-from hibprune.recipe import load_recipe
 from hibprune.records.latency_table import LatencyTable
 from hibprune.records.units import Plan, Unit
 from hibprune.stages.budget import Counting, mixed_kinds
 from hibprune.stages.latency_table import LATENCY_TABLE, latency_table
-from hibprune.stages.load import load
 from hibprune.stages.mix import RANK_WEIGHT, WEIGHTS, scored_pools
 from hibprune.stages.mix_limits import without_steps
 from hibprune.stages.repair import calibration_clips, finished_copy
@@ -51,13 +44,7 @@ def main() -> None:
     parser.add_argument("--speeds", type=float, nargs="+", default=(1.5, 2.0, 2.5))
     parser.add_argument("--weights", type=float, nargs="+", default=(RANK_WEIGHT,))
     arguments = parser.parse_args()
-    # A budget of a loss keeps a quarter of the clips out of scoring and repair.
-    loaded = load_recipe(arguments.recipe, ["budget={metric_drop: 0.01}", "removal={}"])
-    with tempfile.TemporaryDirectory() as directory, open_output(Path(directory)):
-        device = choose_device("cpu")
-        run = Run(
-            loaded, load(loaded, device), Path(directory), device, Narrator(Console(quiet=True))
-        )
+    with passing_run(arguments.recipe) as run:
         for speed, weight, mix in chosen(run, arguments.run, arguments.speeds, arguments.weights):
             plan = Plan.of(mix.units, (), layered(mix.ranks))
             finished, _, _ = finished_copy(without_steps(run), plan, clips=calibration_clips(run))

@@ -13,22 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
+from passing_run import passing_run
 
 from hibprune.compression.projection_times import projection_time
 from hibprune.compression.remove import copy_without
-from hibprune.execution.output import open_output
-from hibprune.execution.progress import Narrator
-from hibprune.execution.runtime import choose_device
 from hibprune.models.low_rank import projections_of, ranks_within
-from hibprune.recipe import load_recipe
 from hibprune.stages.budget import mixed_kinds
 from hibprune.stages.latency_table import encoder_units_beyond, latency_table
-from hibprune.stages.load import load
 from hibprune.stages.run import Run
 from hibprune.stages.trial_exports import export_without, time_together
 
@@ -40,13 +34,8 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=(0.25, 0.5, 0.75, 0.9))
     arguments = parser.parse_args()
     sets = ["budget={speedup: 2}", f"gates.variant={arguments.variant}"]
-    loaded = load_recipe(arguments.recipe, sets)
-    with tempfile.TemporaryDirectory() as directory, open_output(Path(directory)):
-        device = choose_device("cpu")
-        run = Run(
-            loaded, load(loaded, device), Path(directory), device, Narrator(Console(quiet=True))
-        )
-        tabulated(run, arguments.shares, Path(directory))
+    with passing_run(arguments.recipe, sets) as run:
+        tabulated(run, arguments.shares, run.directory)
 
 
 def tabulated(run: Run, shares: list[float], scratch: Path) -> None:

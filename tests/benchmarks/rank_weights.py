@@ -11,25 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mix_weights import divergence
-from rich.console import Console
+from passing_run import divergence, passing_run
 
 from hibprune.compression.projection_ranks import layered
 from hibprune.compression.rank_mixture import RankMixture, Ranks, by_weights
 from hibprune.compression.rank_spectra import Spectra, rank_spectra
 from hibprune.compression.unit_mixture import Mixture
-from hibprune.execution.output import open_output
-from hibprune.execution.progress import Narrator
-from hibprune.execution.runtime import choose_device
 from hibprune.models.hidden_states import HiddenStates
-from hibprune.recipe import load_recipe
 from hibprune.records.units import Plan, Scores, Unit
 from hibprune.stages.budget import Counting
-from hibprune.stages.load import load
 from hibprune.stages.mix import WEIGHTS, scored_pools
 from hibprune.stages.mix_limits import without_steps
 from hibprune.stages.repair import calibration_clips, finished_copy
@@ -43,19 +36,13 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, nargs="+", default=(0.5, 0.3, 0.2))
     parser.add_argument("--weights", type=float, nargs="+", default=(4, 1, 0.25))
     arguments = parser.parse_args()
-    # A budget of a loss keeps a quarter of the clips out of scoring and repair.
-    loaded = load_recipe(arguments.recipe, ["budget={metric_drop: 0.01}", "removal={}"])
-    with tempfile.TemporaryDirectory() as directory, open_output(Path(directory)):
-        device = choose_device("cpu")
-        run = Run(
-            loaded, load(loaded, device), Path(directory), device, Narrator(Console(quiet=True))
-        )
+    with passing_run(arguments.recipe) as run:
         scores = scored_pools(run, calibration_targets(run))
         ways: list[tuple[Sequence[Scores], float | None]] = [(scores, None), ((), 1.0)]
         ways += [(scores, weight) for weight in arguments.weights]
         for share in arguments.parameters:
             for own, weight in ways:
-                print(json.dumps(tried(run, share, own, weight, Path(directory))), flush=True)
+                print(json.dumps(tried(run, share, own, weight, run.directory)), flush=True)
 
 
 def tried(
