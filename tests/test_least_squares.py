@@ -6,9 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+import sklearn.covariance
 import torch
 
-from hibprune.attribution.reconstruction import removal_order
+from hibprune.attribution.reconstruction import believable, removal_order
 from hibprune.compression.least_squares import fitted, scaled
 from hibprune.models.moments import Moments
 
@@ -171,3 +172,47 @@ def test_greedy_is_no_worse_than_a_random_order() -> None:
         fit, *_ = np.linalg.lstsq(centred[:, left].numpy(), whole.numpy(), rcond=None)
         costs.append(np.square(whole.numpy() - centred[:, left].numpy() @ fit).sum())
     assert chosen < np.median(costs)
+
+
+def few(frames: int, columns: int, seed: int = 0) -> np.ndarray:
+    """Observations of columns that vary each as much as they like, mixed a little."""
+    generator = np.random.default_rng(seed)
+    mixing = np.eye(columns) + 0.3 * generator.normal(size=(columns, columns)) / columns**0.5
+    return (generator.normal(size=(frames, columns)) * generator.uniform(0.5, 2, columns)) @ mixing
+
+
+@pytest.mark.parametrize("frames", [15, 60, 119])
+def test_a_moment_of_few_observations_is_scikit_learns_shrunk_one(frames: int) -> None:
+    drawn = few(frames, 60)
+    expected, share = sklearn.covariance.oas(drawn)
+    assert 0 < share < 1
+    centred = torch.from_numpy(drawn - drawn.mean(0))
+    second = centred.T @ centred
+    found = believable(second, frames) / frames
+    torch.testing.assert_close(found, torch.from_numpy(expected))
+
+
+def test_a_moment_of_many_observations_is_left_as_it_is() -> None:
+    second = torch.eye(4, dtype=torch.float64) + 1
+    assert believable(second, 8) is second
+    assert not torch.equal(believable(second, 7), second)
+    # Of columns that never vary there is nothing to shrink.
+    assert not believable(torch.zeros(4, 4, dtype=torch.float64), 3).any()
+
+
+def test_few_observations_do_not_promise_that_columns_make_up_for_others() -> None:
+    """With 40 of 60 columns, any 40 would restore all; other observations tell what is lost."""
+    frames, columns, gone = 40, 60, 15
+    both = few(frames + 20_000, columns, 1)
+    seen, other = (torch.from_numpy(part - part.mean(0)) for part in np.split(both, [frames]))
+    weight = torch.from_numpy(np.random.default_rng(2).normal(size=(5, columns)))
+    blocks = [[column] for column in range(columns)]
+    second = seen.T @ seen
+    order = removal_order(believable(second, frames), weight, blocks)[:gone]
+    left = [column for column in range(columns) if column not in {step.block for step in order}]
+    whole = (other @ weight.T).numpy()
+    fit, *_ = np.linalg.lstsq(other[:, left].numpy(), whole, rcond=None)
+    lost = float(np.square(whole - other[:, left].numpy() @ fit).sum()) / len(other)
+    foretold = sum(step.error for step in order) / frames
+    assert 0.5 * lost < foretold < 2 * lost
+    assert sum(step.error for step in removal_order(second, weight, blocks)[:gone]) < 1e-3 * lost

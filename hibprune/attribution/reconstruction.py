@@ -6,6 +6,10 @@ columns as made up for so far, unit P costs tr(W_P ([H]_PP)⁻¹ W_Pᵀ) (Hassib
 blocks as in Kurtic et al. 2023). Forward passes only, and no labels. Of a convolution's channel P
 are the columns of the matrix that reads it: of the next convolution as many as its kernel, on
 unfolded windows, or of the projection behind the last.
+
+Where observations are hardly more than columns, as tokens of a few transcripts are, any of the
+columns make up for the others, on these clips alone. Their second moment is then shrunk towards
+that of columns that have nothing in common (OAS: Chen et al. 2010, arXiv 0907.4698).
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ from hibprune.tasks.seq2seq import fed_tokens
 
 DAMPING = 1e-6
 """Of the mean variance of a column."""
+PLENTY = 2
+"""Observations per column from which on their second moment is taken as it is."""
 DELAY = 128
 """Columns that go before matrices are brought up to date, in one product instead of many."""
 
@@ -189,10 +195,28 @@ def _scores(
     share = moments.weight * ((moments.spread() or 1.0) if weighing == "stream" else 1.0)
     found: dict[Unit, float] = {}
     highest = 0.0
-    for step in removal_order(second, weight, blocks):
+    for step in removal_order(believable(second, moments.weight), weight, blocks):
         highest = max(highest, step.error)
         found[units[step.block]] = highest / share
     return found
+
+
+def believable(second: Tensor, observations: float) -> Tensor:
+    """A second moment (columns, columns) as it is, or shrunk where observations are too few.
+
+    The share ρ = min(1, (a + μ²) / ((n + 1) (a − μ²/p))) of it becomes that of p columns alike,
+    with μ their mean variance and a the mean of the squared entries (Chen et al. 2010, eq. 23).
+    """
+    columns = len(second)
+    if observations >= PLENTY * columns:
+        return second
+    alike = float(second.diagonal().mean())
+    squares = float(second.square().mean())
+    beyond = (observations + 1) * (squares - alike**2 / columns)
+    share = 1.0 if beyond <= 0 else min(1.0, (squares + alike**2) / beyond)
+    shrunk = (1 - share) * second
+    shrunk.diagonal().add_(share * alike)
+    return shrunk
 
 
 def removal_order(
