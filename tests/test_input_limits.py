@@ -22,10 +22,11 @@ from standin import LABELS, SAMPLING_RATE, StandIn
 from tiny_models import TINY_MODELS
 from transformers import SequenceFeatureExtractor
 
+import hibprune.models.extractor
 from hibprune.data import AudioFile, ContentFault, DurationLimits
 from hibprune.errors import UserError
 from hibprune.models.checkpoint import load_checkpoint
-from hibprune.models.extractor import longest_heard
+from hibprune.models.extractor import CUT_NOTHING, longest_heard
 from hibprune.models.preprocessing import SoundPreprocessor
 from hibprune.models.source import ModelSource
 from hibprune.models.staging import StagedCheckpoint
@@ -86,6 +87,17 @@ def test_a_feature_extractor_is_asked_for_its_limit_by_trying_it(
     extractor: Any, seconds: float, staged: StagedCheckpoint
 ) -> None:
     assert longest_heard(extractor, staged) == pytest.approx(seconds, abs=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_normalize": False, "return_attention_mask": True}])
+def test_those_that_are_known_to_cut_nothing_cut_nothing(
+    settings: dict[str, bool], staged: StagedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are spared long clips, but for here."""
+    assert CUT_NOTHING
+    monkeypatch.setattr(hibprune.models.extractor, "CUT_NOTHING", ())
+    for kind in CUT_NOTHING:
+        assert longest_heard(kind(**settings), staged) == math.inf
 
 
 @pytest.mark.parametrize(
