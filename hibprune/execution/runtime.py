@@ -83,11 +83,12 @@ def session_options(device: str, threads: int | None = None) -> Any:
         onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Idle threads of one session would take the processor from another in the same process, and
+    # from what prepares the next clip.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Idle threads of one session would take the processor from another in the same process.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
