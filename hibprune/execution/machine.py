@@ -7,6 +7,8 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -92,7 +94,12 @@ def instruction_set() -> tuple[str, ...]:
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape a result."""
-    versions = {"python": platform.python_version()}
+    return {"python": platform.python_version(), **_package_versions()}
+
+
+@cache
+def _package_versions() -> Mapping[str, str]:
+    versions = {}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -13,9 +14,7 @@ def filled(name: str, parts: Mapping[str, object]) -> str:
     Parts are finished Markdown and are never read as templates themselves.
     """
     # Markdown: its parts escape themselves.
-    environment = _environment(escaping=False)
-    environment.filters["paragraphs"] = paragraphs
-    return environment.get_template(name).render(parts)
+    return _environment(escaping=False).get_template(name).render(parts)
 
 
 def filled_page(name: str, parts: Mapping[str, object]) -> str:
@@ -23,8 +22,10 @@ def filled_page(name: str, parts: Mapping[str, object]) -> str:
     return _environment(escaping=True).get_template(name).render(parts)
 
 
+@cache
 def _environment(escaping: bool) -> Environment:
-    return Environment(
+    """Keeps what it has compiled."""
+    environment = Environment(
         loader=PackageLoader("hibprune.report"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -32,6 +33,8 @@ def _environment(escaping: bool) -> Environment:
         keep_trailing_newline=True,
         autoescape=escaping,
     )
+    environment.filters["paragraphs"] = paragraphs
+    return environment
 
 
 def paragraphs(texts: Iterable[str]) -> str:
