@@ -44,6 +44,7 @@ def _preload_more() -> None:
 
 READERS = (
     "onnxruntime",
+    "single_threads",
     "optimum.onnxruntime.modeling_seq2seq",
     "transformers.generation.utils",
 )
@@ -87,6 +88,12 @@ def pytest_collection_finish() -> None:
     """Once all is imported: the exporter collects garbage, and would look through all of it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_one_thread() -> None:
+    """Here, as in what is forked from here."""
+    import single_threads  # noqa: F401
 
 
 class Earnest:

@@ -36,7 +36,7 @@ READY = {
     ),
     "transformers": (
         "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
-        "optimum.onnxruntime.modeling_seq2seq",
+        "optimum.onnxruntime.modeling_seq2seq", "single_threads",
     ),
     "hibprune": (
         "hibprune.pipeline", "hibprune.cli", "optimum.exporters.onnx.convert", "onnxruntime",
