@@ -91,13 +91,12 @@ PARTLY = ("conformer-rotary", "moonshine", "bert")
 
 
 def on_every_model(names: list[str]) -> pytest.MarkDecorator:
-    """Methods on families: all on the unlike ones, every other one on those partly so, two on each
+    """Methods on families: all on the unlike ones, every other one on those partly so, one on each
     of the rest, which are much like one; what remains is slow."""
     alike = [row for row in TINY_MODELS if row.name not in (*UNLIKE, *PARTLY)]
     cases = []
     for row in TINY_MODELS:
-        first = 2 * alike.index(row) if row in alike else 0
-        chosen = [names[(first + step) % len(names)] for step in range(2)]
+        chosen = [names[alike.index(row) % len(names)]] if row in alike else []
         if row.name in PARTLY:
             chosen = names[PARTLY.index(row.name) % 2 :: 2]
         for name in names:
