@@ -291,6 +291,40 @@ def test_the_configuration_says_what_graphs_say_and_no_graph_is_read_for_it(
     assert deployment.preprocessor.shortest == told_of["min_seconds"]
 
 
+@pytest.mark.parametrize("name", ["keyword_spotting", "encoder_decoder"])
+def test_the_feature_extractor_s_file_says_what_goes_in(
+    finished: Callable[[str], Path], stand_in: StandIn, tmp_path: Path, name: str
+) -> None:
+    directory = finished(name)
+    copied = copied_graphs(directory, tmp_path / "copied")
+    file = copied / "preprocessor_config.json"
+    written = json.loads(file.read_text())
+    said = written["hibprune"]
+    assert said.keys() == {
+        "min_seconds", "max_seconds", "sampling_rate", "normalised", "padding", "attention_mask",
+    }  # fmt: skip
+    told_of = json.loads((copied / "config.json").read_text())["hibprune"]
+    assert said == {key: told_of[key] for key in said}
+    assert (said["sampling_rate"], said["max_seconds"]) == {
+        "keyword_spotting": (RATE, None), "encoder_decoder": (RATE, 1.0),
+    }[name]  # fmt: skip
+    assert invoke("verify", directory).exit_code == 0
+    # transformers keeps the key, hears the same without it, and writes it again.
+    waveform, _ = soundfile.read(stand_in.clip("validation", 0), dtype="float32")
+    extractor = AutoFeatureExtractor.from_pretrained(copied)
+    assert extractor.hibprune == said
+    extractor.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / file.name).read_text()) == written
+    file.write_text(json.dumps({key: own for key, own in written.items() if key != "hibprune"}))
+    plain = AutoFeatureExtractor.from_pretrained(copied)
+    with_key, without = (
+        one(waveform, sampling_rate=RATE, return_tensors="np") for one in (extractor, plain)
+    )
+    assert with_key.keys() == without.keys()
+    for key, values in with_key.items():
+        assert np.array_equal(values, without[key])
+
+
 def test_a_configuration_of_another_task_than_the_graph_s_is_found(
     finished: Callable[[str], Path], stand_in: StandIn, tmp_path: Path
 ) -> None:

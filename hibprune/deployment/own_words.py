@@ -1,4 +1,4 @@
-"""What a model says of itself: in the metadata of its graphs, and under one key of config.json."""
+"""What a model says of itself: in its graphs' metadata, and under one key of its settings files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hibprune.models.staging import MAX_SETTINGS_BYTES
 from hibprune.tasks import Task, TaskBase
 
 CONFIG_KEY = "hibprune"
-"""Of config.json; what stands under it has in graphs this name and a dot in front."""
+"""Of config.json and preprocessor_config.json; in graphs this name stands in front, with a dot."""
 SHORTEST_CLIP = f"{CONFIG_KEY}.min_seconds"
 TASK_SETTINGS = f"{CONFIG_KEY}.task_settings"
 """The task as a recipe describes it, so that a model can be run without its recipe."""

@@ -30,6 +30,7 @@ from hibprune.execution.output import STEPS
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.layerwise import CalibrationClip, calibration_clip
+from hibprune.models.preprocessing import SoundPreprocessor
 from hibprune.records.repair import (
     FactoredProjection,
     PrunedModel,
@@ -41,7 +42,7 @@ from hibprune.report.numbers import count
 from hibprune.stages.credibility import credible_factors, credible_repair
 from hibprune.stages.load import encoded_target
 from hibprune.stages.run import Run, once
-from hibprune.stages.self_description import config_properties
+from hibprune.stages.self_description import config_properties, preparation_properties
 from hibprune.tasks import Target
 from hibprune.tasks.generation import with_mask
 from hibprune.tasks.seq2seq import fed_tokens
@@ -112,7 +113,7 @@ def repaired(run: Run, plan: Done[Plan], start: Start | None = None) -> Done[Pru
         ),
         lambda done: list(done.files),
         credible,
-        version=2,
+        version=3,
     )
     run.processes.tell(None)
     return done
@@ -138,6 +139,9 @@ def saved_files(
         extractor = task.deployed_extractor(prepared)
         if run.recipe.export.attention_mask:
             extractor = with_mask(extractor)
+        if isinstance(run.checkpoint.preprocessor, SoundPreprocessor):
+            extractor = copy.copy(extractor)
+            setattr(extractor, CONFIG_KEY, preparation_properties(run))
         for part in (extractor, run.checkpoint.vocabulary.tokenizer):
             if part is not None:
                 part.save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""What a model says of itself, in the metadata of its graphs and in its config.json.
+"""What a model says of itself: in its graphs, its config.json and its preprocessor_config.json.
 
 Whoever runs it elsewhere has no recipe and no manifest at hand.
 """
@@ -70,7 +70,17 @@ def made_properties(run: Run, model: PreTrainedModel) -> dict[str, object]:
 
 
 def input_properties(run: Run) -> dict[str, object]:
-    """What whoever runs the model elsewhere has to know of what goes in and comes out.
+    """What whoever runs the model elsewhere has to know of what goes in and comes out."""
+    task, properties = run.recipe.task, preparation_properties(run)
+    if task.fields.kind != "text":
+        properties["labels"] = run.checkpoint.vocabulary.labels
+    if task.generation is not None:
+        properties["generation"] = task.generation.model_dump(mode="json")
+    return properties
+
+
+def preparation_properties(run: Run) -> dict[str, object]:
+    """How inputs are prepared, which of sound preprocessor_config.json says as well.
 
     `normalised` sound has mean 0 and variance 1 clip by clip; limits are None where there are none.
     """
@@ -85,10 +95,6 @@ def input_properties(run: Run) -> dict[str, object]:
         properties["normalised"] = bool(getattr(extractor, "do_normalize", False))
         properties["padding"] = _padding_rule(run)
         properties["attention_mask"] = run.recipe.export.attention_mask
-    if task.fields.kind != "text":
-        properties["labels"] = run.checkpoint.vocabulary.labels
-    if task.generation is not None:
-        properties["generation"] = task.generation.model_dump(mode="json")
     return properties
 
 
