@@ -44,7 +44,7 @@ def _preload_more() -> None:
 
 READERS = (
     "onnxruntime",
-    "single_threads",
+    "graph_sessions",
     "optimum.onnxruntime.modeling_seq2seq",
     "transformers.generation.utils",
 )
@@ -91,9 +91,9 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def in_one_thread() -> None:
+def sessions_of_graphs() -> None:
     """Here, as in what is forked from here."""
-    import single_threads  # noqa: F401
+    import graph_sessions  # noqa: F401
 
 
 class Earnest:

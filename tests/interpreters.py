@@ -36,7 +36,7 @@ READY = {
     ),
     "transformers": (
         "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
-        "optimum.onnxruntime.modeling_seq2seq", "single_threads",
+        "optimum.onnxruntime.modeling_seq2seq", "graph_sessions",
     ),
     "hibprune": (
         "hibprune.pipeline", "hibprune.cli", "optimum.exporters.onnx.convert", "onnxruntime",
