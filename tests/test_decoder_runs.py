@@ -237,7 +237,7 @@ class TestCheck:
         ({"heads": 1, "decoder_heads": 1.0}, "less than 1"),
         ({"heads": 1, "cross_heads": -0.1}, "greater than or equal to 0"),
         ({"parameters": 0.5, "cross_heads": 0.5}, "cross_heads contradicts parameters"),
-        ({"decoder_heads": 0.0}, "give one of fraction, heads"),
+        ({"decoder_heads": 0.0}, "cross_heads or ranks: there is none"),
         ({"parameters": 0.5, "kinds": ["decoder"]}, "decoder_neuron"),
     ],
 )

@@ -77,6 +77,11 @@ class TestNeurons:
         assert "none of 8 heads to remove" in said
         assert "made smaller by removing neurons with hibprune" in unwrapped(card)
         assert "There is no cut to compare scores with." in report
+        assert "None went, blank places" in unwrapped(report)
+        # What went has no heads to show or to load.
+        for word in ("figures/heads.png", "## Removed heads", "_prune_heads"):
+            assert word not in card
+        assert "which else stops at weights of other sizes" in unwrapped(card)
         assert "Which heads went" not in report
         done = manifest(neurons).variant("pruned").done
         assert done == ("37 neurons removed", "repaired (least-squares)")
@@ -111,6 +116,10 @@ class TestNeurons:
         assert found["heads"]["removed"] == {}
         pruned = next(one for one in found["variants"] if one["name"] == "pruned")
         assert "head" not in pruned["done"][0]
+        # Matrices that became two are not what repair fits.
+        fitted = found["repair"]["sublayers"] != []
+        assert fitted is any("repaired" in one for one in pruned["done"])
+        assert fitted is ("channels" in budget)
         assert pruned["parameters"] < found["variants"][0]["parameters"]
 
 
@@ -146,6 +155,12 @@ def test_heads_of_a_decoder_alone(stand_ins: Callable[[str], Path], tmp_path: Pa
     assert sum(told(stand_in)["hibprune.removed_cross_heads"].values()) == 2
     card = unwrapped((out / "README.md").read_text())
     assert "removing decoder heads and cross heads with hibprune" in card
+    for stack, units in (("self", found.decoder_heads), ("cross", found.cross_heads)):
+        assert units is not None
+        for layer, gone in units.removed.items():
+            line = f"| decoder's {stack}-attention, {layer} | {', '.join(map(str, gone))} |"
+            assert not gone or line in (out / "README.md").read_text()
+    assert "which else stops at a missing `_prune_heads`" in card
     sentence = "None of the encoder's 8 attention heads was removed."
     assert sentence in card
     assert sentence in " ".join(result.output.split())

@@ -89,8 +89,11 @@ class Budget(Settings):
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
         others = self.ranks or any(self.share_of(pool)[0] for pool in POOLS if pool != "head")
         if len(given) > 1 or not (given or others):
-            found = f"there are {' and '.join(given)}" if given else "there is none"
-            raise ValueError(f"give one of {_either(AMOUNTS)}: {found}")
+            one = f"give one of {_either(AMOUNTS)}"
+            if given:
+                raise ValueError(f"{one}: there are {' and '.join(given)}")
+            shares = _either([*(f"{pool}s" for pool in POOLS if pool != "head"), "ranks"])
+            raise ValueError(f"{one}, or a share of {shares}: there is none")
         if not (self.one_number or self.takes_heads or others):
             raise ValueError(
                 f"{given[0]} is 0 and there is no share of other units, so that nothing would go: "

@@ -42,6 +42,8 @@ def model_card(manifest: Manifest, recipe_yaml: str) -> str:
             "medium": manifest.medium.name,
             "scored_by": plain(scored_by(manifest.attribution)),
             "removed": _removed(manifest),
+            "crossed_out": manifest.heads.removed_count > 0,
+            "whose": "" if manifest.generation is None else "the encoder's ",
             "limits": _limits(manifest),
             "citations": [plain(source) for source in citations(manifest)],
             "recipe_yaml": fenced(recipe_yaml, "yaml"),
@@ -135,14 +137,21 @@ def _reading(manifest: Manifest) -> str:
 
 
 def _removed(manifest: Manifest) -> str:
-    if not manifest.heads.removed_count:
-        return ""
+    """Which heads went, the encoder's first; empty if none did."""
+    decoders = {
+        f"decoder's {stack}, ": {} if units is None else units.removed
+        for stack, units in (
+            ("self-attention", manifest.decoder_heads),
+            ("cross-attention", manifest.cross_heads),
+        )
+    }
     rows = [
-        (layer, ", ".join(map(str, indices)))
-        for layer, indices in sorted(manifest.heads.removed.items())
+        (f"{stack}{layer}", ", ".join(map(str, indices)))
+        for stack, removed in {"": manifest.heads.removed, **decoders}.items()
+        for layer, indices in sorted(removed.items())
         if indices
     ]
-    return table("ll", ["layer", "removed heads"], rows)
+    return table("ll", ["layer", "removed heads"], rows) if rows else ""
 
 
 def _limits(manifest: Manifest) -> list[str]:

@@ -22,8 +22,9 @@ def heads_section(manifest: Manifest, scores: Scores, plan: Plan) -> str:
             "## Heads",
             "![Score of every head, the removed ones crossed out](figures/heads.png)",
             f"*How to read it: a row is a layer, the one nearest the {manifest.medium.name} at the "
-            "bottom; a cell is a head; the lighter, the more it matters. Crossed-out "
-            "heads are gone, blank places held no head to begin with.*",
+            "bottom; a cell is a head; the lighter, the more it matters. "
+            + ("Crossed-out heads are gone" if manifest.heads.removed_count else "None went")
+            + ", blank places held no head to begin with.*",
             "![Scores of all heads in order](figures/spread.png)",
             _spread_caption(manifest, scores),
             _near_cut(scores, plan) if len(manifest.rounds) < 2 else _rounds(manifest),

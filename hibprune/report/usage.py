@@ -84,9 +84,7 @@ def usage_section(manifest: Manifest) -> str:
             fenced(_onnx_example(usage, manifest), "python"),
             *_other_precisions(usage, manifest),
             *without_a_library(manifest, USAGES[manifest.task] is AUDIO_CLASSIFICATION),
-            "With PyTorch. Layers with fewer heads need hibprune's loading code, so import it "
-            "before `from_pretrained`, which else stops at a missing `_prune_heads`; transformers "
-            "must be 4.57, later ones cannot read pruned heads:",
+            _torch_needs(manifest),
             fenced(_torch_example(usage, manifest), "python"),
         ]
     )
@@ -138,6 +136,20 @@ def _has_fewer_keys(manifest: Manifest) -> bool:
     """Whether a decoder lost heads: of its keys Optimum would bind as many as if all were there."""
     pools = (manifest.decoder_heads, manifest.cross_heads)
     return any(units is not None and units.removed_count for units in pools)
+
+
+def _torch_needs(manifest: Manifest) -> str:
+    """What a model that lost heads, or parts of other kinds, wants before it is loaded."""
+    if manifest.heads.removed_count or _has_fewer_keys(manifest):
+        return (
+            "With PyTorch. Layers with fewer heads need hibprune's loading code, so import it "
+            "before `from_pretrained`, which else stops at a missing `_prune_heads`; transformers "
+            "must be 4.57, later ones cannot read pruned heads:"
+        )
+    return (
+        "With PyTorch. Layers of shapes of their own need hibprune's loading code, so import it "
+        "before `from_pretrained`, which else stops at weights of other sizes where there are such:"
+    )
 
 
 def _onnx_example(usage: Usage, manifest: Manifest) -> str:

@@ -238,8 +238,8 @@ def heads_sentence(manifest: Manifest) -> str:
     """How many heads went of how many, what rounding took from the budget, and what stays."""
     heads = manifest.heads
     if heads.removed_count == 0:
-        # Beside a decoder's heads it would be untrue of all.
-        own = "encoder's " if {"decoder_head", "cross_head"} & manifest.others.keys() else ""
+        # A model that generates has a decoder with heads of its own.
+        own = "" if manifest.generation is None else "encoder's "
         none = f"None of the {own}{heads.total} attention heads was removed."
         return none + others_sentence(manifest)
     verb = "was" if heads.removed_count == 1 else "were"

@@ -141,9 +141,8 @@ def _plan(
         return Plan.of(mix.units, heads.result.heads, layered(mix.ranks))
 
     def finding(plan: Plan) -> str:
-        parts = [
-            f"{sum(unit.is_of(pool) for unit in plan.units)} {pool_words(pool)}" for pool in kinds
-        ]
+        numbers = {pool: sum(unit.is_of(pool) for unit in plan.units) for pool in kinds}
+        parts = [f"{number} {pool_words(pool, number)}" for pool, number in numbers.items()]
         factored = sum(map(len, plan.ranks.values()))
         thinner = f", {factored} projections to factor" if takes_ranks(recipe) else ""
         return f"{', '.join(parts)} to remove{thinner} ({budget.one_number} {budget.amount:g})"

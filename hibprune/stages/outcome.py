@@ -265,7 +265,7 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
         if factored := len(outcome.saved.result.factored):
             done.append(factored_words(factored))
         done = done or ["nothing removed"]
-        if repair is not None:
+        if repair is not None and repair.sublayers:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
         training = outcome.training
         if training is not None and (steps := training.recovered.result.recovery.best_step):
