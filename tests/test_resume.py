@@ -109,8 +109,8 @@ def test_killed_in_the_middle_of_export(
     start: Callable[..., Command], undisturbed: Path, tmp_path: Path, moment: str
 ) -> None:
     output = tmp_path / "out"
-    # A length that takes the comparison with PyTorch long enough to be killed in the middle of.
-    longer = ("--set", "export.seconds=[0.5, 15.0]")
+    # Lengths that take the comparison with PyTorch long enough to be killed in the middle of.
+    longer = ("--set", "export.seconds=[0.5, 30.0, 40.0, 50.0]")
     start(*longer).kill_when((output / moment).exists)
     assert (output / "steps/repair.json").exists()
     assert not (output / "steps/export.json").exists()
