@@ -52,11 +52,16 @@ def row(name: str, settings: Sequence[str], manifest: dict[str, Any]) -> dict[st
         "seconds": recovery["seconds"],
         "parameters": [original["parameters"], pruned["parameters"]],
         "multiply_adds": [original["macs"], pruned["macs"]],
-        "removed": {
-            kind: sum(map(len, manifest[kind]["removed"].values()))
-            for kind in KINDS
-            if manifest[kind] is not None
-        },
+        "removed": removed_by_kind(manifest),
+    }
+
+
+def removed_by_kind(manifest: dict[str, Any]) -> dict[str, int]:
+    """How many units of each kind went that was to go."""
+    return {
+        kind: sum(map(len, manifest[kind]["removed"].values()))
+        for kind in KINDS
+        if manifest[kind] is not None
     }
 
 
