@@ -22,6 +22,7 @@ from ctc_budgets import budgets_table  # noqa: E402
 from gpu import speed_table as gpu_speed_table  # noqa: E402
 from recovery import recovery_table  # noqa: E402
 from repair_study import tables, without  # noqa: E402
+from whisper_budgets import ROWS, variants_table  # noqa: E402
 from whisper_heads import repaired_table  # noqa: E402
 
 
@@ -123,6 +124,18 @@ def test_the_table_of_whispers_recovery_is_that_of_the_stored_row() -> None:
     assert f"unpruned {100 * row['unpruned']['value']:.1f} %" in text
     assert row["faults"] == {"empty": 0, "looping": 0}
     assert min(one["held_out"] for one in row["curve"]) == pytest.approx(0.3405, abs=5e-5)
+
+
+def test_the_table_of_whispers_budgets_is_that_of_the_stored_rows() -> None:
+    report = json.loads((ROOT / "tests/benchmarks/results/whisper_budgets.json").read_text())
+    text = (ROOT / "tests/benchmarks/README.md").read_text()
+    assert "\n".join(variants_table(report["rows"])) in text
+    rows = {one["row"]: one for one in report["rows"]}
+    assert {name: tuple(one["settings"]) for name, one in rows.items()} == ROWS
+    tries = rows["speedup 1.3"]["tries"]
+    assert f"{tries[-1]['measured']:.2f} found after {len(tries)} tries" in text
+    for one in rows.values():
+        assert one["variants"][0]["metric"]["value"] == pytest.approx(0.1065, abs=5e-5)
 
 
 def test_what_is_said_of_a_gpu_is_what_was_found_there() -> None:

@@ -35,7 +35,6 @@ IN_INT8 = (
 )  # fmt: skip
 ROWS: dict[str, tuple[str, ...]] = {
     "decoder heads": (*SHARED, "budget={decoder_heads: 0.25, cross_heads: 0.25}"),
-    "channels": (*SHARED, "budget={channels: 0.25}"),
     "9 heads, refined": (*SHARED, "budget={heads: 9}", "removal.refine={steps: 100}"),
     "speedup 1.3": (*SHARED, "benchmark.repetitions=15", "budget={speedup: 1.3}"),
     "int8": (*IN_INT8, "budget.heads=6", "budget.decoder_neurons=0.25"),
