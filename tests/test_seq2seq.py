@@ -32,6 +32,7 @@ from hibprune.records.measurements import paired_change
 from hibprune.records.units import Scores
 from hibprune.tasks import Batch, Task, Vocabulary
 from hibprune.tasks.decoder_prompt import steering_tokens
+from hibprune.tasks.generation import generate_with, timed_parts
 from hibprune.tasks.normalising import english_normaliser
 
 
@@ -118,6 +119,8 @@ class TestSteering:
         given: list[int] = []
 
         class Model(torch.nn.Linear):
+            device = torch.device("cpu")
+
             def generate(self, **options: Any) -> torch.Tensor:
                 given.append(options["max_new_tokens"])
                 return torch.zeros(1, 1)
@@ -131,6 +134,36 @@ class TestSteering:
                 predict({"input_values": clip})
             predict({"input_features": torch.zeros(1, 80, 200)})
         assert given == [50, 50, 50, 50, 1, 15, 50, 13]
+
+    def test_inputs_go_where_the_graphs_run(self) -> None:
+        """Optimum hands ONNX Runtime bare addresses, good on one device alone."""
+        elsewhere, given = torch.device("meta"), []
+
+        class Graphs:
+            device = elsewhere
+            config = SimpleNamespace(decoder_start_token_id=1)
+
+            def generate(self, **options: Any) -> torch.Tensor:
+                given.extend(one.device for one in options.values() if torch.is_tensor(one))
+                return torch.zeros(1, 1)
+
+            def __call__(self, **options: Any) -> Any:
+                given.extend(one.device for one in options.values() if torch.is_tensor(one))
+                return SimpleNamespace(
+                    encoder_last_hidden_state=torch.zeros(1, 2, 3, device=elsewhere),
+                    past_key_values=None,
+                )
+
+            def encoder(self, **options: Any) -> None:
+                given.extend(one.device for one in options.values() if torch.is_tensor(one))
+
+        clip = {"input_values": torch.zeros(1, 1600)}
+        settings = task().generation
+        generate_with(Graphs(), settings)(clip)
+        for work in timed_parts(Graphs(), settings, 4)(clip).values():
+            work()
+        assert len(given) > 6
+        assert set(given) == {elsewhere}
 
 
 class TestTargets:
