@@ -114,7 +114,9 @@ ONE_OF = f"budget: give one of {AMOUNTS}"
          "budget: fraction is 0 and there is no share of other units, so that nothing would go: "
          "raise it or give one"),
         ("budget.heads=3", f"{ONE_OF}: there are fraction and heads"),
-        ("budget={}", f"{ONE_OF}: there is none"),
+        ("budget={}",
+         f"{ONE_OF}, or a share of neurons, channels, decoder_neurons, decoder_heads, cross_heads "
+         "or ranks: there is none"),
         ("budget.scope=globall", "budget.scope: 'globall' is not one of 'global' or 'layerwise'"),
         ("seed=1.5", "seed: should be a whole number, not 1.5"),
         ("seed=2020-01-01", "seed: should be a whole number, not 2020-01-01"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from transformers import PreTrainedModel
 
 from hibprune.errors import UserError
@@ -17,9 +19,15 @@ def units_of(model: PreTrainedModel, pool: Pool) -> tuple[Unit, ...]:
     kind, stack = POOLS[pool]
     if is_of_decoder(stack) and not has_decoder(model):
         return ()
-    if kind == "head":
-        return heads_of(model, [stack])
-    return channels_of(model) if kind == "channel" else neurons_of(model, stack)
+    match kind:
+        case "head":
+            return heads_of(model, [stack])
+        case "neuron":
+            return neurons_of(model, stack)
+        case "channel":
+            return channels_of(model)
+        case _:
+            assert_never(kind)
 
 
 def require_decoder(model: PreTrainedModel, pool: Pool, place: str) -> None:

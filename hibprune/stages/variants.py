@@ -135,8 +135,10 @@ def converted(
             if variant.precision == "fp16":
                 in_float = _to_fp16(run, bench.directory(parent))
                 return Converted(in_float=in_float, files=tuple(files))
-            guard = _to_int8(run, bench.directory(parent), targets[0], narration.advance)
-            return Converted(guard=guard, files=tuple(files))
+            if variant.precision == "int8":
+                guard = _to_int8(run, bench.directory(parent), targets[0], narration.advance)
+                return Converted(guard=guard, files=tuple(files))
+            raise NotImplementedError(f"no conversion to {variant.precision}")
         except OutputError:
             raise
         except UserError as error:
