@@ -132,13 +132,15 @@ def converted(
     def make(_: Step[Converted], narration: StepNarration) -> Converted:
         parent = next(p for p in planned_variants(run.recipe) if p.name == variant.parent)
         try:
-            if variant.precision == "fp16":
-                in_float = _to_fp16(run, bench.directory(parent))
-                return Converted(in_float=in_float, files=tuple(files))
-            if variant.precision == "int8":
-                guard = _to_int8(run, bench.directory(parent), targets[0], narration.advance)
-                return Converted(guard=guard, files=tuple(files))
-            raise NotImplementedError(f"no conversion to {variant.precision}")
+            match variant.precision:
+                case "fp16":
+                    in_float = _to_fp16(run, bench.directory(parent))
+                    return Converted(in_float=in_float, files=tuple(files))
+                case "int8":
+                    guard = _to_int8(run, bench.directory(parent), targets[0], narration.advance)
+                    return Converted(guard=guard, files=tuple(files))
+                case "fp32":
+                    raise ValueError("fp32 is what others are converted from")
         except OutputError:
             raise
         except UserError as error:

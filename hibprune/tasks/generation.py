@@ -200,8 +200,8 @@ def timed_parts(exported: Any, settings: GenerationSettings, tokens: int) -> Tim
     transcribe = generate_with(exported, settings, exactly=tokens)
 
     def work(inputs: dict[str, Tensor]) -> dict[str, Callable[[], object]]:
-        prompt = torch.full((1, max(1, tokens // 2)), exported.config.decoder_start_token_id)
-        prompt = prompt.to(exported.device)
+        start, shape = exported.config.decoder_start_token_id, (1, max(1, tokens // 2))
+        prompt = torch.full(shape, start, device=exported.device)
         begun = _decode(exported, inputs, None, prompt, None)
         states, past = begun.encoder_last_hidden_state, begun.past_key_values
         heard, mask = _masked(inputs), {"attention_mask": None}

@@ -211,7 +211,6 @@ class SpeechRecognitionSeq2Seq(SpeechRecognition):
         return generate_with(model, self.generation)
 
     def onnx_model(self, directory: Path, device: str, threads: int | None = None) -> OnnxModel:
-
         from hibprune.tasks.generation import generate_with, load_exported
 
         exported = load_exported(directory, device, threads)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,32 +71,47 @@ def budgets_table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "| :-- | --: | --: | --: | --: |"
     for one in rows:
         kept = [after / before for before, after in (one["parameters"], one["multiply_adds"])]
-        told = [_percent(one["repaired"]), _percent(one["recovered"])]
+        told = [wer_percent(one["repaired"]), wer_percent(one["recovered"])]
         yield f"| {one['row']} | {kept[0]:.0%} | {kept[1]:.0%} | {told[0]} | {told[1]} |"
 
 
-def _percent(wer: dict[str, Any]) -> str:
+def wer_percent(wer: dict[str, Any]) -> str:
     low, high = (100 * end for end in wer["interval"])
     return f"{100 * wer['value']:.1f} ({low:.1f}–{high:.1f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def asked(about: str, rows: Collection[str]) -> tuple[Path, list[str]]:
+    """The directory and the rows, by default all, that the command line names."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("rows", nargs="*", default=list(ROWS), metavar="ROW")
+    parser.add_argument("rows", nargs="*", default=list(rows), metavar="ROW")
     arguments = parser.parse_args()
-    directory, rows, machine = arguments.directory.resolve(), [], {}
-    for name in arguments.rows:
+    if unknown := set(arguments.rows) - set(rows):
+        parser.error(f"no row {', '.join(sorted(unknown))}: there are {', '.join(rows)}")
+    return arguments.directory.resolve(), arguments.rows
+
+
+def stored(
+    results: Path, command: str, found: Iterable[tuple[dict[str, Any], dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """All rows, each with the machine it was found on, written as they come."""
+    rows: list[dict[str, Any]] = []
+    for one, machine in found:
+        rows.append(one)
+        report = {"command": command, "machine": machine, "rows": rows}
+        write_text(results, json.dumps(report, indent=1) + "\n")
+    return rows
+
+
+def main() -> None:
+    directory, names = asked(__doc__.splitlines()[0], ROWS)
+
+    def found(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         output, settings = directory / "budgets" / name, (*SHARED, *ROWS[name])
         manifest = manifest_of_run(str(directory / "ctc_words.yaml"), output, settings)
-        rows.append(row(name, ROWS[name], manifest))
-        machine = manifest["machine"]
-        report = {
-            "command": "python tests/benchmarks/ctc_budgets.py DIRECTORY",
-            "machine": machine,
-            "rows": rows,
-        }
-        write_text(RESULTS, json.dumps(report, indent=1) + "\n")
+        return row(name, ROWS[name], manifest), manifest["machine"]
+
+    rows = stored(RESULTS, "python tests/benchmarks/ctc_budgets.py DIRECTORY", map(found, names))
     print("\n".join(budgets_table(rows)))
 
 

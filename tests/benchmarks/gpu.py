@@ -56,7 +56,8 @@ LEAST_CORRELATION = 0.99
 """Of exact scores with the per-sample loop's, which learns from the same noise."""
 MOST_DIFFERENCE = 0.1
 """Of outputs in fp16 from those in fp32, as a share of the largest; 0.0023 is usual on a CPU."""
-CLIPS = 200
+CLIPS, SCORED = 200, 64
+"""That repair is fitted on, and that HIB scores heads by."""
 REFINE_STEPS = 100
 DRY_PATIENCE = 4
 """How much longer a part may take where a busy processor does the work of a GPU."""
@@ -170,7 +171,7 @@ def measure_attribution(dry: bool) -> Iterator[Finding]:
     from speed_cases import Case, class_loss, waveforms
 
     model = base_model(dry).to(required_device(dry))
-    number, compared, steps, seconds = (3, 2, 3, 0.25) if dry else (64, 2, PAPER_STEPS, 1)
+    number, compared, steps, seconds = (3, 2, 3, 0.25) if dry else (SCORED, 2, PAPER_STEPS, 1)
     name = f"base shape, {seconds:g} s"
     case = Case(name, model, waveforms(number, seconds), class_loss, compared, steps)
     yield "device", str(next(model.parameters()).device)

@@ -10,17 +10,13 @@ tests/benchmarks/results/whisper_budgets.json and prints it as a table.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctc_budgets import removed_by_kind
+from ctc_budgets import asked, removed_by_kind, stored, wer_percent
 from recovery import manifest_of_run
-
-from hibprune.execution.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests/benchmarks/results/whisper_budgets.json"
@@ -75,8 +71,7 @@ def variants_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "| :-- | :-- | --: | --: | --: |"
     for one in rows:
         for variant in one["variants"][1:]:
-            low, high = (100 * end for end in variant["metric"]["interval"])
-            wer = f"{100 * variant['metric']['value']:.1f} ({low:.1f}–{high:.1f})"
+            wer = wer_percent(variant["metric"])
             speed = variant["speed"][0]
             slowest, fastest = speed["ratio_interval"]
             times = f"{speed['ratio']:.2f}× ({slowest:.2f}–{fastest:.2f})"
@@ -85,33 +80,22 @@ def variants_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("rows", nargs="*", default=list(ROWS))
-    arguments = parser.parse_args()
-    if unknown := set(arguments.rows) - set(ROWS):
-        parser.error(f"no row {', '.join(sorted(unknown))}: there are {', '.join(ROWS)}")
-    directory = arguments.directory.resolve()
+    directory, names = asked(__doc__.splitlines()[0], ROWS)
     sys.path.insert(0, str(ROOT / "tests"))
     from real_speech import lay_out
 
     recipe = directory / "whisper_tiny_en.yaml"
     if not recipe.is_file():
         lay_out(directory, CLIPS, CLIPS)
-    rows, machine = [], None
-    for name in arguments.rows:
+
+    def found(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         place = directory / "budgets" / name.replace(" ", "_").replace(",", "")
         place.parent.mkdir(exist_ok=True)
         manifest = manifest_of_run(str(recipe), place, ROWS[name])
-        machine = manifest["machine"]
-        rows.append(row(name, ROWS[name], manifest))
-        report = {
-            "command": "python tests/benchmarks/whisper_budgets.py DIRECTORY",
-            "machine": machine,
-            "rows": rows,
-        }
-        write_text(RESULTS, json.dumps(report, indent=1) + "\n")
-    print("\n".join(variants_table(rows)))
+        return row(name, ROWS[name], manifest), manifest["machine"]
+
+    command = "python tests/benchmarks/whisper_budgets.py DIRECTORY"
+    print("\n".join(variants_table(stored(RESULTS, command, map(found, names)))))
 
 
 if __name__ == "__main__":
