@@ -14,9 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import util
@@ -25,8 +24,6 @@ from types import ModuleType
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 120.0
-"""Seconds until a test gives up waiting."""
 MOST_BYTES = 2**20
 READY = {
     # What transformers imports of others, which is most of what it takes.
@@ -62,25 +59,6 @@ class Interpreter:
             self._code = int(said)
             self._line.close()
         return self._code
-
-    @property
-    def running(self) -> bool:
-        """Without waiting; a process that has ended and was not asked for its code counts, too."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        return self._code is None
-
-    def kill_when(self, condition: Callable[[], bool]) -> None:
-        """SIGKILL as soon as `condition` holds; the process must still be running then."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert self.running, f"ended with {self.wait()} before it could be killed"
-            assert time.monotonic() < deadline, "the moment to kill never came"
-            time.sleep(0.002)
-        os.kill(self.pid, signal.SIGKILL)
-        assert self.wait() == -signal.SIGKILL
 
 
 def start(

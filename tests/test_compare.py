@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import compare, compared, faults, invoke
-from processes import Command
+from processes import finish, kill_after
 from standin import ALL_HEADS, CALIBRATION_CLIPS, VALIDATION_CLIPS, StandIn, loud_keyword_spotting
 
 import hibprune.comparing.chain
@@ -246,11 +246,11 @@ def test_a_killed_comparison_goes_on(
         "compare", str(stand_ins("speech_recognition") / "recipe.yaml"), "--output", str(output),
         "--methods", "hib:steps=40,magnitude,random", "--quiet",
     )  # fmt: skip
-    Command(tmp_path / "said", *arguments).kill_when(lambda: any((output / "steps").glob(moment)))
+    kill_after(f"steps/{moment}", tmp_path / "said", *arguments)
     assert not (output / "compare.json").exists()
     # Half-written files begin with a dot.
     sets = len(list((output / "steps/evaluate").glob("[!.]*.json")))
-    said = Command(tmp_path / "said", *arguments).finish().splitlines()
+    said = finish(tmp_path / "said", *arguments).splitlines()
     (scored,) = [line for line in said if "heads by hib" in line]
     assert "done" in scored.split()
     assert "(from an earlier run" in scored

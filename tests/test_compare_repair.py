@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from commands import compare, compared, faults, invoke
-from processes import Command
+from processes import finish, kill_after
 from standin import CALIBRATION_CLIPS, StandIn, loud_keyword_spotting
 
 import hibprune.comparing.chain
@@ -291,10 +291,10 @@ def test_a_killed_comparison_goes_on(stand_ins: Callable[[str], Path], tmp_path:
         "--methods", "magnitude,random", "--repair", "least-squares", "--quiet",
     )  # fmt: skip
     kept = output / "steps" / FOLDER
-    Command(tmp_path / "said", *arguments).kill_when(lambda: any(kept.glob("[!.]*.json")))
+    kill_after(f"steps/{FOLDER}/*.json", tmp_path / "said", *arguments)
     assert not (output / "compare.json").exists()
     sets = len(list(kept.glob("[!.]*.json")))
-    said = Command(tmp_path / "said", *arguments).finish().splitlines()
+    said = finish(tmp_path / "said", *arguments).splitlines()
     # On a slow machine a line of progress stands before the last one.
     evaluated = [line for line in said if line.startswith("evaluate least-squares")][-1]
     assert f", {sets} of them before" in evaluated

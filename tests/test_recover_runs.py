@@ -14,7 +14,7 @@ import pytest
 import torch
 from commands import faults, invoke, manifest, refused, run, words_of_steps
 from manifests import unwrapped
-from processes import Command
+from processes import finish, kill_after
 from safetensors.torch import load_file
 from standin import CALIBRATION_CLIPS, StandIn, quick_keyword_spotting
 from test_several_processes import HIBPRUNE, TOGETHER, call
@@ -116,10 +116,9 @@ def test_killed_in_the_middle_it_comes_to_the_same_bytes(recovered: StandIn) -> 
         out = root / name
         words = ("run", str(recovered.recipe), "--output", str(out), *settings, *CHEAP)
         if killed:
-            partial = out / "steps/recover.partial.safetensors"
-            Command(root / "said", *words).kill_when(partial.exists)
+            kill_after("steps/recover.partial.safetensors", root / "said", *words)
             assert not (out / "steps/recover.json").exists()
-        said = Command(root / "said", *words).finish()
+        said = finish(root / "said", *words)
         assert ("recover: going on after " in said) == killed
         assert not list((out / "steps").glob("*partial*"))
         bytes_of[name] = [sha256_of(out / one) for one in ("model.safetensors", "onnx/model.onnx")]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from processes import Command
+from processes import finish, kill_after
 from safetensors.torch import load_file, save_file
 from standin import ALL_HEADS, CALIBRATION_CLIPS, StandIn, write_clip
 
@@ -30,7 +30,7 @@ LONG = (
     "--set", "attribution.steps=30", "--set", "attribution.batch_size=4",
     "--set", "export.seconds=[0.5]", "--set", "validation.limit=8", "--quiet",
 )  # fmt: skip
-"""Attribution that takes long enough to be killed in the middle of."""
+"""Attribution in several batches, so that it can be killed between two."""
 
 
 def step_result(output: Path, step: str) -> Any:
@@ -72,63 +72,58 @@ def undisturbed(stand_ins: Callable[[str], Path], tmp_path_factory: pytest.TempP
     """A run with many steps of attribution that nothing happened to."""
     place = tmp_path_factory.mktemp("undisturbed")
     recipe = stand_ins("keyword_spotting") / "recipe.yaml"
-    said = Command(
-        place / "said", "run", str(recipe), "--output", str(place / "out"), *LONG
-    ).finish()
+    said = finish(place / "said", "run", str(recipe), "--output", str(place / "out"), *LONG)
     assert redone(said) == list(STEPS)
     return place / "out"
 
 
 @pytest.fixture
-def start(stand_ins: Callable[[str], Path], tmp_path: Path) -> Callable[..., Command]:
-    """Starts the same run into `tmp_path/out` in a process of its own."""
+def arguments(stand_ins: Callable[[str], Path], tmp_path: Path) -> tuple[str, ...]:
+    """The same run into `tmp_path/out`."""
     recipe = stand_ins("keyword_spotting") / "recipe.yaml"
-    arguments = ("run", str(recipe), "--output", str(tmp_path / "out"), *LONG)
-    return lambda *more: Command(tmp_path / "said", *arguments, *more)
+    return ("run", str(recipe), "--output", str(tmp_path / "out"), *LONG)
 
 
 def test_killed_in_the_middle_of_attribution(
-    start: Callable[..., Command], undisturbed: Path, tmp_path: Path
+    arguments: tuple[str, ...], undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    partial = output / "steps/attribute.partial.json"
-    start().kill_when(partial.exists)
+    kill_after("steps/attribute.partial.json", tmp_path / "said", *arguments)
     assert not (output / "steps/attribute.json").exists()
-    scored = len(json.loads(partial.read_text())["rows"])
+    partial = json.loads((output / "steps/attribute.partial.json").read_text())
+    scored = len(partial["rows"])
     assert 0 < scored < CALIBRATION_CLIPS
-    said = start().finish()
+    said = finish(tmp_path / "said", *arguments)
     assert f"attribute: going on after {scored} samples scored before" in said.splitlines()
     assert redone(said) == list(STEPS[2:])
     assert_same_outcome(output, undisturbed)
 
 
 @pytest.mark.parametrize(
-    "moment", [pytest.param("onnx", marks=pytest.mark.slow), "onnx/model.onnx"]
+    "moment", [pytest.param("steps/repair.json", marks=pytest.mark.slow), "onnx/model.onnx"]
 )
-def test_killed_in_the_middle_of_export(
-    start: Callable[..., Command], undisturbed: Path, tmp_path: Path, moment: str
+def test_killed_before_the_export_is_done(
+    arguments: tuple[str, ...], undisturbed: Path, tmp_path: Path, moment: str
 ) -> None:
     output = tmp_path / "out"
-    # Lengths that take the comparison with PyTorch long enough to be killed in the middle of.
-    longer = ("--set", "export.seconds=[0.5, 30.0, 40.0, 50.0]")
-    start(*longer).kill_when((output / moment).exists)
+    kill_after(f"out/{moment}", tmp_path / "said", *arguments)
     assert (output / "steps/repair.json").exists()
     assert not (output / "steps/export.json").exists()
-    said = start(*longer).finish()
+    said = finish(tmp_path / "said", *arguments)
     assert redone(said) == AFTER_EXPORT
     assert_same_outcome(output, undisturbed)
 
 
 def test_rows_scored_before_are_not_scored_again(
-    start: Callable[..., Command], tmp_path: Path
+    arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     partial = output / "steps/attribute.partial.json"
-    start().kill_when(partial.exists)
+    kill_after("steps/attribute.partial.json", tmp_path / "said", *arguments)
     content = json.loads(partial.read_text())
     content["rows"] = {sample: [7.0] * ALL_HEADS for sample in content["rows"]}
     partial.write_text(json.dumps(content))
-    start().kill_when((output / "steps/attribute.json").exists)
+    kill_after("steps/attribute.json", tmp_path / "said", *arguments)
     scores = step_result(output, "attribute")
     marked = {
         sample

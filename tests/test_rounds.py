@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from processes import Command
+from processes import finish, kill_after
 from standin import ALL_HEADS, CALIBRATION_CLIPS, StandIn
 from test_planning import THREE_LAYERS, removed, scores
 from tiny_models import HEADS, LAYERS
@@ -314,11 +314,11 @@ def test_killed_between_rounds_takes_up_without_scoring_again(recipe: Path, tmp_
     slow = ("--set", "schedule.rounds=2", "--set", "attribution.steps=60")
     arguments = ("run", str(recipe), "--output", str(place), "--quiet", *slow)
     partial = place / "steps/attribute-2.partial.json"
-    Command(tmp_path / "said", *arguments).kill_when(partial.exists)
+    kill_after("steps/attribute-2.partial.json", tmp_path / "said", *arguments)
     assert not (place / "steps/attribute-2.json").exists()
     scored = len(json.loads(partial.read_text())["rows"])
     assert 0 < scored < CALIBRATION_CLIPS
-    said = Command(tmp_path / "said", *arguments).finish()
+    said = finish(tmp_path / "said", *arguments)
     assert f"attribute-2: going on after {scored} samples scored before" in said.splitlines()
     assert redone(said) == [*ROUNDS[2:4], *AFTER]
 
