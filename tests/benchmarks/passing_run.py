@@ -15,8 +15,9 @@ from hibprune.execution.output import open_output
 from hibprune.execution.progress import Narrator
 from hibprune.execution.runtime import choose_device
 from hibprune.recipe import load_recipe
-from hibprune.stages.load import load
+from hibprune.stages.load import encoded_target, load
 from hibprune.stages.run import Run
+from hibprune.tasks.seq2seq import fed_tokens
 
 WITH_CLIPS_KEPT_OUT = ("budget={metric_drop: 0.01}", "removal={}")
 """A budget of a loss keeps a quarter of the clips out of scoring and repair."""
@@ -33,11 +34,19 @@ def passing_run(recipe: Path, changes: Sequence[str] = WITH_CLIPS_KEPT_OUT) -> I
 
 
 def divergence(run: Run, model: PreTrainedModel) -> float:
-    """Mean KL divergence of a model's outputs from the original's, on clips held out."""
+    """Mean KL divergence of a model's outputs from the original's, on clips held out.
+
+    A decoder is fed the transcripts.
+    """
     held_out, checkpoint, total = run.material.held_out, run.checkpoint, 0.0
     assert held_out is not None
+    config = checkpoint.model.config
     for clip in held_out.utterances:
         inputs = checkpoint.inputs(checkpoint.read(clip.content, run.recipe.calibration.durations))
+        if config.is_encoder_decoder:
+            assert clip.target is not None
+            said = encoded_target(run.recipe, checkpoint, clip, clip.target)
+            inputs["decoder_input_ids"] = fed_tokens(config, [said], torch.device("cpu"))[0]
         with torch.no_grad():
             before, after = (
                 one(**inputs).logits.double().log_softmax(-1) for one in (checkpoint.model, model)

@@ -67,6 +67,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 from real_speech import lay_out  # noqa: E402
 
 AT_ONCE = 20
+AMOUNTS = {
+    "heads": "{:d} heads",
+    "heads_of_every_layer": "{:d} of every layer",
+    "neurons": "{:.0%} of neurons",
+}
+"""How much is removed in a row of the table, and what is said of it."""
 POOL = 168
 """Clips that several draws are taken from."""
 BUDGETS = (1, 3, 6, 9, 12)
@@ -134,6 +140,7 @@ def main() -> None:
     parser.add_argument("--repair", choices=get_args(RepairKind), default="none")
     parser.add_argument("--repair-clips", type=int, default=0)
     parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
+    parser.add_argument("--of-every-layer", nargs="+", type=int, default=())
     parser.add_argument("--neurons", nargs="+", type=float, default=())
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
@@ -263,7 +270,7 @@ def table(
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in ("ranking", "draw", "seed", "heads", "neurons"))
+    return tuple(row.get(name) for name in ("ranking", "draw", "seed", *AMOUNTS))
 
 
 @dataclass(frozen=True)
@@ -278,18 +285,23 @@ class Ranking:
 
     def rows(self, arguments: argparse.Namespace, draw: int) -> list[dict[str, Any]]:
         """What a row of the table is known by, for each budget."""
-        amounts = arguments.budgets if self.kind == "head" else arguments.neurons
-        if self.kind == "neuron" and draw > 0:
-            return []
-        about = {"ranking": self.name, "seed": self.seed}
+        about: dict[str, Any] = {"ranking": self.name, "seed": self.seed}
         if arguments.draws > 1:
             about["draw"] = draw
-        return [{**about, f"{self.kind}s": amount} for amount in amounts]
+        if self.kind == "neuron":
+            return [{**about, "neurons": share} for share in arguments.neurons if draw == 0]
+        return [
+            *({**about, "heads": number} for number in arguments.budgets),
+            *({**about, "heads_of_every_layer": number} for number in arguments.of_every_layer),
+        ]
 
     def removed(self, scores: Scores, row: dict[str, Any]) -> tuple[Unit, ...]:
         """The units that go by the budget of a row."""
-        if self.kind == "head":
+        if "heads" in row:
             return make_plan(scores, Budget(heads=row["heads"])).removed
+        if "heads_of_every_layer" in row:
+            budget = Budget(heads=row["heads_of_every_layer"], scope="layerwise")
+            return make_plan(scores, budget).removed
         return lowest_units(scores, Budget(heads=1, neurons=row["neurons"]), "neuron")
 
 
@@ -410,14 +422,9 @@ def repaired_table(rows: Sequence[dict[str, Any]]) -> str:
     """
     cells: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        for kind in ("heads", "neurons"):
-            if kind in row:
-                amount = (
-                    f"{row[kind]} {kind}"
-                    if kind == "heads"
-                    else f"{100 * row[kind]:g} % of neurons"
-                )
-                cells.setdefault(row["ranking"], {}).setdefault(amount, []).append(row["wer"])
+        for kind in AMOUNTS.keys() & row.keys():
+            amount = AMOUNTS[kind].format(row[kind]).replace("%", " %")
+            cells.setdefault(row["ranking"], {}).setdefault(amount, []).append(row["wer"])
     amounts = list(dict.fromkeys(amount for own in cells.values() for amount in own))
     lines = [["removed", *amounts], [":--", *["--:"] * len(amounts)]]
     for ranking, own in cells.items():
