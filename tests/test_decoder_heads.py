@@ -420,7 +420,7 @@ class TestScores:
         norms = (
             attention.v_proj.weight[own].norm() * output_of(model, stack, 1).weight[:, own].norm()
         )
-        assert found[Unit(1, 1, stack)] == pytest.approx(float(norms), rel=1e-5)
+        assert found[Unit(1, 1, stack)] == pytest.approx(float(norms.detach()), rel=1e-5)
 
 
 def pool_of(stack: str) -> Pool:
