@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import interpreters
 import pytest
@@ -180,6 +181,17 @@ def test_with_heads_and_neurons_in_any_order(name: str, tmp_path: Path) -> None:
         outputs.append(logits(type(model).from_pretrained(tmp_path), tiny))
         assert torch.equal(outputs[-1], logits(model, tiny))
     assert all(torch.equal(outputs[0], other) for other in outputs[1:])
+
+
+def test_a_kind_of_unit_that_nobody_removes_fails_before_anything_goes() -> None:
+    tiny = front_end("wav2vec2")
+    model = built(tiny)
+    before = logits(model, tiny)
+    frame: Any = "frame"
+    with pytest.raises(AssertionError, match="'frame'"):
+        remove_units(model, [Unit(0, 0), *channels(GONE), Unit(0, 1, kind=frame)])
+    assert torch.equal(logits(model, tiny), before)
+    assert "_hibprune" not in model.config.to_dict()
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "wavlm-stable", "data2vec-audio", "hubert-bare"])

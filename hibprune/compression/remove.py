@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import assert_never
 
 from transformers import PreTrainedModel
 
@@ -24,20 +25,29 @@ NOTE = (
 
 def remove_units(model: PreTrainedModel, units: Iterable[Unit]) -> None:
     """Remove units of any kind from a live model, for good."""
-    chosen = tuple(units)
-    heads = tuple(unit for unit in chosen if unit.is_of("head"))
-    in_decoder = tuple(unit for unit in chosen if unit.kind == "head" and unit not in heads)
-    neurons = tuple(unit for unit in chosen if unit.kind == "neuron")
-    channels = tuple(unit for unit in chosen if unit.kind == "channel")
+    heads: list[Unit] = []
+    in_decoder: list[Unit] = []
+    neurons: list[Unit] = []
+    channels: list[Unit] = []
+    for unit in units:
+        match unit.kind:
+            case "head":
+                (heads if unit.is_of("head") else in_decoder).append(unit)
+            case "neuron":
+                neurons.append(unit)
+            case "channel":
+                channels.append(unit)
+            case _:
+                assert_never(unit.kind)
     if heads:
-        remove_heads(model, Plan(removed=heads, kept=()))
+        remove_heads(model, Plan(removed=tuple(heads), kept=()))
     if in_decoder:
         remove_decoder_heads(model, in_decoder)
     if neurons:
         remove_neurons(model, neurons)
     if channels:
         remove_channels(model, channels)
-    if chosen:
+    if heads or in_decoder or neurons or channels:
         model.config._hibprune = NOTE
 
 
