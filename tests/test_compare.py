@@ -289,8 +289,11 @@ def test_a_killed_comparison_goes_on(
         (("--fractions", "0.01"),
          "--fractions: all are less than one head (global): raise them"),
         (("--fractions", "0.9", "--set", "budget.min_heads_per_layer=1"),
-         "fraction 0.9, global: budget: 7 heads to remove, but only 6 of 8 can go with "
-         "min_heads_per_layer 1: lower the budget"),
+         "--fractions 0.9, global: 7 heads to remove, but only 6 of 8 can go with "
+         "min_heads_per_layer 1: lower --fractions"),
+        (("--scope", "layerwise", "--set", "budget={heads: 1, min_heads_per_layer: 3}"),
+         "--fractions 0.5 (its default), layerwise: 2 heads to remove from layer 0, which has 4 "
+         "and keeps min_heads_per_layer 3: give --fractions"),
         (("--scope", "layer"), "--scope: unknown scope 'layer' (did you mean 'layerwise'?)"),
         (("--seeds", "0"), "--seeds: should be at least 1, not 0"),
         (("--seeds", "1000000000"), "--seeds: should be at most 1,000, not 1000000000"),
@@ -303,6 +306,25 @@ def test_bad_input_is_one_plain_line(
 ) -> None:
     assert faults(compare(stand_in, *options)) == [fault]
     assert not (stand_in.root / "out").exists()
+
+
+def test_points_that_nobody_asked_for_are_told_as_defaults(
+    stand_in_of: Callable[[str], StandIn],
+) -> None:
+    """Of 8 heads, 4 in each of two layers."""
+    stand_in = stand_in_of("encoder_decoder")
+    few = ("--methods", "magnitude", "--fractions", "0.25", "--scope")
+    many = (*few, "global", "--set", "budget={heads: 1, min_heads_per_layer: 3}")
+    fault = "global: 4 heads to remove, but only 2 of 8 can go with min_heads_per_layer 3"
+    assert faults(compare(stand_in, *many)) == [
+        f"--points 0.5 (its default), {fault}: give --points"
+    ]
+    assert faults(compare(stand_in, *many, "--points", "0.25,0.6")) == [
+        f"--points 0.6, {fault}: lower --points"
+    ]
+    assert not (stand_in.root / "out").exists()
+    said = compare(stand_in, *few, "layerwise").stdout.splitlines()
+    assert "layerwise: --points 0.1 (its default) is less than one head: left out" in said
 
 
 def unfit(self: Magnitude, family: Family) -> str | None:

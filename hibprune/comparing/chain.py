@@ -6,6 +6,7 @@ import functools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from hibprune.comparing.curves import Track, curves_of, points_of
@@ -83,18 +84,26 @@ def _check_amounts(choice: Choice, heads: tuple[Head, ...], budget: Budget) -> l
     """See that every fraction can be had, whatever the scores; a line for those that are none."""
     flat = Scores(method="none", heads=heads, samples=(), per_sample=((0.0,) * len(heads),))
     lines = []
-    for scope in choice.scopes:
-        amounts = {}
-        for fraction in (*choice.fractions, *choice.points):
+    for scope, (option, fractions) in product(choice.scopes, choice.amounts):
+        default = " (its default)" if option in choice.left_open else ""
+        none = []
+        for fraction in fractions:
             try:
-                amounts[fraction] = len(lowest_heads(flat, at_fraction(budget, fraction, scope)))
+                removed = lowest_heads(flat, at_fraction(budget, fraction, scope))
             except UserError as error:
-                raise UserError(f"fraction {fraction:g}, {scope}: {error}") from error
-        if not any(amounts[fraction] for fraction in choice.fractions):
+                # The recipe's budget is not what asks for so many.
+                fault = str(error).removeprefix("budget: ").removesuffix(": lower the budget")
+                raise UserError(
+                    f"{option} {fraction:g}{default}, {scope}: {fault}: "
+                    f"{'give' if default else 'lower'} {option}"
+                ) from error
+            if not removed:
+                none.append(f"{fraction:g}")
+        if option == "--fractions" and len(none) == len(fractions):
             raise UserError(f"--fractions: all are less than one head ({scope}): raise them")
-        none = [f"{fraction:g}" for fraction, amount in sorted(amounts.items()) if not amount]
         if none:
-            lines.append(f"{scope}: fraction {listing(none)} is less than one head: left out")
+            less = f"{'is' if len(none) == 1 else 'are'} less than one head"
+            lines.append(f"{scope}: {option} {listing(none)}{default} {less}: left out")
     return lines
 
 

@@ -74,7 +74,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Choice:
-    """What will be compared. `points` are fractions at which the task's own metric is measured."""
+    """What will be compared. `points` are fractions at which the task's own metric is measured.
+
+    `left_open` are the options among --fractions and --points that are as nobody typed them.
+    """
 
     entries: tuple[Entry, ...]
     all_methods: bool
@@ -83,6 +86,12 @@ class Choice:
     metric: str
     points: tuple[float, ...]
     repairs: tuple[RepairKind, ...]
+    left_open: frozenset[str]
+
+    @property
+    def amounts(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """The fractions, by the option that asks for them."""
+        return (("--fractions", self.fractions), ("--points", self.points))
 
     @property
     def reference(self) -> str:
@@ -120,6 +129,11 @@ def choose(loaded: LoadedRecipe, overrides: Sequence[str], request: Request) -> 
         metric=metric,
         points=() if metric == task.metric_name else fractions_of("--points", request.points),
         repairs=_named("--repair", request.repair, REPAIRS),
+        left_open=frozenset(
+            f"--{name}"
+            for name in ("fractions", "points")
+            if getattr(request, name) == getattr(Request, name)
+        ),
     )
 
 
