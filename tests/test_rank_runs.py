@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from standin import StandIn, keyword_spotting, quick_keyword_spotting
 
 from hibprune.compression.plan import Budget
-from hibprune.records.manifest import Manifest
+from hibprune.records.manifest import Manifest, RankSummary
+from hibprune.records.repair import FactoredProjection
+from hibprune.report.repair import ranks_section
 
 OPTIONS = (
     "--set", "budget.ranks=0.5", "--set", "budget.neurons=0.5",
@@ -130,6 +132,32 @@ def test_what_was_done_is_told_everywhere(pruned: StandIn) -> None:
         "repaired (least-squares)",
     )  # fmt: skip
     assert any("12 projections factored" in line for line in said(pruned))
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ((0.2, 1.0, 1.0004), None),
+        ((None, None, None), None),
+        ((0.2, 1.24, 0.99), "In 1 of 3"),
+        ((1.001, 1.24, 0.99), "In 2 of 3"),
+    ],
+)
+def test_projections_that_miss_more_than_all_are_remarked_upon(
+    errors: tuple[float | None, ...], told: str | None
+) -> None:
+    factored = tuple(
+        FactoredProjection(layer=0, name=name, rows=8, columns=8, rank=2, error=error)
+        for name, error in zip(MATRICES, errors, strict=False)
+    )
+    ranks = RankSummary(total=12, share=0.5, factored=factored)
+    page = ranks_section(Manifest.model_construct(ranks=ranks, input="sound"))
+    sentence = (
+        f"{told} the error on held-out clips is above 100 %: more is missing than if they gave out "
+        "their mean. Let fewer weights go or fit on more clips."
+    )
+    assert (sentence in page) == (told is not None)
+    assert ("above 100 %" in page) == (told is not None)
 
 
 def removed(found: Manifest) -> int:

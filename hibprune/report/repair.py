@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hibprune.records.comparison import NO_REPAIR, TriedRepair
 from hibprune.records.manifest import Manifest, UnitSummary
 from hibprune.records.repair import FactoredProjection, Repair, factored_weights
@@ -57,7 +59,9 @@ def ranks_section(manifest: Manifest) -> str:
     return "\n\n".join(
         [
             "## Ranks",
-            wording.ranks_sentence(manifest).strip() + _to_go(ranks.share),
+            wording.ranks_sentence(manifest).strip()
+            + _to_go(ranks.share)
+            + _worse_than_none(ranks.factored, manifest.medium.many),
             *(
                 [
                     table("r" * len(header), header, rows),
@@ -75,6 +79,18 @@ def _to_go(share: float | None) -> str:
     if share is None:
         return ""
     return f" Of each one's weights {percent(share, 1)} or more were to go."
+
+
+def _worse_than_none(factored: Sequence[FactoredProjection], clips: str) -> str:
+    """How many projections miss more than all there is; begins with a space, empty where none."""
+    # As rounded in the table.
+    worse = sum(one.error is not None and round(one.error, 3) > 1 for one in factored)
+    if not worse:
+        return ""
+    return (
+        f" In {worse} of {len(factored)} the error on held-out {clips} is above 100 %: more is "
+        f"missing than if they gave out their mean. Let fewer weights go or fit on more {clips}."
+    )
 
 
 def _rank(one: FactoredProjection | None) -> str:
