@@ -221,8 +221,40 @@ def test_a_broken_graph_is_named_as_it_lies_there(told_apart: Path, stand_in: St
     assert fault.startswith(f"{told_apart}/onnx/model_quantized.onnx: ONNX Runtime cannot load it")
     (told_apart / "onnx/model_quantized.onnx").unlink()
     assert faults(invoke("predict", told_apart, clip, "--variant", "int8")) == [
-        f"{told_apart}: no onnx/model_quantized.onnx in it: not the directory of a finished run"
+        f"{told_apart}: pruned-int8 was made, but its graph is gone: copy it again or run again; "
+        "there are: pruned"
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ((), "pruned is not in it"),
+        (("--variant", "fp16"), "pruned-fp16 is not in it"),
+        (("--variant", "in8"), "no variant 'in8' (did you mean 'int8'?)"),
+        (("--variant", "original"), "no variant 'original'"),
+    ],
+)
+@pytest.mark.parametrize("beside", [(), ("recipe.yaml",)])
+def test_a_copy_of_one_variant_lists_that(
+    finished_in_int8: Callable[[str], Path],
+    stand_in: StandIn,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    fault: str,
+    beside: tuple[str, ...],
+) -> None:
+    output, copied = finished_in_int8("keyword_spotting"), tmp_path / "copied"
+    (copied / "onnx").mkdir(parents=True)
+    for name in ("config.json", "preprocessor_config.json", "onnx/model_quantized.onnx", *beside):
+        shutil.copy(output / name, copied / name)
+    clip = stand_in.clip("validation", 0)
+    assert faults(invoke("predict", copied, clip, *options)) == [
+        f"{copied}: {fault}; there are: pruned-int8"
+    ]
+    assert predicted(copied, clip, "--variant", "int8") == predicted(
+        output, clip, "--variant", "int8"
+    )
 
 
 def test_both_graphs_of_a_decoder_are_those_of_the_variant(

@@ -209,7 +209,7 @@ def test_a_copy_of_graphs_and_configuration_is_enough(
     assert not {"recipe.yaml", "manifest.json"} & {path.name for path in copied.iterdir()}
     assert told(copied, asked) == told(finished(name), asked)
     assert faults(invoke("predict", copied, asked, "--variant", "fp16")) == [
-        f"{copied}: no onnx/model_fp16.onnx in it: not the directory of a finished run"
+        f"{copied}: pruned-fp16 is not in it; there are: pruned"
     ]
 
 

@@ -43,15 +43,12 @@ from hibprune.models.staging import StagedCheckpoint
 from hibprune.recipe import load_recipe
 from hibprune.records.manifest import FILE_NAME
 from hibprune.records.medium import SOUND, Medium
-from hibprune.records.precision import Precision, graph_name
+from hibprune.records.precision import FIRST_GRAPHS, Precision, graph_name
 from hibprune.tasks import Target, TaskBase, Vocabulary
-from hibprune.tasks.seq2seq import ENCODER
 
 LONGEST_NAMED = 100
 READ_AHEAD = 8
 """Batches read before the first is run, so that there are some of one length among them."""
-FIRST_GRAPHS = ("model.onnx", ENCODER)
-"""That of a model without and of one with a decoder."""
 LONGEST_SHORTEST = 60.0
 """Seconds: no model asks for more than this."""
 

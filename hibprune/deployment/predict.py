@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hibprune.errors import UserError, did_you_mean, shortened
 from hibprune.execution.confined import ConfinedError, confined
 from hibprune.execution.output import MARKER, read_manifest
 from hibprune.execution.runtime import ONNX_DIRECTORY
 from hibprune.records.manifest import FILE_NAME
+from hibprune.records.precision import FIRST_GRAPHS, Precision, graph_name
 from hibprune.records.variants import DEPLOYABLE, PRUNED, VariantName, precision_of
 
 DEPLOYED = "hibprune.deployment.deployed"
@@ -120,25 +121,41 @@ def _variant(directory: Path, wanted: str) -> VariantName:
     """
     names = {name: name for name in DEPLOYABLE} | {precision_of(name): name for name in DEPLOYABLE}
     name = names.get(wanted)
-    if name == PRUNED:
-        # The others are made from it, so that it is always there.
+    lying = _lying_there(directory)
+    if name == PRUNED and (PRUNED in lying or not lying):
+        # A run makes the others from it, so that its files are the ones that are missed.
         return PRUNED
-    run = any(os.path.lexists(directory / one) for one in (FILE_NAME, MARKER))
-    if name is not None and not run and (directory / ONNX_DIRECTORY).is_dir():
-        # A copy of graphs and settings alone: whether they are there is seen when they are opened.
+    is_run = any(os.path.lexists(directory / one) for one in (FILE_NAME, MARKER))
+    # What an earlier recipe has left there is not the run's; a copy may be of graphs alone.
+    manifest = read_manifest(directory) if is_run or not lying else None
+    made = set(lying) if manifest is None else {one.name for one in manifest.variants}
+    there = [one for one in lying if one in made]
+    if name is not None and name in there:
         return name
-    manifest = read_manifest(directory)
-    made = {variant.name for variant in manifest.variants}
-    if name is not None and name in made:
-        return name
-    there = ", ".join(one for one in DEPLOYABLE if one in made)
-    missing = next((one for one in manifest.missing if one.name == name), None)
-    if missing is not None:
-        fault = f"{name} could not be made ({shortened(missing.reason, LONGEST_LABEL)})"
+    missing = () if manifest is None else manifest.missing
+    reason = next((one.reason for one in missing if one.name == name), None)
+    if reason is not None:
+        fault = f"{name} could not be made ({shortened(reason, LONGEST_LABEL)})"
+    elif name is not None and name in made:
+        fault = f"{name} was made, but its graph is gone: copy it again or run again"
     elif name is not None:
-        fault = f"{name} is not in it: add {precision_of(name)} to export.variants and run again"
+        fault = f"{name} is not in it"
+        if manifest is not None:
+            fault += f": add {precision_of(name)} to export.variants and run again"
     elif wanted in made:
         fault = f"{wanted} was measured for comparison and is not in it"
     else:
         fault = f"no variant '{shortened(wanted)}'{did_you_mean(wanted, list(names))}"
-    raise UserError(f"{directory}: {fault}; there are: {there}")
+    raise UserError(f"{directory}: {fault}; there are: {', '.join(there) or 'none'}")
+
+
+def _lying_there(directory: Path) -> list[VariantName]:
+    """The variants whose first graph is in a directory, of whatever task."""
+    precisions: tuple[Precision, ...] = get_args(Precision)
+    found = {
+        precision
+        for precision in precisions
+        for graph in FIRST_GRAPHS
+        if os.path.lexists(directory / ONNX_DIRECTORY / graph_name(graph, precision))
+    }
+    return [one for one in DEPLOYABLE if precision_of(one) in found]

@@ -11,6 +11,9 @@ Precision = Literal["fp32", "int8", "fp16"]
 
 _SUFFIXES: dict[Precision, str] = {"fp32": "", "int8": "_quantized", "fp16": "_fp16"}
 
+FIRST_GRAPHS = ("model.onnx", "encoder_model.onnx")
+"""The graph that runs first, of a model without and of one with a decoder."""
+
 
 def graph_name(graph: str, precision: Precision) -> str:
     """The name of a graph's file in a precision: `model.onnx` is `model_quantized.onnx` in int8.
