@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,7 +18,7 @@ from hibprune.cli import main
 from hibprune.data import Manifest
 from hibprune.errors import UserError
 from hibprune.recipe import LoadedRecipe, Recipe, load_recipe
-from hibprune.recipe.faults import fault_lines
+from hibprune.recipe.faults import fault_lines, members_of
 
 CONTENT: dict[str, Any] = {
     "model": {"source": "model"},
@@ -118,6 +120,11 @@ ONE_OF = f"budget: give one of {AMOUNTS}"
          f"{ONE_OF}, or a share of neurons, channels, decoder_neurons, decoder_heads, cross_heads "
          "or ranks: there is none"),
         ("budget.scope=globall", "budget.scope: 'globall' is not one of 'global' or 'layerwise'"),
+        ("budget={neurons: true}", "budget.neurons: should be a number, not true"),
+        ("budget.heads=yes", "budget.heads: should be a whole number, not true"),
+        ("export.batches=[1, on]", "export.batches.1: should be a whole number, not true"),
+        ("attribution={method: hib, steps: false}",
+         "attribution.steps: should be a whole number from 1 up or 'auto', not false"),
         ("seed=1.5", "seed: should be a whole number, not 1.5"),
         ("seed=2020-01-01", "seed: should be a whole number, not 2020-01-01"),
         ("model.source=[a]", "model.source: should be text, not a list"),
@@ -418,3 +425,31 @@ def test_recipes_shipped_and_made_here_fit_the_schema(schema: dict[str, Any]) ->
         assert not list(validator.iter_errors({"name": path.stem, **content})), path
     assert not list(validator.iter_errors({"name": "x", **CONTENT}))
     assert list(validator.iter_errors({"name": "x", **CONTENT, "sede": 1}))
+
+
+def settings_below(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A section of a recipe and all that stand in it."""
+    yield kind
+    for field in kind.model_fields.values():
+        for member in members_of(field.annotation):
+            yield from settings_below(member)
+
+
+def test_true_is_no_number_in_any_section() -> None:
+    """By the published schema: whatever says number there, alone, in a list or beside words."""
+    seen = 0
+    for section in {kind.__name__: kind for kind in settings_below(Recipe)}.values():
+        for key, schema in section.model_json_schema()["properties"].items():
+            members = schema.get("anyOf", [schema])
+            numbers = {"number", "integer"} & {one.get("type") for one in members}
+            listed = schema.get("items", {}).get("type") in ("number", "integer")
+            if not numbers and not listed:
+                continue
+            with pytest.raises(ValidationError) as caught:
+                section.model_validate({key: [1, True] if listed else True})
+            told = list(fault_lines(caught.value, section))
+            place = f"{key}.1" if listed else key
+            (line,) = [one for one in told if one.startswith(f"{place}: ")]
+            assert re.fullmatch(r"\S+: should be a (whole )?number.*, not true", line), line
+            seen += 1
+    assert seen > 90
