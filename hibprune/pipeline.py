@@ -14,7 +14,7 @@ from hibprune.execution.output import LOG_FILE, check_output, open_output
 from hibprune.execution.processes import ALONE, Processes
 from hibprune.execution.progress import Narrator
 from hibprune.execution.runtime import choose_device
-from hibprune.recipe import LoadedRecipe
+from hibprune.recipe import LoadedRecipe, unused_settings
 from hibprune.records.manifest import Manifest
 from hibprune.records.variants import ORIGINAL
 from hibprune.stages.choose import choose
@@ -52,7 +52,8 @@ def run_recipe(
     """
     check_output(directory)
     material, device = load_in_step(loaded, narrator)
-    for line in (*material.notes, *skipped_lines(material)):
+    notes = (*unused_settings(loaded.recipe), *material.notes)
+    for line in (*notes, *skipped_lines(material)):
         narrator.say(line)
     return run_loaded(Run(loaded, material, directory, device, narrator, processes))
 

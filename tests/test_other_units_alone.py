@@ -19,6 +19,9 @@ from standin import ALL_HEADS, StandIn, quick_keyword_spotting
 from hibprune.models.attention import heads_of
 from hibprune.models.feed_forward import neurons_of
 
+NOT_USED = "is not used, since budget takes no head of the encoder"
+INSTEAD = "heads are scored by reconstruction, for the report alone"
+
 
 def told(stand_in: StandIn) -> dict[str, Any]:
     """What a graph says was removed of the model; of heads as config.json says, nothing."""
@@ -75,6 +78,7 @@ class TestNeurons:
         for text in (unwrapped(card), unwrapped(report), said):
             assert sentence in text
         assert "none of 8 heads to remove" in said
+        assert f"attribution: magnitude {NOT_USED}: {INSTEAD}" in said
         assert "made smaller by removing neurons with hibprune" in unwrapped(card)
         assert "There is no cut to compare scores with." in report
         assert "None went, blank places" in unwrapped(report)
@@ -136,6 +140,39 @@ def test_shares_by_which_nothing_goes_are_refused(stand_in: StandIn) -> None:
             assert faults(result) == [
                 f"budget: by {named} nothing of this model would go: raise it"
             ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "notes"),
+    [
+        (("attribution={method: hib, paper: true}", "schedule.rounds=3"),
+         [f"attribution: hib with paper: true {NOT_USED}: {INSTEAD}",
+          f"schedule.rounds: 3 {NOT_USED}: there is one round"]),
+        (("attribution={method: random}", "schedule.rounds=1"),
+         [f"attribution: random {NOT_USED}: {INSTEAD}"]),
+        (("attribution={method: reconstruction, normalise: none}",), []),
+        (("attribution={method: reconstruction}", "budget.min_heads_per_layer=2"),
+         ["budget.min_heads_per_layer: 2 is not used, since budget takes no head"]),
+        (("attribution={method: hib, paper: true}", "schedule.rounds=3", "budget.heads=1"), []),
+    ],
+)  # fmt: skip
+def test_settings_about_heads_that_are_not_used_are_told(
+    stand_in: StandIn, settings: tuple[str, ...], notes: list[str]
+) -> None:
+    options = [f"--set={one}" for one in ("budget={neurons: 0.5}", *settings)]
+    said = invoke("check", stand_in.recipe, *options)
+    assert (said.exit_code, said.stderr) == (0, "")
+    told = [line for line in said.stdout.splitlines() if line.startswith("note: ")]
+    assert told == [f"note: {note}" for note in notes]
+    report = json.loads(invoke("check", stand_in.recipe, *options, "--json").stdout)
+    assert report.get("notes", []) == notes
+
+
+def test_defaults_are_not_told_of_as_not_used(stand_in: StandIn) -> None:
+    content = stand_in.content() | {"budget": {"neurons": 0.5}}
+    content.pop("attribution", None)
+    stand_in.write(content)
+    assert "note: " not in invoke("check", stand_in.recipe).stdout
 
 
 def test_heads_of_a_decoder_alone(stand_ins: Callable[[str], Path], tmp_path: Path) -> None:

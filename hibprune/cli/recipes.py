@@ -208,7 +208,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
       ok              whether there are no faults
       faults          plain lines, as on standard error
       not_checked     plain lines: what was not looked at
-      notes           plain lines: what is odd about model and labels; only where there is any
+      notes           plain lines: what is odd or not used; only where there is any
       data            objects for calibration, validation, and recover.data if given:
         use, kind, medium   what for, kind of source, sound or text
         inputs              clips or texts listed

@@ -39,8 +39,9 @@ class CheckReport(Record):
     """Whether a recipe can be run, as far as that can be known, and what it would run on.
 
     `ok` is that there are no `faults`; `not_checked` says in plain lines what was not looked at,
-    `notes` what is odd about model and labels that can be used all the same, `removes` how many
-    units would go beside heads. JSON leaves the last two out where there is nothing to say.
+    `notes` what is odd about model and labels that can be used all the same and which settings are
+    not used, `removes` how many units would go beside heads. JSON leaves the last two out where
+    there is nothing to say.
     """
 
     schema_version: int = 1

@@ -11,7 +11,7 @@ from hibprune.data import require_disjoint
 from hibprune.data.paths import legible
 from hibprune.errors import UserError
 from hibprune.models.checkpoint import Checkpoint, load_checkpoint
-from hibprune.recipe import LoadedRecipe
+from hibprune.recipe import LoadedRecipe, unused_settings
 from hibprune.records.check import CheckReport
 from hibprune.stages.budget import check_mix
 from hibprune.stages.check_data import Progress, check_data
@@ -44,7 +44,7 @@ def check_recipe(
     if faults:
         return CheckReport(recipe=name, ok=False, faults=tuple(map(legible, faults)))
     not_checked: list[str] = []
-    notes: list[str] = []
+    notes = [*unused_settings(recipe)]
     removes: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
     with _gathered(faults):
