@@ -168,6 +168,27 @@ def test_settings_about_heads_that_are_not_used_are_told(
     assert report.get("notes", []) == notes
 
 
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        (("attribution={method: hib}", "schedule.rounds=2"), ["attribution", "schedule.rounds"]),
+        (("attribution={method: reconstruction}", "neuron_attribution={method: taylor}"),
+         ["neuron_attribution"]),
+        # The published form takes heads alone, and scores them.
+        (("attribution={method: hib, paper: true}",), []),
+        (("attribution={method: hib}", "budget.kinds=[head]"), []),
+    ],
+)  # fmt: skip
+def test_methods_that_one_number_for_all_kinds_does_not_ask_are_told(
+    stand_in: StandIn, settings: tuple[str, ...], keys: list[str]
+) -> None:
+    options = [f"--set={one}" for one in ("budget={parameters: 0.9}", *settings)]
+    report = json.loads(invoke("check", stand_in.recipe, *options, "--json").stdout)
+    notes = report.get("notes", [])
+    assert [note.split(":")[0] for note in notes] == keys
+    assert all("is not used, since budget.parameters" in note for note in notes)
+
+
 def test_defaults_are_not_told_of_as_not_used(stand_in: StandIn) -> None:
     content = stand_in.content() | {"budget": {"neurons": 0.5}}
     content.pop("attribution", None)
