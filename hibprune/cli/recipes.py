@@ -80,12 +80,15 @@ def run(given: Given, junit: Path | None, opens: bool) -> None:
     with joined() as processes:
         loaded = opened(given.recipe, given.overrides)
         directory = given.directory(loaded.recipe.name)
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
 
         from rich.console import Console
 
         from hibprune.execution.progress import Narrator
         from hibprune.pipeline import help_with_recipe, run_recipe
+        from hibprune.report.ci_service import require_apart_from_run, tell_ci
 
+        require_apart_from_run(directory, junit, summary)
         if not processes.leads:
             help_with_recipe(loaded, directory, Narrator(Console(quiet=True)), processes)
             return
@@ -98,10 +101,9 @@ def run(given: Given, junit: Path | None, opens: bool) -> None:
 
         narrator.console.print(closing_table(manifest))
 
-    from hibprune.report.ci_service import tell_ci
     from hibprune.report.gates import verdict_lines
 
-    tell_ci(manifest, junit, os.environ.get("GITHUB_STEP_SUMMARY"))
+    tell_ci(manifest, junit, summary)
     if opens:
         show_in_browser(directory / REPORT_PAGE)
 

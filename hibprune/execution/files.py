@@ -237,14 +237,19 @@ def write_via_temporary(path: Path, write: Callable[[Path], None]) -> None:
 
     The temporary keeps the suffix, since writers of pictures choose the format by it.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     with plain_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_via_temporary(path, write)
+
+
+def replace_via_temporary(path: Path, write: Callable[[Path], None]) -> None:
+    """The same in a directory that is there; faults are raised as they come."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_files_via_temporary(directory: Path, write: Callable[[Path], None]) -> list[str]:

@@ -170,7 +170,8 @@ JUNIT = click.option(
     "--junit",
     metavar="FILE",
     type=NamedPath(path_type=Path, dir_okay=False),
-    help="Write the gates as JUnit XML, which CI services show as tests.",
+    help="Write the gates as JUnit XML, which CI services show as tests. In the directory that is "
+    "written its name must end in .xml.",
 )
 
 

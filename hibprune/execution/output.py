@@ -22,6 +22,8 @@ from hibprune.records.manifest import FILE_NAME, Manifest
 
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "run.log"
+JUNIT_SUFFIX = ".xml"
+"""Of what a user may have written beside the files of a run, none of which is called so."""
 LAST_WRITTEN = (FILE_NAME, "README.md", "report.md", "report.html")
 """What says that a run is finished."""
 STEPS = "steps"
@@ -156,5 +158,5 @@ def file_digests(directory: Path) -> dict[str, str]:
     return {
         name: sha256_of(path)
         for path, name in names
-        if name not in own and not name.startswith(others)
+        if name not in own and not name.startswith(others) and path.suffix != JUNIT_SUFFIX
     }

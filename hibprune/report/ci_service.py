@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
 from hibprune.errors import UserError, printable
-from hibprune.execution.files import open_to_append, read_fault, write_text
+from hibprune.execution.files import read_fault
+from hibprune.execution.named_files import append_named, write_named
+from hibprune.execution.output import JUNIT_SUFFIX
 from hibprune.records.manifest import Manifest
 from hibprune.report.gates import gate_line, gate_summary
 from hibprune.report.markdown import plain
 from hibprune.report.page import variants_table, verdict
 from hibprune.report.template import paragraphs
+
+
+def require_apart_from_run(directory: Path, junit: Path | None, summary: str | None) -> None:
+    """See that what CI is told goes into no file of the run in `directory`.
+
+    Raises:
+        UserError: it might.
+    """
+    if junit is not None and _within(directory, junit):
+        raise UserError(f"--junit: {junit}: a directory when the run is done: name a file")
+    if junit is not None and _within(junit, directory) and junit.suffix != JUNIT_SUFFIX:
+        raise UserError(
+            f"--junit: {junit}: in the directory of the run, whose files have such names: "
+            f"name a {JUNIT_SUFFIX} file or one elsewhere"
+        )
+    if summary and _within(Path(summary), directory):
+        raise UserError(
+            f"GITHUB_STEP_SUMMARY: {summary}: in the directory of the run: name a file elsewhere "
+            "or choose another --output"
+        )
+
+
+def _within(path: Path, directory: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
 def tell_ci(manifest: Manifest, junit: Path | None, summary: str | None) -> None:
@@ -21,15 +50,22 @@ def tell_ci(manifest: Manifest, junit: Path | None, summary: str | None) -> None
         UserError: a file cannot be written to.
     """
     if junit is not None:
-        write_text(junit, junit_xml(manifest))
+        with _plain_faults("--junit", junit):
+            write_named(junit, junit_xml(manifest))
     if summary:
-        try:
-            with open_to_append(Path(summary)) as page:
-                page.write(job_summary(manifest))
-        except OSError as error:
-            raise UserError(
-                f"GITHUB_STEP_SUMMARY: {summary} cannot be written to: {read_fault(error)}"
-            ) from error
+        with _plain_faults("GITHUB_STEP_SUMMARY", summary):
+            append_named(Path(summary), job_summary(manifest))
+
+
+@contextmanager
+def _plain_faults(place: str, file: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{place}: {file} cannot be written to: {read_fault(error)}: name another file; the "
+            "run is finished"
+        ) from error
 
 
 def junit_xml(manifest: Manifest) -> str:
