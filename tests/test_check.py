@@ -15,9 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from click.testing import Result
 from commands import invoke
 from standin import LABELS, STAND_INS, StandIn
+
+from hibprune.stages.load import load
+from hibprune.stages.sources import open_recipe
 
 
 @pytest.fixture
@@ -443,3 +447,51 @@ def test_check_reports_faults(stand_in: StandIn, spoil: Callable[[StandIn], list
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [f"error: {fault}" for fault in faults]
     assert result.stdout == ""
+
+
+def test_clips_that_a_run_passes_over_are_shared_with_none(stand_in: StandIn) -> None:
+    """Broken links to one place, sound without samples, and files that are gone, in both sets."""
+    for split in ("calibration", "validation"):
+        stand_in.clip(split, 1).unlink()
+        stand_in.clip(split, 1).symlink_to(stand_in.root / "gone.wav")
+        soundfile.write(stand_in.clip(split, 2), np.zeros(0), 16_000)
+        stand_in.clip(split, 3).unlink()
+    options = [
+        option
+        for use in ("calibration", "validation")
+        for option in ("--set", f"{use}.max_unreadable=0.5")
+    ]
+    options += ["--set", "calibration.samples=17"]
+    checked = invoke("check", stand_in.recipe, *options)
+    assert (checked.exit_code, checked.stderr) == (0, "")
+    for split in ("calibration", "validation"):
+        assert f"  skipped {split}/1.wav: missing\n" in checked.stdout
+        assert f"  skipped {split}/2.wav: empty\n" in checked.stdout
+        assert f"  skipped {split}/3.wav: missing\n" in checked.stdout
+    assert ", 17 drawn, 3 skipped\n" in checked.stdout
+    assert ", 27 drawn, 3 skipped\n" in checked.stdout
+    material = load(open_recipe(stand_in.recipe, tuple(options[1::2])), torch.device("cpu"))
+    for selection, number in ((material.calibration, 17), (material.validation, 27)):
+        assert len(selection.utterances) == number
+        assert {reason for _, reason in selection.skipped} == {"missing", "empty"}
+
+
+def test_all_clips_that_a_run_draws_are_looked_at_for_overlap(stand_in: StandIn) -> None:
+    """Those for repair, too, and those that take the place of what cannot be read."""
+    for number in range(20):
+        shutil.copy(stand_in.clip("calibration", number), stand_in.clip("validation", number))
+    options = ["calibration.samples=10", "calibration.max_unreadable=0.5"]
+
+    def shared() -> str:
+        given = [part for option in options for part in ("--set", option)]
+        faults = json.loads(invoke("check", stand_in.recipe, "--json", *given).stdout)["faults"]
+        return str(faults[0]).removeprefix(f"{stand_in.recipe}: ").partition(": ")[0]
+
+    assert shared() == "calibration and validation share 10 clips"
+    options.append("calibration.repair_samples=15")
+    assert shared() == "calibration and validation share 15 clips"
+    for number in range(5):
+        stand_in.clip("calibration", number).write_bytes(b"<html>")
+    assert shared() == "calibration and validation share 15 clips"
+    options.append("calibration.repair_samples=21")
+    assert shared() == "calibration.repair_samples"

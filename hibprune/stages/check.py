@@ -16,17 +16,10 @@ from hibprune.records.check import CheckReport
 from hibprune.stages.budget import check_mix
 from hibprune.stages.check_data import Progress, check_data
 from hibprune.stages.hub import require_on_hub
-from hibprune.stages.load import (
-    calibration_order,
-    check_model,
-    model_notes,
-    require_distinct_labels,
-    try_loss,
-    validation_order,
-)
-from hibprune.stages.recovery_clips import labels_used, recovery_order, require_apart
+from hibprune.stages.load import check_model, model_notes, require_distinct_labels, try_loss
+from hibprune.stages.recovery_clips import labels_used, require_apart
 from hibprune.stages.score_others import others_to_go
-from hibprune.stages.sources import RECOVERY, VALIDATION, require_sources
+from hibprune.stages.sources import CALIBRATION, RECOVERY, VALIDATION, require_sources
 
 
 def check_recipe(
@@ -66,36 +59,31 @@ def check_recipe(
         faults += check.faults
         not_checked += check.not_checked
         notes += check.notes
-    calibration, validation = (check.listed for check in checks[:2])
-    targeted = checks[uses.index(VALIDATION)].targeted
-    if checkpoint is not None and targeted:
+    calibration, validation = checks[uses.index(CALIBRATION)], checks[uses.index(VALIDATION)]
+    measured = validation.taken
+    if checkpoint is not None and validation.targeted:
         with _gathered(faults):
-            try_loss(recipe, checkpoint, validation)
-    measured = validation_order(recipe, validation)[: recipe.validation.limit]
+            try_loss(recipe, checkpoint, validation.listed)
     if checkpoint is not None:
         with _gathered(faults):
-            known = measured if targeted else []
+            known = measured if validation.targeted else []
             references = [one.target for one in known if one.target is not None]
             mix = check_mix(recipe, checkpoint, references)
             removes += () if mix is None else (mix,)
     if measured:
         with _gathered(faults):
             require_distinct_labels(recipe, measured)
-    if calibration and validation:
+    if calibration.taken and measured:
         with _gathered(faults):
-            require_disjoint(
-                calibration_order(recipe, calibration)[: recipe.calibration.samples], measured
-            )
+            require_disjoint(calibration.taken, measured)
     if recipe.recover is not None and RECOVERY in uses:
-        learned = recovery_order(recipe, checks[uses.index(RECOVERY)].listed)[
-            : recipe.recover.limit
-        ]
+        learned = checks[uses.index(RECOVERY)].taken
         with _gathered(faults):
             if learned and measured:
                 require_apart(learned, measured)
-    elif recipe.recover is not None and calibration:
+    elif recipe.recover is not None and calibration.listed:
         with _gathered(faults):
-            labels_used(recipe, calibration)
+            labels_used(recipe, calibration.listed)
     return CheckReport(
         recipe=name,
         ok=not faults,

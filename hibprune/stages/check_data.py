@@ -36,6 +36,8 @@ MOST_LOOKED_AT = 20_000
 """Clips of a set whose headers are read: more would take minutes."""
 MOST_DECODED, MOST_SECONDS_DECODED = 20, 120.0
 """Clips of a set that are also decoded, those drawn first, and how long they may be together."""
+MISSING = "missing"
+"""Why a clip that is not there cannot be used, as a run says it."""
 ANY_RATE = 16_000
 """The rate (Hz) to read clips at where there is no model to say which."""
 
@@ -49,6 +51,8 @@ class DataCheck:
 
     about: CheckedData
     listed: list[Utterance] = field(default_factory=list)
+    taken: Sequence[Utterance] = ()
+    """Those of them that a run would take, as far as can be known."""
     targeted: bool = False
     """Whether all that was listed has a target that the model knows."""
     faults: list[str] = field(default_factory=list)
@@ -82,7 +86,7 @@ def check_data(
     Faults are noted, not raised; without a checkpoint its labels and limits are not known.
     """
     recipe, medium = loaded.recipe, loaded.recipe.task.medium
-    key, source = next(one for one in recipe.sources if one[0].startswith(f"{use}."))
+    source = _source(recipe, use)[1]
     check = DataCheck(CheckedData(use=use, kind=source.kind, medium=medium.name))
     try:
         absent = _elsewhere(use, source, loaded.root, offline)
@@ -113,15 +117,13 @@ def check_data(
             check.listed, check.notes = targeted.utterances, list(targeted.notes)
             check.targeted = True
             check.about = check.about.model_copy(update={"classes": _classes(check.listed)})
-    missing = missing_audio(listing.utterances)
-    if missing:
-        check.faults.append(
-            f"{loaded.path}: {key}: {len(missing)} audio files are missing, "
-            f"the first {shortened(missing[0])}"
-        )
-        return check
     _look_into(check, loaded, checkpoint, progress)
     return check
+
+
+def _source(recipe: Recipe, use: str) -> tuple[str, DataSource]:
+    """The key of a set in the recipe, and where it comes from."""
+    return next(one for one in recipe.sources if one[0].startswith(f"{use}."))
 
 
 def _labelled(recipe: Recipe, use: str, clips: Sequence[Utterance]) -> bool:
@@ -136,7 +138,9 @@ def _drawing(
 ) -> tuple[InputLimits, list[Utterance], int | None]:
     """The limits of a set, its clips in the order they are drawn, and how many are; None: all."""
     if use == CALIBRATION:
-        return recipe.calibration, calibration_order(recipe, clips), recipe.calibration.samples
+        settings = recipe.calibration
+        samples = max(settings.samples, settings.repair_samples or 0)
+        return settings, calibration_order(recipe, clips), samples
     if use == VALIDATION:
         return recipe.validation, validation_order(recipe, clips), recipe.validation.limit
     assert recipe.recover is not None
@@ -187,18 +191,30 @@ def _look_into(
             f"{use}: {len(ordered) - look.looked_at:,} of "
             f"{recipe.task.medium.counted(len(ordered))}, those drawn last"
         )
+    gone = dict.fromkeys(missing_audio(ordered), MISSING)
+    reasons = gone | look.reasons
+    wanted = len(ordered) if samples is None else min(samples, len(ordered))
     drawn = None
-    if use == CALIBRATION and recipe.calibration.samples > len(ordered):
+    check.taken = [one for one in ordered if one.id not in reasons][:wanted]
+    if use == CALIBRATION and samples is not None and samples > len(ordered):
+        asks = "samples" if samples == recipe.calibration.samples else "repair_samples"
         check.faults.append(
-            f"{loaded.path}: calibration.samples: {samples} asked for, "
+            f"{loaded.path}: calibration.{asks}: {samples} asked for, "
             f"but there are {recipe.task.medium.counted(len(ordered))}"
         )
     else:
-        wanted = None if samples is None else min(samples, len(ordered))
+        limit = None if samples is None else wanted
         try:
-            drawn = _drawn(ordered, use, look, wanted, settings.max_unreadable)
+            check.taken = _taken(ordered, use, reasons, limit, settings.max_unreadable)
+            drawn = len(check.taken)
         except UserError as error:
-            check.faults.append(str(error))
+            key = _source(recipe, use)[0]
+            check.faults.append(
+                f"{loaded.path}: {key}: {len(gone)} audio files are missing, "
+                f"the first {shortened(next(one.id for one in check.listed if one.id in gone))}"
+                if gone and len(gone) == len(reasons)
+                else str(error)
+            )
     has_seconds = recipe.task.medium.unit == "seconds"
     check.about = check.about.model_copy(
         update={
@@ -206,7 +222,7 @@ def _look_into(
             "looked_at": look.looked_at,
             "decoded": look.decoded if has_seconds else None,
             "hours": look.seconds / 3600 if has_seconds else None,
-            "skipped": tuple(SkippedClip(id=one, reason=why) for one, why in look.reasons.items()),
+            "skipped": tuple(SkippedClip(id=one, reason=why) for one, why in reasons.items()),
         }
     )
 
@@ -266,22 +282,21 @@ def _seconds(content: Content, limits: DurationLimits, checkpoint: Checkpoint | 
     return 0.0
 
 
-def _drawn(
+def _taken(
     ordered: Sequence[Utterance],
     use: str,
-    look: _Look,
+    reasons: dict[str, str],
     wanted: int | None,
     max_unreadable: float,
-) -> int:
-    """How many of the inputs a run would take. Raises UserError where it would stop."""
-    faulty = {id(one.content): look.reasons[one.id] for one in ordered if one.id in look.reasons}
+) -> Sequence[Utterance]:
+    """The inputs that a run would take. Raises UserError where it would stop."""
+    faulty = {id(one.content): reasons[one.id] for one in ordered if one.id in reasons}
 
     def read(content: Content) -> None:
         if id(content) in faulty:
             raise ContentFault(faulty[id(content)])
 
-    selection = usable(ordered, use, read, wanted, max_unreadable, identified=lambda _: "")
-    return len(selection.utterances)
+    return usable(ordered, use, read, wanted, max_unreadable, identified=lambda _: "").utterances
 
 
 def _classes(utterances: Sequence[Utterance]) -> dict[str, int] | None:
