@@ -327,6 +327,21 @@ def test_points_that_nobody_asked_for_are_told_as_defaults(
     assert "layerwise: --points 0.1 (its default) is less than one head: left out" in said
 
 
+def test_fractions_of_layers_of_one_head_are_not_to_be_raised(stand_in: StandIn) -> None:
+    config = stand_in.model / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 1}))
+    few = ("--methods", "magnitude", "--fractions", "0.25,0.99", "--scope", "layerwise")
+    assert faults(compare(stand_in, *few, "--set", "budget={heads: 1}")) == [
+        "--fractions: all are less than one head (layerwise): take another --scope or a model with "
+        "more heads"
+    ]
+    told = invoke("check", stand_in.recipe, "--set", "budget.scope=layerwise").stderr
+    assert told.endswith(
+        " is less than one, as any of layers of 1 head is: set budget.scope to global or give "
+        "heads: 1\n"
+    )
+
+
 def unfit(self: Magnitude, family: Family) -> str | None:
     return "its weights are secret" if family.model_type == "wav2vec2" else None
 

@@ -110,6 +110,9 @@ def test_layers_that_lost_heads_before_count_what_is_left() -> None:
          "budget: fraction 0.05 of 12 heads (global) is less than one head: raise it"),
         ({"fraction": 0.2, "scope": "layerwise"},
          "budget: fraction 0.2 of 12 heads (layerwise) is less than one head: raise it"),
+        ({"fraction": 0.05, "min_heads_per_layer": 4},
+         "budget: fraction 0.05 of 12 heads (global) is less than one, and min_heads_per_layer 4 "
+         "keeps all: lower it or leave the heads out"),
     ],
 )  # fmt: skip
 def test_impossible_budgets_are_told_before_any_score_is_known(
@@ -122,6 +125,35 @@ def test_impossible_budgets_are_told_before_any_score_is_known(
         with pytest.raises(UserError) as caught:
             fail()
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("layers", "budget", "message"),
+    [
+        (1, {"fraction": 0.5},
+         "budget: fraction 0.5 of 1 head (global) is less than one, as any is: "
+         "give budget.heads: 1 instead, or leave the heads out"),
+        (3, {"fraction": 0.99, "scope": "layerwise"},
+         "budget: fraction 0.99 of 3 heads (layerwise) is less than one, as any of layers of 1 "
+         "head is: set budget.scope to global or give heads: 1"),
+        (1, {"fraction": 0.5, "min_heads_per_layer": 1},
+         "budget: fraction 0.5 of 1 head (global) is less than one, and min_heads_per_layer 1 "
+         "keeps all: lower it or leave the heads out"),
+        (1, {"heads": 1, "min_heads_per_layer": 1},
+         "budget: 1 head to remove, but only 0 of 1 can go with min_heads_per_layer 1: "
+         "lower the budget"),
+        (1, {"heads": 1, "scope": "layerwise", "min_heads_per_layer": 1},
+         "budget: 1 head to remove from layer 0, which has 1 and keeps min_heads_per_layer 1: "
+         "lower the budget"),
+    ],
+)  # fmt: skip
+def test_where_layers_have_one_head_no_fraction_is_called_for(
+    layers: int, budget: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        make_plan(scores(*[(1.0,)] * layers), Budget.model_validate(budget))
+    assert str(caught.value) == message
+    assert make_plan(scores(*[(1.0,)] * layers), Budget(heads=1)).total == layers
 
 
 def test_scores_that_are_no_numbers_make_no_plan() -> None:

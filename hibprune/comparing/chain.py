@@ -14,6 +14,7 @@ from hibprune.comparing.measuring import Silent, batches_of_one_length, evaluate
 from hibprune.comparing.repairing import evaluations_repaired, with_repair
 from hibprune.comparing.request import Choice, Entry, Request, choose, servable
 from hibprune.compression.plan import Budget, lowest_heads
+from hibprune.compression.ranking import most_together
 from hibprune.errors import UserError
 from hibprune.evaluation.chance import chance_level
 from hibprune.evaluation.metric import metric_line
@@ -100,7 +101,9 @@ def _check_amounts(choice: Choice, heads: tuple[Head, ...], budget: Budget) -> l
             if not removed:
                 none.append(f"{fraction:g}")
         if option == "--fractions" and len(none) == len(fractions):
-            raise UserError(f"--fractions: all are less than one head ({scope}): raise them")
+            helps = most_together(heads, scope) > 1
+            remedy = "raise them" if helps else "take another --scope or a model with more heads"
+            raise UserError(f"--fractions: all are less than one head ({scope}): {remedy}")
         if none:
             less = f"{'is' if len(none) == 1 else 'are'} less than one head"
             lines.append(f"{scope}: {option} {listing(none)}{default} {less}: left out")

@@ -10,7 +10,7 @@ from typing import get_args
 
 from pydantic import Field, model_validator
 
-from hibprune.compression.ranking import lowest_within
+from hibprune.compression.ranking import heads_counted, lowest_within, no_head_by
 from hibprune.errors import UserError
 from hibprune.records.base import Settings
 from hibprune.records.units import (
@@ -214,10 +214,8 @@ def make_plan(scores: Scores, budget: Budget, part: Round = ONLY_ROUND) -> Plan:
     """
     removed = lowest_heads(scores, budget, part)
     if not removed and budget.takes_heads:
-        raise UserError(
-            f"budget: fraction {budget.fraction:g} of {len(scores.heads)} heads ({budget.scope}) "
-            "is less than one head: raise it"
-        )
+        share, keep = budget.fraction or 0.0, budget.min_heads_per_layer
+        raise UserError(no_head_by(share, scores.heads, budget.scope, keep))
     kept = set(scores.heads) - set(removed)
     return Plan(removed=removed, kept=tuple(sorted(kept)))
 
@@ -343,7 +341,7 @@ def _lowest_of_layer(ranking: list[Head], layer: int, budget: Budget, part: Roun
     amount = part.due(_amount(budget, len(own) + gone)) - gone
     if amount > max(0, len(own) - budget.min_heads_per_layer):
         raise UserError(
-            f"budget: {amount} heads to remove from layer {layer}, which has {len(own)} and keeps "
-            f"min_heads_per_layer {budget.min_heads_per_layer}: lower the budget"
+            f"budget: {heads_counted(amount)} to remove from layer {layer}, which has {len(own)} "
+            f"and keeps min_heads_per_layer {budget.min_heads_per_layer}: lower the budget"
         )
     return own[:amount]
