@@ -40,7 +40,7 @@ def test_check_passes_a_good_recipe(stand_ins: Callable[[str], Path], name: str)
     recipe = stand_ins(name) / "recipe.yaml"
     result = invoke("check", recipe)
     assert (result.exit_code, result.stderr) == (0, "")
-    calibration, validation, last = result.stdout.splitlines()
+    calibration, validation, removes, last = result.stdout.splitlines()
     medium = "texts" if name == "text_classification" else "clips"
     assert calibration.startswith(f"calibration: 20 {medium}")
     assert calibration.endswith(", 20 drawn, 0 skipped")
@@ -48,6 +48,8 @@ def test_check_passes_a_good_recipe(stand_ins: Callable[[str], Path], name: str)
     total = 10 if name.startswith("encoder_decoder") else 30
     assert (f"{min(20, total)} of {total} clips decoded" in validation) == (medium == "clips")
     assert validation.startswith(f"validation: {total} {medium}")
+    # Of two layers of four heads.
+    assert removes == "would remove 3 of 8 heads of the encoder (global)"
     assert last == f"{recipe}: ok"
 
 
@@ -68,7 +70,7 @@ def test_check_counts_clips_classes_hours_and_what_is_left_out(stand_in: StandIn
     lenient = ("--set", "validation.max_unreadable=0.1")
     result = invoke("check", stand_in.recipe, *options, *lenient)
     assert (result.exit_code, result.stderr) == (0, "")
-    calibration, why, validation, skipped, _ = result.stdout.splitlines()
+    calibration, why, validation, skipped, _, _ = result.stdout.splitlines()
     hours = sum(soundfile.info(path).duration for path in words.glob("*/*.Wav")) / 3600
     assert calibration == (
         f"calibration: {len(LABELS)} clips of {len(LABELS)} classes (1 each), "
@@ -98,7 +100,9 @@ def test_check_json_is_for_programs(stand_in: StandIn) -> None:
     result = invoke("check", stand_in.recipe, "--json", *lenient)
     assert result.exit_code == 0
     report = json.loads(result.stdout)
-    assert list(report) == ["schema_version", "recipe", "ok", "faults", "not_checked", "data"]
+    assert list(report) == [
+        "schema_version", "recipe", "ok", "faults", "not_checked", "removes", "data",
+    ]  # fmt: skip
     assert (report["schema_version"], report["ok"], report["faults"]) == (1, True, [])
     calibration, validation = report["data"]
     counted = Counter(row["label"] for row in stand_in.rows("calibration"))
@@ -196,7 +200,7 @@ def test_check_asks_the_hub_for_data_sets(
     )
     there = check("owner/there")
     assert there.exit_code == 0
-    assert there.stdout.splitlines()[1:] == [
+    assert there.stdout.splitlines()[2:] == [
         "not checked: calibration: its data come from the Hub when the recipe is run",
         f"{stand_in.recipe}: ok",
     ]
@@ -495,3 +499,25 @@ def test_all_clips_that_a_run_draws_are_looked_at_for_overlap(stand_in: StandIn)
     assert shared() == "calibration and validation share 15 clips"
     options.append("calibration.repair_samples=21")
     assert shared() == "calibration.repair_samples"
+
+
+@pytest.mark.parametrize(
+    ("budget", "removes"),
+    [
+        ("{fraction: 0.5}", ["4 of 8 heads of the encoder (global)"]),
+        ("{fraction: 0.3, scope: layerwise}", ["2 of 8 heads of the encoder (layerwise)"]),
+        ("{heads: 3, scope: layerwise}", ["6 of 8 heads of the encoder (layerwise)"]),
+        ("{heads: 0, neurons: 0.5}", ["37 of 74 neurons of the feed-forwards (global)"]),
+        ("{heads: 1, neurons: 0.5}",
+         ["1 of 8 heads of the encoder (global)",
+          "37 of 74 neurons of the feed-forwards (global)"]),
+    ],
+)  # fmt: skip
+def test_check_says_what_would_go(stand_in: StandIn, budget: str, removes: list[str]) -> None:
+    """Of two layers, each of four heads and 37 neurons."""
+    given = ("--set", f"budget={budget}")
+    said = invoke("check", stand_in.recipe, *given).stdout.splitlines()
+    assert [line.removeprefix("would remove ") for line in said if " remove " in line] == removes
+    assert (
+        json.loads(invoke("check", stand_in.recipe, "--json", *given).stdout)["removes"] == removes
+    )

@@ -211,6 +211,7 @@ def check(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool
       faults          plain lines, as on standard error
       not_checked     plain lines: what was not looked at
       notes           plain lines: what is odd or not used; only where there is any
+      removes         plain lines: what would go, of how many; only where that is known
       data            objects for calibration, validation, and recover.data if given:
         use, kind, medium   what for, kind of source, sound or text
         inputs              clips or texts listed

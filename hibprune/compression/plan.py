@@ -308,14 +308,14 @@ def lowest_units(scores: Scores, budget: Budget, pool: Pool) -> tuple[Unit, ...]
     return tuple(sorted(removed))
 
 
-def check_budget(budget: Budget, heads: tuple[Head, ...]) -> None:
-    """Fail early: the budget must be possible whatever the scores of `heads` turn out to be.
+def check_budget(budget: Budget, heads: tuple[Head, ...]) -> int:
+    """How many of the `heads` the budget removes, whatever their scores turn out to be.
 
     Raises:
         UserError: it asks for more heads than there are or may go, or some can never go.
     """
     flat = Scores(method="none", heads=heads, samples=(), per_sample=((0.0,) * len(heads),))
-    make_plan(flat, budget)
+    return len(make_plan(flat, budget).removed)
 
 
 def check_share(budget: Budget, pool: Pool, units: tuple[Unit, ...]) -> int:

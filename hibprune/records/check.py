@@ -40,8 +40,8 @@ class CheckReport(Record):
 
     `ok` is that there are no `faults`; `not_checked` says in plain lines what was not looked at,
     `notes` what is odd about model and labels that can be used all the same and which settings are
-    not used, `removes` how many units would go beside heads. JSON leaves the last two out where
-    there is nothing to say.
+    not used, `removes` how many units of each kind would go, or what one number for all kinds may
+    take. JSON leaves the last two out where there is nothing to say.
     """
 
     schema_version: int = 1

@@ -15,7 +15,7 @@ NAMED = 10
 
 
 def check_lines(report: CheckReport) -> list[str]:
-    """Data, what would go beside heads, what is odd or not looked at; that the recipe is in order.
+    """Data, what would go, what is odd or not looked at; that the recipe is in order.
 
     Nothing where it is not: the faults are for standard error, the rest of the report for `--json`.
     """

@@ -18,7 +18,7 @@ from hibprune.stages.check_data import Progress, check_data
 from hibprune.stages.hub import require_on_hub
 from hibprune.stages.load import check_model, model_notes, require_distinct_labels, try_loss
 from hibprune.stages.recovery_clips import labels_used, require_apart
-from hibprune.stages.score_others import others_to_go
+from hibprune.stages.score_others import units_to_go
 from hibprune.stages.sources import CALIBRATION, RECOVERY, VALIDATION, require_sources
 
 
@@ -47,7 +47,7 @@ def check_recipe(
             )
             check_model(recipe, checkpoint)
             notes += model_notes(recipe, checkpoint)
-            removes = others_to_go(recipe, checkpoint.model)
+            removes = units_to_go(recipe, checkpoint.model)
         else:
             not_checked.append(f"model {recipe.model.source}: on the Hub")
             if not offline:

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 from hibprune.attribution import MethodBase
 from hibprune.attribution.passes import effort_measured
 from hibprune.attribution.session import Session
-from hibprune.compression.plan import check_share, lowest_units
+from hibprune.compression.plan import check_budget, check_share, lowest_units
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
+from hibprune.models.attention import heads_of
 from hibprune.models.low_rank import projections_of, ranks_within
 from hibprune.models.units import units_of
 from hibprune.recipe import Recipe
@@ -73,17 +74,21 @@ def wanted(recipe: Recipe, model: PreTrainedModel) -> dict[Pool, Wanted]:
     return found
 
 
-def others_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
-    """How many units would go beside heads, of how many, whatever their scores; a line a kind."""
-    lines = []
+def units_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
+    """How many units would go, of how many, whatever their scores; a line for each kind."""
+    budget, lines = recipe.budget, []
+    if budget.takes_heads:
+        heads = heads_of(model, recipe.method_of("head").scored_stacks())
+        gone = check_budget(budget, heads)
+        lines.append(f"{gone} of {len(heads)} heads of the encoder ({budget.scope})")
     for want in wanted(recipe, model).values():
         if want.share is None:
             continue
         units = units_of(model, want.pool)
-        gone = check_share(recipe.budget, want.pool, units)
+        gone = check_share(budget, want.pool, units)
         lines.append(f"{gone} of {len(units)} {NAMED[want.pool]} ({want.scope})")
-    if recipe.budget.ranks:
-        lines.append(_ranks_line(model, recipe.budget.ranks))
+    if budget.ranks:
+        lines.append(_ranks_line(model, budget.ranks))
     return tuple(lines)
 
 
