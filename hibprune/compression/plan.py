@@ -227,7 +227,7 @@ def plan_line(plan: Plan, budget: Budget, part: Round = ONLY_ROUND) -> str:
     """
     if not budget.takes_heads:
         return f"none of {plan.total} heads to remove"
-    line = f"{len(plan.removed)} of {plan.total} heads to remove, {budget.scope}"
+    line = f"{len(plan.removed)} of {heads_counted(plan.total)} to remove, {budget.scope}"
     if part.rounds > 1:
         line += f", round {part.number} of {part.rounds}"
     share = budget.share(plan.total + len(part.gone))

@@ -169,7 +169,7 @@ class NamedPath(click.Path):
 JUNIT = click.option(
     "--junit",
     metavar="FILE",
-    type=NamedPath(path_type=Path, dir_okay=False),
+    type=NamedPath(path_type=Path, dir_okay=False, readable=False),
     help="Write the gates as JUnit XML, which CI services show as tests. In the directory that is "
     "written its name must end in .xml.",
 )

@@ -11,6 +11,7 @@ from hibprune.attribution import MethodBase
 from hibprune.attribution.passes import effort_measured
 from hibprune.attribution.session import Session
 from hibprune.compression.plan import check_budget, check_share, lowest_units
+from hibprune.compression.ranking import heads_counted
 from hibprune.execution.progress import StepNarration
 from hibprune.execution.steps import Done, Step
 from hibprune.models.attention import heads_of
@@ -80,7 +81,7 @@ def units_to_go(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
     if budget.takes_heads:
         heads = heads_of(model, recipe.method_of("head").scored_stacks())
         gone = check_budget(budget, heads)
-        lines.append(f"{gone} of {len(heads)} heads of the encoder ({budget.scope})")
+        lines.append(f"{gone} of {heads_counted(len(heads))} of the encoder ({budget.scope})")
     for want in wanted(recipe, model).values():
         if want.share is None:
             continue
