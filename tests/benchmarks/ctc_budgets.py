@@ -5,7 +5,8 @@
 
 Each row is one `hibprune run` of DIRECTORY/ctc_words.yaml into DIRECTORY/budgets/<row>, which is
 taken up there when the script runs again. What stays is fitted on 300 calibration clips without
-labels, and trained towards the original on the same; the repaired model is measured on the way.
+labels, and trained towards the original on the same, or on 1500 clips with their labels that the
+model was trained on; the repaired model is measured on the way.
 Writes tests/benchmarks/results/ctc_budgets.json and prints it as a table.
 """
 
@@ -31,6 +32,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     "macs40": ("budget={multiply_adds: 0.4}", "recover={steps: 300}"),
     "macs25": ("budget={multiply_adds: 0.25}", "recover={steps: 400}"),
     "two_thirds": ("budget.fraction=0.67", "budget.neurons=0.67", "recover={steps: 300}"),
+    "two_thirds_of_every_layer": (
+        "budget={fraction: 0.67, neurons: 0.67, scope: layerwise}",
+        "attribution={method: reconstruction}",
+        "recover={steps: 1600, learning_rate: 1.0e-3, labels: dataset, loss: {task: 0.3}, "
+        "data: {kind: manifest, path: training.jsonl}}",
+    ),
 }
 """What each is asked for, beyond what all share."""
 KINDS = ("heads", "neurons", "channels", "decoder_heads", "cross_heads", "decoder_neurons")
