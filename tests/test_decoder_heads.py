@@ -19,7 +19,7 @@ from tiny_exports import TASKS
 from tiny_models import HEAD_SIZE, HEADS, LAYERS, TINY_MODELS, WITH_DECODER, TinyModel
 from torch import Tensor, nn
 from transcribed import by_name, clips_of, last_states, logits, loss, no_loss, samples_of
-from transformers import PreTrainedModel
+from transformers import AutoModelForSpeechSeq2Seq, PreTrainedModel
 
 from hibprune.attribution.methods import Magnitude, Reconstruction, Taylor
 from hibprune.attribution.session import Sample, Session
@@ -216,6 +216,34 @@ class TestGraphs:
         model, directory = exported[tiny.name]
         graphs = ORTModelForSpeechSeq2Seq.from_pretrained(directory, subfolder="onnx")
         clip = {tiny.main_input: tiny.inputs()[tiny.main_input]}
+        if tiny.takes == "waveform":
+            clip["attention_mask"] = torch.ones_like(clip["input_values"], dtype=torch.long)
+        told = {"max_new_tokens": 8, "do_sample": False}
+        assert torch.equal(graphs.generate(**clip, **told), model.generate(**clip, **told))
+
+    @pytest.mark.parametrize("depths", [(2, 1), (1, 2)], ids=["deeper encoder", "deeper decoder"])
+    @every_model
+    def test_encoder_and_decoder_need_not_be_equally_deep(
+        self, tiny: TinyModel, depths: tuple[int, int], tmp_path: Path
+    ) -> None:
+        from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
+
+        names = ("encoder_layers", "decoder_layers")
+        if tiny.name == "moonshine":
+            names = ("encoder_num_hidden_layers", "decoder_num_hidden_layers")
+        torch.manual_seed(0)
+        config = tiny.config(**dict(zip(names, depths, strict=True)))
+        model = AutoModelForSpeechSeq2Seq.from_config(config).eval()
+        model.save_pretrained(tmp_path)
+        (tmp_path / "onnx").mkdir()
+        files = (ENCODER, MERGED_DECODER, *SETTINGS)
+        export_onnx(model, tmp_path / "onnx", TASKS[tiny.auto_class], 18, files)
+        clip = {tiny.main_input: tiny.inputs()[tiny.main_input]}
+        wanted = outputs_of(model)(clip)
+        found = outputs_of(load_exported(tmp_path, "cpu", threads=1))(clip)
+        for name, value in wanted.items():
+            assert np.abs(found[name] - value).max() <= 1e-4 * np.abs(value).max(), name
+        graphs = ORTModelForSpeechSeq2Seq.from_pretrained(tmp_path, subfolder="onnx")
         if tiny.takes == "waveform":
             clip["attention_mask"] = torch.ones_like(clip["input_values"], dtype=torch.long)
         told = {"max_new_tokens": 8, "do_sample": False}

@@ -22,6 +22,13 @@ from hibprune.execution.runtime import json_values
 from hibprune.models.families import has_decoder
 from hibprune.tasks.seq2seq import MERGED_DECODER
 
+DECODERS_OWN = {
+    "num_attention_heads": "decoder_attention_heads",
+    "num_hidden_layers": "decoder_num_hidden_layers",
+}
+"""What configurations call a number of the model, by which they mean the encoder's, and what
+Whisper and Moonshine call the decoder's."""
+
 
 def export_onnx(
     model: PreTrainedModel, directory: Path, task: str, opset: int, files: tuple[str, ...]
@@ -143,21 +150,24 @@ def _export_copy(model: PreTrainedModel) -> PreTrainedModel:
     duplicate = copy.deepcopy(model).cpu().eval()
     # Where it was loaded from, the exporter would look for tokenizers and the like, and load them.
     duplicate.config._name_or_path = ""
-    _take_heads_of_the_decoder(duplicate.config)
+    _describe_the_decoder(duplicate.config)
     for module in list(duplicate.modules()):
         if parametrize.is_parametrized(module):
             _bake(module)
     return duplicate
 
 
-def _take_heads_of_the_decoder(config: PretrainedConfig) -> None:
-    """Let a configuration for graphs alone name the decoder's number of heads as the model's.
+def _describe_the_decoder(config: PretrainedConfig) -> None:
+    """Let a configuration for graphs alone name the decoder's heads and layers as the model's.
 
-    Exporter and Optimum shape what the decoder keeps by the number of the encoder's heads.
+    Exporter and Optimum shape what the decoder keeps by those numbers, which are the encoder's.
     """
-    heads = getattr(config, "decoder_attention_heads", None)
-    if config.is_encoder_decoder and heads is not None:
-        config.num_attention_heads = heads
+    if not config.is_encoder_decoder:
+        return
+    for name, own in DECODERS_OWN.items():
+        number = getattr(config, own, None)
+        if number is not None:
+            setattr(config, name, number)
 
 
 def _bake(module: nn.Module) -> None:
