@@ -6,23 +6,39 @@ import logging
 import warnings
 
 import pytest
+from onnx.checker import ValidationError
+from torch.onnx.errors import UnsupportedOperatorError
 
 from hibprune.deployment.exporter import plain_exporter
 from hibprune.errors import UserError
 
+OTHER_OPSET = "set another export.opset"
+
 
 @pytest.mark.parametrize(
-    ("key", "remedy"),
+    ("key", "error", "remedy"),
     [
-        ("export", "set another export.opset"),
-        ("export.waveform", "set another export.opset or leave export.waveform out"),
-        ("export.sherpa", "set another export.opset or leave export.sherpa out"),
+        ("export", UnsupportedOperatorError("aten::made_up", 9, 10), OTHER_OPSET),
+        ("export", RuntimeError("Unsupported onnx_opset_version: 9"), OTHER_OPSET),
+        (
+            "export.waveform",
+            ValidationError("No Op registered for Made_Up"),
+            f"{OTHER_OPSET} or leave export.waveform out",
+        ),
+        (
+            "export",
+            RuntimeError("number of output names provided (9) exceeded number of outputs (5)"),
+            "it cannot export this model, so take another",
+        ),
+        ("export.sherpa", KeyError("a\nand many lines more"), "leave export.sherpa out"),
     ],
 )
-def test_a_failure_is_a_line_of_the_recipe_s_key(key: str, remedy: str) -> None:
+def test_a_failure_is_a_line_of_the_recipe_s_key(key: str, error: Exception, remedy: str) -> None:
+    """Another opset is named where operators are at fault, and nowhere else."""
     with pytest.raises(UserError) as caught, plain_exporter(key, 9):
-        raise KeyError("aten::made_up\nand many lines more")
-    assert str(caught.value).startswith(f"{key}: the exporter fails at opset 9 (KeyError: ")
+        raise error
+    kind = type(error).__name__
+    assert str(caught.value).startswith(f"{key}: the exporter fails at opset 9 ({kind}: ")
     assert str(caught.value).endswith(f"): {remedy}")
     assert "\n" not in str(caught.value)
 

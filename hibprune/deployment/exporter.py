@@ -30,11 +30,21 @@ def plain_exporter(key: str, opset: int) -> Iterator[None]:
         raise
     except Exception as error:  # torch, optimum and onnx each have kinds of their own
         reason = next(iter(str(error).strip().splitlines()), "")[:200]
-        remedy = "" if key == EXPORT else f" or leave {key} out"
+        remedies = ["set another export.opset"] if _may_be_the_opset(error) else []
+        if key != EXPORT:
+            remedies.append(f"leave {key} out")
         raise UserError(
-            f"{key}: the exporter fails at opset {opset} ({type(error).__name__}: {reason}): set "
-            f"another export.opset{remedy}"
+            f"{key}: the exporter fails at opset {opset} ({type(error).__name__}: {reason}): "
+            + (" or ".join(remedies) or "it cannot export this model, so take another")
         ) from error
+
+
+def _may_be_the_opset(error: Exception) -> bool:
+    """Whether an operator was at fault; all else, such as a shape, is the same at any opset."""
+    from onnx.checker import ValidationError
+    from torch.onnx.errors import OnnxExporterError
+
+    return isinstance(error, (OnnxExporterError, ValidationError)) or "opset" in str(error).lower()
 
 
 @contextlib.contextmanager
