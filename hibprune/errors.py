@@ -19,6 +19,9 @@ STEERING = ("Cc", "Cs", "Zl", "Zp")
 DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that let a line read in another order than it has."""
 
+TEMPORARY = re.compile(r"/?(?:[^\s:/]+/)*\.scratch\.\d+\.\d+\.partial/")
+"""Where a file lies while a run is under way, as `execution.files` calls such places."""
+
 
 class UserError(Exception):
     """A bad recipe, data set, model or machine: the place, the fault and the remedy in one line.
@@ -50,6 +53,14 @@ def shortened(text: str, limit: int = MAX_QUOTED) -> str:
     """Text of at most `limit` characters, on one line; one that is longer ends in an ellipsis."""
     short = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return " ".join(short.splitlines())
+
+
+def without_temporary(text: str) -> str:
+    """Text with files in temporary directories called by their places therein.
+
+    Those are gone once it is read, and have another name in each run.
+    """
+    return TEMPORARY.sub("", text)
 
 
 def did_you_mean(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:

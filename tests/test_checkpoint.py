@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,7 +19,9 @@ from standin import LABELS, StandIn
 from tiny_models import TINY_MODELS
 
 import hibprune.models.architecture
+from hibprune.deployment.export import export_onnx
 from hibprune.errors import UserError, missing_package
+from hibprune.execution.runtime import onnx_predict, onnx_session, torch_predict
 from hibprune.models.architecture import graph_fault
 from hibprune.models.checkpoint import load_checkpoint
 from hibprune.models.source import ModelSource
@@ -564,6 +567,28 @@ def test_variants_of_recognition_run(variant: Spoil, stand_in_of: Callable[[str]
     variant(stand_in)
     result = run(stand_in, "--quiet")
     assert result.exit_code == 0, result.output
+
+
+def test_rotary_positions_are_of_each_pass_alone(stand_in: StandIn, tmp_path: Path) -> None:
+    """Behind a pass of the very length that the exporter traces, and one without gradients."""
+    config = TINY["conformer-rotary"].config(
+        num_labels=len(LABELS), id2label=dict(enumerate(LABELS))
+    )
+    shutil.rmtree(stand_in.model)
+    transformers.AutoModelForAudioClassification.from_config(config).save_pretrained(stand_in.model)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(stand_in.model)
+    source = ModelSource(source="model")
+    model = load_checkpoint(source, TASKS["keyword_spotting"], stand_in.root, CPU).model
+    torch.manual_seed(0)
+    clips = [torch.randn(1, samples) for samples in (16_000, 9_000, 24_000)]
+    wanted = [torch_predict(model)({"input_values": clip}) for clip in clips]
+    torch_predict(model)({"input_values": clips[0]})
+    export_onnx(model, tmp_path, "audio-classification", 18, ("model.onnx",))
+    predict = onnx_predict(onnx_session(tmp_path / "model.onnx", "cpu", threads=1))
+    for clip, logits in zip(clips, wanted, strict=True):
+        assert np.abs(predict({"input_values": clip}) - logits).max() < 1e-5
+    model(clips[0]).logits.sum().backward()
+    assert model.classifier.weight.grad is not None
 
 
 def test_a_form_of_output_that_a_configuration_asks_for_is_ours_to_say(stand_in: StandIn) -> None:

@@ -233,3 +233,23 @@ def test_quoted_text_stays_on_one_line() -> None:
     """Or it would begin a line of its own, such as that of another fault."""
     assert shortened("a\nerror: b\u2028c\r\nd") == "a error: b c d"
     assert shortened("x" * 100, 10) == "xxxxxxxxx…"
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("/home/somebody/out/.scratch.0.4711.partial/original/onnx/model.onnx", None),
+        ("out/.scratch.12.1.partial/.scratch.0.1.partial/original/onnx/model.onnx", None),
+        ("out/onnx/model.onnx", "out/onnx/model.onnx"),
+    ],
+)
+def test_places_that_are_gone_are_not_told(
+    place: str, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise UserError(f"{place}: ONNX Runtime fails: 50 by 51")
+
+    monkeypatch.setattr("hibprune.cli.recipes.opened", failing)
+    assert faults(invoke("check", tmp_path / "recipe.yaml")) == [
+        f"{told or 'original/onnx/model.onnx'}: ONNX Runtime fails: 50 by 51"
+    ]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 from commands import faults, invoke
 from onnx import TensorProto, helper, numpy_helper
@@ -20,6 +21,7 @@ from standin import LABELS, StandIn
 from hibprune.deployment.deployed import told
 from hibprune.errors import UserError
 from hibprune.execution.confined import ConfinedError, confined
+from hibprune.execution.runtime import guarded, onnx_predict, onnx_session
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -154,6 +156,25 @@ def test_a_graph_that_does_not_fit_its_directory(
     (deployed.parent / "secret.bin").write_bytes(b"\0" * 100)
     put(model, deployed)
     assert fault in fault_of(deployed, clip)
+
+
+def of_one_length_alone() -> onnx.ModelProto:
+    """What is found to be wrong in the middle of a pass."""
+    add = helper.make_node("Add", ["input_values", "fixed"], ["logits"])
+    return a_graph([add], {"fixed": np.zeros((1, 7), np.float32)})
+
+
+def test_a_graph_that_fails_on_the_way_is_told_of_once_and_without_colours(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(of_one_length_alone(), tmp_path / "model.onnx")
+    predict = onnx_predict(onnx_session(tmp_path / "model.onnx", "cpu", threads=1))
+    with pytest.raises(UserError) as error:
+        guarded(predict, Path("model.onnx"))({"input_values": torch.zeros(1, 9)})
+    assert str(error.value).startswith("model.onnx: ONNX Runtime fails: ")
+    assert str(error.value).endswith("by a dimension other than 1. 7 by 9")
+    assert "onnxruntime_src" not in str(error.value)
+    assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_a_graph_that_fits_is_believed(deployed: Path, clip: Path) -> None:

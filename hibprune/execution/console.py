@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from hibprune.errors import UserError, import_fault, printable, shortened
+from hibprune.errors import UserError, import_fault, printable, shortened, without_temporary
 
 BAD_INPUT, GATE_FAILED, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 """Exit codes; the last two are what a shell makes of SIGINT and SIGPIPE."""
@@ -60,7 +60,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        say_errors(str(error))
+        say_errors(without_temporary(str(error)))
         try:
             sys.stdout.flush()
         except OSError:

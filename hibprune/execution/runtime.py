@@ -82,7 +82,8 @@ def session_options(device: str, threads: int | None = None) -> Any:
     if device == "cuda":
         onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    # What goes wrong is raised as well; as a log it would be in colours, with a time.
+    options.log_severity_level = 4
     # Idle threads of one session would take the processor from another in the same process, and
     # from what prepares the next clip.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -124,8 +125,9 @@ def plain_onnx_errors(said: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What onnxruntime says, without its own prefix."""
+    """What onnxruntime says, without its own prefix, and the place and function of its source."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    text = re.sub(r"/onnxruntime_src/\S+:\d+ (?:[^()]*\([^()]*\)(?: const)? )?", "", text)
     if isinstance(error, MemoryError) or re.search("bad_alloc|Failed to allocate|Arena", text):
         return "it takes more memory than there is"
     return shortened(text.partition("\n")[0] or repr(error), 200)

@@ -30,6 +30,7 @@ from hibprune.models.preprocessing import (
     load_preprocessor,
     output_size,
 )
+from hibprune.models.rotary_positions import keep_no_positions
 from hibprune.models.source import EXTRACTOR_FILES, TOKENIZER_FILES, ModelSource, weight_files
 from hibprune.models.staging import StagedCheckpoint
 from hibprune.models.trial import shortest_taken, trial_length, try_model
@@ -117,6 +118,7 @@ def load_checkpoint(
     model = _model(configuration, task, staged)
     with plain_faults(f"{name}: cannot be moved to {device.type}", staged):
         model = model.to(device).eval()
+    keep_no_positions(model)
     preprocessor = load_preprocessor(task.medium, model.config, staged)
     vocabulary = _vocabulary(model, task, staged)
     try_model(model, preprocessor, vocabulary, task, staged)

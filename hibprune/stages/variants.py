@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from hibprune.compression.quantize.examples import graph_feeds
 from hibprune.compression.quantize.fp16 import convert_fp16
 from hibprune.compression.quantize.guard import Reading, quantize_guarded, write_guarded
 from hibprune.data import Utterance
-from hibprune.errors import OutputError, UserError
+from hibprune.errors import OutputError, UserError, without_temporary
 from hibprune.evaluation.agreement import largest_difference
 from hibprune.evaluation.metric import predict_targets
 from hibprune.execution.files import link_or_copy, scratch_directory
@@ -170,12 +169,8 @@ def converted(
 
 
 def fault_of(run: Run, variant: VariantPlan, error: UserError) -> str:
-    """Why a variant cannot be had, with places in the directory alone and a remedy that helps.
-
-    What lies outside of a temporary directory, or has its name, differs from run to run.
-    """
-    text = str(error).replace(f"{run.directory}/", "")
-    text = re.sub(r"(?:[^\s:/]+/)*\.scratch\.\d+\.\d+\.partial/", "", text)
+    """Why a variant cannot be had, with places in the directory alone and a remedy that helps."""
+    text = without_temporary(str(error).replace(f"{run.directory}/", ""))
     if variant.is_rival:
         left_out = f"take {variant.precision} out of export.variants"
         text = text.replace(left_out, "set benchmark.rivals: false")
