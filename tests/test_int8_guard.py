@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -196,6 +197,23 @@ def test_the_fewest_groups_are_left(max_drop: float, exported: TinyExport) -> No
         assert [next(end for end in ends if group.endswith(end)) for group in guard.drops] == ends
         assert tuple(guard.drops)[:fewest] == guard.in_float
         assert guard.drops["encoder layer 1 feed-forward"] == pytest.approx(0.03)
+
+
+def test_where_the_guard_leaves_too_little_to_gain_it_is_told_as_the_reason(
+    exported: TinyExport,
+) -> None:
+    """All but the input layers, whose nodes and scales take as much as their weights give."""
+    costly = dict.fromkeys([end for end in DROPS if end != "input layers"], 0.02)
+    measure, _ = _tabled(exported, costly)
+    with pytest.raises(UserError) as caught:
+        _guarded_by(exported, measure, 0.001)
+    assert re.fullmatch(
+        r".*/onnx/model\.onnx: it would grow from [\d,]+ to [\d,]+ bytes, as 5 of 6 groups of "
+        r"layers had to stay in float32 to lose no more than quantize\.max_drop \(0\.001\): raise "
+        r"quantize\.max_drop or take int8 out of export\.variants",
+        str(caught.value),
+    )
+    assert not exported.path("model_quantized.onnx").exists()
 
 
 def test_outputs_tell_groups_apart_that_the_metric_does_not(exported: TinyExport) -> None:

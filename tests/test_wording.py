@@ -300,9 +300,10 @@ def test_float16_that_is_slow_here_is_for_elsewhere() -> None:
 def test_variants_that_could_not_be_made_are_told_with_the_reason() -> None:
     missing = (MissingVariant(name="pruned-fp16", precision="fp16", reason="it overflows"),)
     manifest = make_manifest(missing=missing, judged="pruned-fp16")
-    assert missing_sentences(manifest) == ["pruned-fp16 was not made: it overflows"]
+    assert missing_sentences(manifest) == ["pruned-fp16 was not made: it overflows."]
     for text in (report_of(manifest), model_card(manifest, RECIPE), printed(manifest)):
-        assert "pruned-fp16 was not made: it overflows" in unwrapped(text)
+        # The recommendation is the next sentence.
+        assert "pruned-fp16 was not made: it overflows. " in unwrapped(text)
     # What can be said is said of the pruned model in fp32, by its name.
     assert "(pruned)" in metric_sentence(manifest)
 

@@ -146,7 +146,7 @@ def frontier_markdown(frontier: Frontier) -> str:
         for point in frontier.points
     ]
     missing = [
-        f"{point.label}: {plain(one.name)} was not made: {plain(one.reason)}"
+        f"{point.label}: {plain(one.name)} was not made: {plain(one.reason.rstrip('.'))}."
         for point in frontier.points
         for one in point.missing
     ]

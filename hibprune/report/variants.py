@@ -190,7 +190,7 @@ def _speed(variant: Variant) -> float:
 
 def missing_sentences(manifest: Manifest) -> list[str]:
     """A sentence for each variant that was asked for and could not be made."""
-    return [f"{one.name} was not made: {one.reason}" for one in manifest.missing]
+    return [f"{one.name} was not made: {one.reason.rstrip('.')}." for one in manifest.missing]
 
 
 def latency_work(latency: VariantLatency) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hibprune.compression.quantize.graphs import layer_groups, read_graph
-from hibprune.compression.quantize.int8 import require_smaller, write_int8
+from hibprune.compression.quantize.int8 import growth_of, require_smaller, write_int8
 from hibprune.compression.quantize.settings import QuantizeSettings
 from hibprune.errors import UserError, shortened
 from hibprune.execution.files import scratch_directory
@@ -64,8 +64,7 @@ def quantize_guarded(
             return _Drop(worse, reading.distance, reading.metric)
 
         guard = _search(list(groups), settings.max_drop, reference, drop, progress)
-        files.write(guard.in_float)
-        require_smaller([source / graph for graph in graphs], files.paths)
+        _write_smaller(files, guard)
         for path in files.paths:
             path.replace(source / graph_name(path.name, "int8"))
     return guard
@@ -93,6 +92,27 @@ def write_guarded(
             "no such layers: remove steps/ in the output directory and run again"
         )
     _Int8Files(source, directory, graphs, groups, full_range).write(in_float)
+
+
+def _write_smaller(files: _Int8Files, guard: Int8Guard) -> None:
+    """Write what a guard found, which leaves less to gain the more of it stays in float32.
+
+    Raises:
+        UserError: it is no smaller than float32; names the limit where that is why.
+    """
+    sources = [files.source / graph for graph in files.graphs]
+    files.write(guard.in_float)
+    growth = growth_of(sources, files.paths)
+    if growth is None:
+        return
+    files.write(())
+    require_smaller(sources, files.paths)
+    raise UserError(
+        f"{sources[0]}: it would {growth}, as {len(guard.in_float)} of {len(files.groups)} groups "
+        f"of layers had to stay in float32 to lose no more than quantize.max_drop "
+        f"({guard.max_drop:g}): raise quantize.max_drop or take int8 out of "
+        "export.variants"
+    )
 
 
 class _Drop(NamedTuple):

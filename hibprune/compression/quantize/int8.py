@@ -51,12 +51,17 @@ def require_smaller(sources: Sequence[Path], targets: Sequence[Path]) -> None:
     Raises:
         UserError: they are not.
     """
-    before, after = (sum(path.stat().st_size for path in paths) for paths in (sources, targets))
-    if after >= before:
+    growth = growth_of(sources, targets)
+    if growth is not None:
         raise UserError(
-            f"{sources[0]}: in int8 it would grow from {before:,} to {after:,} bytes: "
-            "take int8 out of export.variants"
+            f"{sources[0]}: in int8 it would {growth}: take int8 out of export.variants"
         )
+
+
+def growth_of(sources: Sequence[Path], targets: Sequence[Path]) -> str | None:
+    """How files are not smaller than those they were made from; None where they are."""
+    before, after = (sum(path.stat().st_size for path in paths) for paths in (sources, targets))
+    return None if after < before else f"grow from {before:,} to {after:,} bytes"
 
 
 def write_int8(source: Path, target: Path, full_range: bool, in_float: Collection[str]) -> None:
