@@ -106,6 +106,33 @@ def test_a_run_of_several_rounds_is_one_too(
     assert correlation.spearman.value == pytest.approx(1)
 
 
+def draw(*scores: float) -> Callable[[dict[str, Any]], object]:
+    return lambda record: record["result"].update(method="random", per_sample=[list(scores)])
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["one seed", "two seeds"])
+def test_scores_that_are_drawn_are_said_to_say_nothing(
+    order: int, runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    scores = [0.3, 0.7, 0.1, 0.9, 0.4, 0.6, 0.2, 0.8]
+    change(runs[0], draw(*scores))
+    change(runs[1], draw(*scores[::order]))
+    result = invoke("correlate", *runs, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output or result.exception
+    outcome, remark = result.stdout.splitlines()
+    found = "draws of one seed" if order == 1 else "drawn"
+    assert outcome.startswith("recipe, random and recipe, random: Spearman ")
+    assert remark == f"recipe, random: these scores are {found} and say nothing about heads"
+
+
+def test_a_draw_beside_a_ranking_is_told_of_alone(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    change(runs[1], draw(0.3, 0.7, 0.1, 0.9, 0.4, 0.6, 0.2, 0.8))
+    result = invoke("correlate", *runs, "--output", tmp_path / "out")
+    assert result.stdout.splitlines()[1:] == [
+        "recipe, random: these scores are drawn and say nothing about heads"
+    ]
+
+
 def lose_the_manifest(run: Path) -> None:
     (run / "manifest.json").unlink()
 

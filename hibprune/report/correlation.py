@@ -10,20 +10,30 @@ import numpy as np
 from hibprune.records.comparison import Correlation, CorrelationMatrix
 from hibprune.records.ranking import scores_equal
 from hibprune.report.figures import FAINT, INK, KEPT, REMOVED, TEXT_SIZE, dress, save
+from hibprune.report.numbers import listing
 from hibprune.report.ranking import ranking_finding
 from hibprune.report.spread import wide_enough
 
+DRAWN = "random"
+"""The method that draws its scores."""
 NAME_WIDTH, WARNING_WIDTH = 36, 110
 """Letters in a line beside an axis, and in one over the whole picture."""
 
 
 def empty_rankings(correlation: Correlation) -> list[str]:
     """A line for each run whose scores say nothing: what they are correlated with is chance."""
-    return [
+    runs = (correlation.first, correlation.second)
+    lines = [
         f"{run.label}: {ranking_finding(run.ranking_fault)}"
-        for run in (correlation.first, correlation.second)
+        for run in runs
         if run.ranking_fault is not None
     ]
+    drawn = [run for run in runs if run.method == DRAWN]
+    if len(drawn) == 2 and drawn[0].scores == drawn[1].scores:
+        both = listing(list(dict.fromkeys(run.label for run in drawn)))
+        return [*lines, f"{both}: these scores are draws of one seed and say nothing about heads"]
+    told = (f"{run.label}: these scores are drawn and say nothing about heads" for run in drawn)
+    return list(dict.fromkeys((*lines, *told)))
 
 
 def correlation_figure(correlation: Correlation, path: Path) -> None:
