@@ -35,9 +35,10 @@ from hibprune.compression.training_clips import (
 from hibprune.compression.training_plan import Recovering
 from hibprune.compression.training_state import TrainingState, load_state, save_state
 from hibprune.errors import OutputError
-from hibprune.records.recovery import Recovery
+from hibprune.records.recovery import Losses, RecoveredModel, Recovery
 from hibprune.records.repair import Repair, SublayerRepair
 from hibprune.records.units import Unit
+from hibprune.stages.recovery_lines import broken_line, recovery_line, told_as
 
 GONE = [Unit(0, 1), Unit(0, 2), *(Unit(1, index, kind="neuron") for index in range(0, 37, 2))]
 WAV2VEC2 = TINY_MODELS[0]
@@ -310,6 +311,57 @@ def test_a_loss_that_diverges_stops_and_the_repaired_weights_stay() -> None:
     assert found.steps < 50
     if found.best_step == 0:
         assert same(weights_of(work.pruned), before)
+
+
+def test_a_loss_that_was_next_to_nothing_is_not_said_to_diverge() -> None:
+    """All but the original at first, so that a single step loses many times as much."""
+    almost = WAV2VEC2.build()
+    with torch.no_grad():
+        almost.classifier.weight.mul_(1.01)
+    settings = {"steps": 4, "checkpoint_steps": 1, "learning_rate": 1e-4, "warmup": 0}
+    found, _ = recover(recovering(pruned=almost, **settings), Session())
+    held = curve(found)
+    assert 0 < 10 * held[0] < max(held) < 0.1
+    assert (found.ended, found.steps) == ("all steps", 4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "held_out", "best", "line"),
+    [
+        (1, [3.03e-5, 0.01353], 0, "1 step on 11 clips, loss on 1 held out 3.0e-05 → 0.0135: no "
+         "better, the repaired weights stay"),
+        (2, [0.5, 0.25, 0.125], 2, "2 steps on 11 clips, loss on 1 held out 0.5000 → 0.1250, "
+         "weights of step 2 kept"),
+    ],
+)  # fmt: skip
+def test_what_a_training_came_to_is_told_in_a_line(
+    steps: int, held_out: list[float], best: int, line: str
+) -> None:
+    assert recovery_line(_found(steps, held_out, best)) == line
+
+
+def test_a_training_behind_a_round_is_told_of_by_the_round() -> None:
+    found = _found(1, [3.0, 40.0], 0).recovery.model_copy(
+        update={"ended": "diverged", "planned": 2}
+    )
+    place = told_as("recover-round", 1)
+    assert place == "recover-round-1"
+    assert (told_as("recover-round-2", 2), told_as("recover", None)) == (
+        "recover-round-2", "recover",
+    )  # fmt: skip
+    assert broken_line(found, place) == (
+        "recover-round-1: stopped after 1 of 2 steps, as its loss has diverged: the best weights "
+        "so far are kept, the repaired weights; lower recover.learning_rate"
+    )
+
+
+def _found(steps: int, held_out: list[float], best: int) -> RecoveredModel:
+    recovery = Recovery(
+        clips=11, held_out=1, seen_elsewhere=False, planned=steps, steps=steps, best_step=best,
+        ended="all steps", trained="all", parameters=9, precision="fp32",
+        curve=tuple(Losses(step=step, held_out=loss) for step, loss in enumerate(held_out)),
+    )  # fmt: skip
+    return RecoveredModel(recovery=recovery, seconds=1.0, files=())
 
 
 def curve(found: Recovery) -> list[float]:

@@ -168,7 +168,7 @@ def test_rounds_recover_in_between(tmp_path: Path) -> None:
     config = json.loads((out / "steps/round-1/config.json").read_text())
     assert sum(map(len, config["pruned_heads"].values())) == 2
     again = words_of_steps(run(stand_in, *options).stdout)
-    assert {again[step] for step in ("recover-round", "attribute-2", "recover")} == {"done"}
+    assert {again[step] for step in ("recover-round-1", "attribute-2", "recover")} == {"done"}
 
 
 @pytest.mark.parametrize("labels", [pytest.param("dataset", marks=pytest.mark.slow), "model"])

@@ -40,8 +40,9 @@ from hibprune.records.recovery import Ending, Losses, Recovery
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """Of Adam, as wav2vec 2.0 was trained: gradients that are little but rounding move nothing far."""
 MAX_NORM = 1.0
-DIVERGED = 10.0
-"""A loss that is so many times what it was at first will not come back."""
+DIVERGED, NEXT_TO_NOTHING = 10.0, 0.01
+"""A loss that is so many times what it was at first will not come back; one that was below the
+second number at first, as many times that."""
 ASTRAY, SLOWER = 1.05, 3.0
 """Where clips held out lose so many times what they lost at first, the steps were too long: the
 best weights are taken up again, and the rate is divided by the second number from there on."""
@@ -144,7 +145,7 @@ class _Training:
                     ended = "not finite"
                     break
                 self.curve.append(Losses(step=self.step, training=mean, held_out=held))
-                if (mean if held is None else held) > DIVERGED * first > 0:
+                if (mean if held is None else held) > DIVERGED * max(first, NEXT_TO_NOTHING):
                     ended = "diverged"
                     break
                 since = []

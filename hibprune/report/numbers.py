@@ -32,6 +32,11 @@ def three_digits(number: float) -> str:
     return f"{number:.{decimals}f}"
 
 
+def four_decimals(number: float) -> str:
+    """`0.1234`, and `3.0e-05` where they would show hardly anything."""
+    return f"{number:.1e}" if 0 < abs(number) < 0.001 else f"{number:.4f}"
+
+
 def milliseconds(time: float) -> str:
     """A latency with its unit."""
     return f"{three_digits(time)} ms"

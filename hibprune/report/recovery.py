@@ -8,7 +8,14 @@ from hibprune.records.manifest import Manifest, RecoverySummary
 from hibprune.records.recovery import Recovery
 from hibprune.report.figures import INK, KEPT, REMOVED, dress, save
 from hibprune.report.markdown import plain, table
-from hibprune.report.numbers import count, duration, listing, metric_decimals, percent
+from hibprune.report.numbers import (
+    count,
+    duration,
+    four_decimals,
+    listing,
+    metric_decimals,
+    percent,
+)
 from hibprune.report.wording import change_finding, metric_name
 
 FIGURE = "figures/recovery.png"
@@ -109,7 +116,7 @@ def recovery_figure(summary: RecoverySummary, path: Path) -> None:
 
 def _losses(found: Recovery) -> list[tuple[str, str, str]]:
     def shown(loss: float | None) -> str:
-        return "–" if loss is None else f"{loss:.4f}"
+        return "–" if loss is None else four_decimals(loss)
 
     return [
         (

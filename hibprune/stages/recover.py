@@ -31,10 +31,11 @@ from hibprune.records.measurements import Evaluation
 from hibprune.records.recovery import RecoveredModel, Recovery
 from hibprune.records.repair import PrunedModel, Repair
 from hibprune.records.units import Plan, Unit, heads_by_layer
-from hibprune.report.numbers import duration
+from hibprune.report.numbers import duration, four_decimals
 from hibprune.stages.credibility import credible_evaluation, credible_recovery
 from hibprune.stages.recovery_clips import held_out_count, recovery_seed
 from hibprune.stages.recovery_inputs import RecoveryInputs, encoded_targets
+from hibprune.stages.recovery_lines import broken_line, counted, recovery_line, told_as
 from hibprune.stages.repair import (
     REPAIRED,
     Start,
@@ -133,7 +134,7 @@ def recovered_between(
         "repair": repair_inputs(run),
         "from": None if start is None else start.key,
     }
-    done = _recovering(run, step_name("recover-round", number), inputs, compute)
+    done = _recovering(run, step_name("recover-round", number), inputs, compute, number)
     model = _of_shape(run, units)
     load_model(model, run.directory / place / WEIGHTS, device=str(run.device))
     return done, Start(tuple(units), _on_cpu(model), done.key)
@@ -144,7 +145,9 @@ def _recovering(
     name: str,
     made_from: Mapping[str, object],
     compute: Callable[[Step[RecoveredModel], StepNarration], RecoveredModel],
+    number: int | None = None,
 ) -> Done[RecoveredModel]:
+    """A recovery, at the end of a run or behind the round of that number."""
     settings = _settings(run)
     done = once(
         run,
@@ -162,10 +165,11 @@ def _recovering(
         lambda found: list(found.files),
         lambda kept: credible_recovery(kept, len(run.material.recovery.utterances)),
         timed=frozenset({"seconds"}),
+        said=told_as(name, number),
     )
     _checkpoint(run, name).unlink(missing_ok=True)
     if done.result.recovery.broke_off:
-        run.narrator.say(broken_line(done.result.recovery))
+        run.narrator.say(broken_line(done.result.recovery, told_as(name, number)))
     return done
 
 
@@ -185,7 +189,7 @@ def _trained(
     shapes = {name: weight.shape for name, weight in moving.items()}
     state = load_state(checkpoint, step.key, shapes, run.directory)
     if state is not None:
-        run.narrator.say(f"{step.name}: going on after {state.step} steps of training")
+        run.narrator.say(f"{step.name}: going on after {counted(state.step)} of training")
     ranks = {
         (int(layer), path): rank
         for layer, own in ranks_by_layer(model).items()
@@ -223,32 +227,6 @@ def repaired_model(run: Run, plan: Plan) -> PreTrainedModel:
     take_shape(model, wanted_ranks(model, plan, run.recipe.budget.ranks))
     load_model(model, run.directory / REPAIRED / WEIGHTS, device=str(run.device))
     return model
-
-
-def recovery_line(done: RecoveredModel) -> str:
-    """What recovery came to, in a line."""
-    found = done.recovery
-    told = f"{found.steps} steps on {found.clips} clips"
-    if found.start.held_out is not None and found.best.held_out is not None:
-        told += (
-            f", loss on {found.held_out} held out {found.start.held_out:.4f} → "
-            f"{found.best.held_out:.4f}"
-        )
-    if found.best_step == 0:
-        return f"{told}: no better, the repaired weights stay"
-    return f"{told}, weights of step {found.best_step} kept"
-
-
-def broken_line(found: Recovery) -> str:
-    """Why a training was stopped, and what was kept."""
-    fault = (
-        "its loss is no longer finite" if found.ended == "not finite" else "its loss has diverged"
-    )
-    kept = "the repaired weights" if not found.best_step else f"those of step {found.best_step}"
-    return (
-        f"recover: stopped after {found.steps} of {found.planned} steps, as {fault}: the best "
-        f"weights so far are kept, {kept}; lower recover.learning_rate"
-    )
 
 
 def _settings(run: Run) -> RecoverSettings:
@@ -334,5 +312,5 @@ class _Progress:
         left = ""
         if done > first:
             left = f", {duration((now - began) / (done - first) * (total - done))} left"
-        shown = "" if loss is None else f", loss {loss:.4f}"
+        shown = "" if loss is None else f", loss {four_decimals(loss)}"
         self._narration.advance(done, total, f"step {done} of {total}{shown}{left}")
