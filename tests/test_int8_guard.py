@@ -260,7 +260,7 @@ def test_a_model_that_int8_ruins_everywhere_is_told(
     ruin: dict[str, float], exported: TinyExport
 ) -> None:
     measure, tried = _tabled(exported, ruin)
-    with pytest.raises(UserError, match=r"than quantize\.max_drop \(1 points\) whatever stays in"):
+    with pytest.raises(UserError, match=r"than quantize\.max_drop \(0\.01\) whatever stays in"):
         _guarded_by(exported, measure, 0.01)
     assert len(tried) <= 10
     assert [path.name for path in exported.path("").iterdir()] == ["model.onnx"]

@@ -139,8 +139,9 @@ def asked(budget: BudgetSummary) -> str:
     if budget.name == "size_mb":
         return f"{budget.asked:g} MB of files"
     if budget.name == "metric_drop":
-        lost = f"{100 * budget.asked:g} points"
-        return f"what costs at most {lost} on calibration clips held out"
+        lost = f"{100 * budget.asked:g}"
+        unit = "point" if lost == "1" else "points"
+        return f"what costs at most {lost} {unit} on calibration clips held out"
     if budget.speed is not None:
         return f"a model {budget.asked:g} times as fast at {budget.speed.at}"
     return f"{percent(budget.asked, 1)} of the {COUNTED[budget.counted_in]}"

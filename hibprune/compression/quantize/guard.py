@@ -157,7 +157,7 @@ def _search(
     if found.drop > limit:
         raise UserError(
             f"int8 costs {100 * whole.drop:.1f} points of the metric on calibration data, and more "
-            f"than quantize.max_drop ({100 * max_drop:g} points) whatever stays in float32: take "
+            f"than quantize.max_drop ({max_drop:g}) whatever stays in float32: take "
             "int8 out of export.variants or raise quantize.max_drop"
         )
     return Int8Guard(
