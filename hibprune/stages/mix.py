@@ -45,9 +45,9 @@ WEIGHTS: dict[Kind, float] = {"head": 1.0, "neuron": 1.0, "channel": 1.0}
 On calibration clips of the quickstart left out of scoring and repair, factors of 4, 16 and 64 on
 channels took repaired models further from the original at most budgets
 (`python tests/benchmarks/mix_weights.py recipes/quickstart.yaml`). On 20 such clips of
-whisper-tiny.en at 85 % of the parameters it was 0.18, and 0.21 and 0.23 where all of the decoder's
-errors weighed four times as much and a quarter (the same with `--of decoder`; its whole command
-stands in tests/benchmarks/results/mix_weights_whisper.json).
+whisper-tiny.en at 85 % of the parameters the KL divergence is 0.18, and 0.21 and 0.23 where all of
+the decoder's errors weigh four times as much and a quarter (the same with `--of decoder`; its whole
+command stands in tests/benchmarks/results/mix_weights_whisper.json).
 """
 
 
