@@ -106,9 +106,9 @@ def test_a_data_set_in_the_cache_is_not_nowhere(
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", _unreachable)
     result = invoke("check", stand_in.recipe, source)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[1] == (
+    assert (
         "not checked: calibration: owner/MyWords is in the cache, and the Hub does not answer"
-    )
+    ) in result.stdout.splitlines()
 
 
 def _unreachable(*_: object, **__: object) -> None:

@@ -126,8 +126,11 @@ def joined() -> Iterator[Processes]:
     distributed.init_process_group(
         "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE
     )
+    processes = Processes(number, count)
     try:
-        yield Processes(number, count)
+        # All are connected behind this: whoever ended sooner would have others say so by gloo.
+        processes.gathered({})
+        yield processes
     except (UserError, KeyboardInterrupt) as error:
         if _ends_first(store, number):
             raise
