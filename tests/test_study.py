@@ -70,6 +70,18 @@ def test_whispers_tables_with_repair_are_those_of_the_stored_rows(heads: str) ->
         assert f"{min(seconds):.0f} to {max(seconds):.0f} s on 24 clips" in text
 
 
+def test_what_is_said_of_nine_heads_and_twice_the_clips_is_in_the_stored_rows() -> None:
+    stored = ROOT / "tests/benchmarks/results/whisper_table_twice_the_clips_least_squares.json"
+    report = json.loads(stored.read_text())
+    text = (ROOT / "hibprune/attribution/README.md").read_text()
+    assert report["command"] in text
+    whole, *rows = report["rows"]
+    rises = [100 * (row["wer"] - whole["wer"]) for row in rows]
+    assert rises == pytest.approx([1.5] * 3, abs=0.05)
+    seconds = [row["repair_seconds"] for row in rows]
+    assert f"{min(seconds):.0f} to {max(seconds):.0f} s on a busy machine" in text
+
+
 def test_the_frontier_along_speeds_is_that_of_the_stored_one() -> None:
     stored = (ROOT / "tests/benchmarks/results/frontier_quickstart.json").read_text()
     found, text = (
