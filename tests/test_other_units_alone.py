@@ -177,6 +177,8 @@ def test_settings_about_heads_that_are_not_used_are_told(
         # The published form takes heads alone, and scores them.
         (("attribution={method: hib, paper: true}",), []),
         (("attribution={method: hib}", "budget.kinds=[head]"), []),
+        (("attribution={method: reconstruction}", "neuron_attribution={method: taylor}",
+          "budget.kinds=[neuron]"), []),
     ],
 )  # fmt: skip
 def test_methods_that_one_number_for_all_kinds_does_not_ask_are_told(

@@ -68,10 +68,14 @@ run.main(sys.argv[1:])
 
 def said_apart(place: Path, *words: object) -> tuple[int, str, str]:
     """The exit code of torchrun, and what each of two processes says on standard error."""
-    # A process that has failed is noticed late, so that the other can say all it has to.
-    apart = ("--log-dir", place, "--redirects", 3, "--monitor-interval", 1)
-    done = interpreters.run(TORCHRUN, *TOGETHER[3:], *apart, *words, ready="hibprune")
+    done = interpreters.run(TORCHRUN, *TOGETHER[3:], *apart(place), *words, ready="hibprune")
     return done.returncode, *said_by_both(place)
+
+
+def apart(place: Path) -> tuple[object, ...]:
+    """torchrun's options by which each process speaks into a file of its own."""
+    # A process that has failed is noticed late, so that the other can say all it has to.
+    return ("--log-dir", place, "--redirects", 3, "--monitor-interval", 1)
 
 
 def said_by_both(place: Path) -> tuple[str, str]:
@@ -239,8 +243,7 @@ def test_what_all_processes_find_is_said_once(tmp_path: Path, how: str, line: st
 @pytest.mark.slow
 def test_the_others_are_silent_about_a_defect(tmp_path: Path) -> None:
     # A torchrun of its own: the traceback is the last word of an interpreter that ends by itself.
-    apart = ("--log-dir", tmp_path, "--redirects", 3, "--monitor-interval", 1)
-    done = call(*TOGETHER, *apart, sys.executable, "-c", ENDING, "leader", "defect")
+    done = call(*TOGETHER, *apart(tmp_path), sys.executable, "-c", ENDING, "leader", "defect")
     leader, helper = said_by_both(tmp_path)
     assert done.returncode == 1
     assert "ZeroDivisionError" in leader

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hibprune.errors import UserError
-from hibprune.records.units import Pool, Unit
+from hibprune.records.units import Pool, Unit, pool_words
 
 
 def lowest_within(
@@ -65,4 +65,4 @@ def most_in_layer(heads: Sequence[Unit]) -> int:
 
 def heads_counted(number: int) -> str:
     """E.g. `1 head` or `12 heads`."""
-    return "1 head" if number == 1 else f"{number} heads"
+    return f"{number} {pool_words('head', number)}"

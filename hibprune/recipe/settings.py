@@ -78,6 +78,17 @@ class ReportSettings(Settings):
     audio: bool = False
 
 
+METHOD_KEYS: dict[Pool, str] = {
+    "head": "attribution",
+    "neuron": "neuron_attribution",
+    "channel": "channel_attribution",
+    "decoder_neuron": "neuron_attribution",
+    "decoder_head": "decoder_head_attribution",
+    "cross_head": "decoder_head_attribution",
+}
+"""The key of a recipe that says how units of a pool are scored."""
+
+
 class Recipe(Settings):
     """Everything a run depends on.
 
@@ -130,15 +141,7 @@ class Recipe(Settings):
         Where several kinds share one budget, all by one method, whose scores are errors; so are
         heads where none are to go, which takes forward passes alone.
         """
-        own: dict[Pool, MethodBase] = {
-            "head": self.attribution,
-            "neuron": self.neuron_attribution,
-            "channel": self.channel_attribution,
-            "decoder_neuron": self.neuron_attribution,
-            "decoder_head": self.decoder_head_attribution,
-            "cross_head": self.decoder_head_attribution,
-        }
-        chosen = own[pool]
+        chosen: MethodBase = getattr(self, METHOD_KEYS[pool])
         budget = self.budget
         shared = budget.one_number is not None and self.kinds != (pool,)
         if shared or (pool == "head" and not (budget.one_number or budget.takes_heads)):

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hibprune.recipe.settings import Recipe
-from hibprune.records.units import Pool
-
-METHODS: dict[str, Pool] = {
-    "attribution": "head",
-    "neuron_attribution": "neuron",
-    "channel_attribution": "channel",
-    "decoder_head_attribution": "decoder_head",
-}
-"""What of a recipe says how units are scored, and a pool that is scored so."""
+from hibprune.attribution import MethodBase
+from hibprune.recipe.settings import METHOD_KEYS, Recipe
 
 
 def unused_settings(recipe: Recipe) -> tuple[str, ...]:
@@ -26,9 +18,9 @@ def unused_settings(recipe: Recipe) -> tuple[str, ...]:
 
 def _beside_one_number(recipe: Recipe) -> Iterator[str]:
     budget = f"budget.{recipe.budget.one_number}"
-    for key, pool in METHODS.items():
-        given, used = getattr(recipe, key), recipe.method_of(pool)
-        if key in recipe.model_fields_set and given.name() != used.name():
+    for key in dict.fromkeys(METHOD_KEYS.values()):
+        if (methods := _unused_method(recipe, key)) is not None:
+            given, used = methods
             yield (
                 f"{key}: {given.name()} is not used, since {budget} weighs all kinds of units by "
                 f"one method: {used.name()}"
@@ -42,8 +34,8 @@ def _beside_one_number(recipe: Recipe) -> Iterator[str]:
 
 def _without_heads(recipe: Recipe) -> Iterator[str]:
     budget = recipe.budget
-    given, used = recipe.attribution, recipe.method_of("head")
-    if "attribution" in recipe.model_fields_set and given.name() != used.name():
+    if (methods := _unused_method(recipe, "attribution")) is not None:
+        given, used = methods
         published = " with paper: true" if getattr(given, "paper", False) else ""
         yield (
             f"attribution: {given.name()}{published} is not used, since budget takes no head of "
@@ -59,3 +51,11 @@ def _without_heads(recipe: Recipe) -> Iterator[str]:
             f"budget.min_heads_per_layer: {budget.min_heads_per_layer} is not used, since budget "
             "takes no head"
         )
+
+
+def _unused_method(recipe: Recipe, key: str) -> tuple[MethodBase, MethodBase] | None:
+    """The method that a recipe gives by a key, and another by which all of its pools are scored."""
+    given: MethodBase = getattr(recipe, key)
+    used = [recipe.method_of(pool) for pool, own in METHOD_KEYS.items() if own == key]
+    told = key in recipe.model_fields_set and all(one.name() != given.name() for one in used)
+    return (given, used[0]) if told else None

@@ -32,6 +32,11 @@ def three_digits(number: float) -> str:
     return f"{number:.{decimals}f}"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 step`, `200 steps`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def four_decimals(number: float) -> str:
     """`0.1234`, and `3.0e-05` where they would show hardly anything."""
     return f"{number:.1e}" if 0 < abs(number) < 0.001 else f"{number:.4f}"

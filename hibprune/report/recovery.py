@@ -10,6 +10,7 @@ from hibprune.report.figures import INK, KEPT, REMOVED, dress, save
 from hibprune.report.markdown import plain, table
 from hibprune.report.numbers import (
     count,
+    counted,
     duration,
     four_decimals,
     listing,
@@ -62,7 +63,7 @@ def trained_sentence(manifest: Manifest) -> str:
     if manifest.recovery is None:
         return ""
     found, medium = manifest.recovery.recovery, manifest.medium
-    steps = f"{found.steps} step{'' if found.steps == 1 else 's'}"
+    steps = counted(found.steps, "step")
     whose = "of its own" if found.seen_elsewhere else "of calibration"
     return (
         f"The whole was then trained towards the original for {steps} on "

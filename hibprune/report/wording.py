@@ -17,6 +17,7 @@ from hibprune.report.numbers import (
     capitalised,
     change,
     count,
+    counted,
     listing,
     megabytes,
     metric_decimals,
@@ -280,7 +281,7 @@ def others_sentence(manifest: Manifest) -> str:
 
 def factored_words(number: int) -> str:
     """How many projections became two matrices, in few words."""
-    return f"{number} projection{'' if number == 1 else 's'} factored"
+    return f"{counted(number, 'projection')} factored"
 
 
 def ranks_sentence(manifest: Manifest) -> str:

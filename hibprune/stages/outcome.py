@@ -50,6 +50,7 @@ from hibprune.records.variants import (
 )
 from hibprune.records.waveform import WaveformGraph
 from hibprune.report.files import write_report
+from hibprune.report.numbers import counted
 from hibprune.report.wording import factored_words
 from hibprune.stages.budget import mixed_kinds, takes_ranks
 from hibprune.stages.findings import Findings, Made
@@ -269,7 +270,7 @@ def _done(outcome: Outcome, is_rival: bool, precision: str) -> tuple[str, ...]:
             done.append(f"repaired ({repair.kind}{', refined' if repair.refined else ''})")
         training = outcome.training
         if training is not None and (steps := training.recovered.result.recovery.best_step):
-            done.append(f"recovered ({steps} step{'' if steps == 1 else 's'})")
+            done.append(f"recovered ({counted(steps, 'step')})")
     if precision != "fp32":
         done.append(f"converted to {precision}")
     return tuple(done)

@@ -31,11 +31,11 @@ from hibprune.records.measurements import Evaluation
 from hibprune.records.recovery import RecoveredModel, Recovery
 from hibprune.records.repair import PrunedModel, Repair
 from hibprune.records.units import Plan, Unit, heads_by_layer
-from hibprune.report.numbers import duration, four_decimals
+from hibprune.report.numbers import counted, duration, four_decimals
 from hibprune.stages.credibility import credible_evaluation, credible_recovery
 from hibprune.stages.recovery_clips import held_out_count, recovery_seed
 from hibprune.stages.recovery_inputs import RecoveryInputs, encoded_targets
-from hibprune.stages.recovery_lines import broken_line, counted, recovery_line, told_as
+from hibprune.stages.recovery_lines import broken_line, recovery_line, told_as
 from hibprune.stages.repair import (
     REPAIRED,
     Start,
@@ -189,7 +189,7 @@ def _trained(
     shapes = {name: weight.shape for name, weight in moving.items()}
     state = load_state(checkpoint, step.key, shapes, run.directory)
     if state is not None:
-        run.narrator.say(f"{step.name}: going on after {counted(state.step)} of training")
+        run.narrator.say(f"{step.name}: going on after {counted(state.step, 'step')} of training")
     ranks = {
         (int(layer), path): rank
         for layer, own in ranks_by_layer(model).items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hibprune.records.recovery import RecoveredModel, Recovery
-from hibprune.report.numbers import four_decimals
+from hibprune.report.numbers import counted, four_decimals
 
 
 def told_as(name: str, number: int | None) -> str:
@@ -11,15 +11,10 @@ def told_as(name: str, number: int | None) -> str:
     return name if number is None else f"recover-round-{number}"
 
 
-def counted(steps: int) -> str:
-    """`1 step`, `200 steps`."""
-    return f"{steps} step{'' if steps == 1 else 's'}"
-
-
 def recovery_line(done: RecoveredModel) -> str:
     """What recovery came to, in a line."""
     found = done.recovery
-    told = f"{counted(found.steps)} on {found.clips} clip{'' if found.clips == 1 else 's'}"
+    told = f"{counted(found.steps, 'step')} on {counted(found.clips, 'clip')}"
     before, later = found.start.held_out, [one.held_out for one in found.curve[1:]]
     reached = [loss for loss in later if loss is not None]
     if before is not None and reached:
@@ -39,6 +34,6 @@ def broken_line(found: Recovery, place: str) -> str:
     )
     kept = "the repaired weights" if not found.best_step else f"those of step {found.best_step}"
     return (
-        f"{place}: stopped after {found.steps} of {counted(found.planned)}, as {fault}: the best "
-        f"weights so far are kept, {kept}; lower recover.learning_rate"
+        f"{place}: stopped after {found.steps} of {counted(found.planned, 'step')}, as {fault}: "
+        f"the best weights so far are kept, {kept}; lower recover.learning_rate"
     )
